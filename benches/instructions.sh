@@ -21,12 +21,14 @@ for work in publish confirm deliver ack request; do
     few=$(count "$work" 10000)
     many=$(count "$work" 30000)
     now=$(((many - few) / 20000))
-    before=$(sed -n "s/^| $work | \([0-9]*\) |.*/\1/p" benches/baseline.md 2>/dev/null | head -1 || true)
+    before=$(sed -n "s/^| $work | \([0-9]*\) |.*/\1/p" benches/baseline.md 2>/dev/null |
+        head -1 || true)
     if [ -z "$before" ]; then
         printf '| %s | %d | | |\n' "$work" "$now"
         continue
     fi
-    change=$(awk -v now="$now" -v before="$before" 'BEGIN { printf "%+.1f", (now / before - 1) * 100 }')
+    change=$(awk -v now="$now" -v before="$before" \
+            'BEGIN { printf "%+.1f", (now / before - 1) * 100 }')
     mark=
     if awk -v change="$change" 'BEGIN { exit !(change > 5) }'; then
         mark=" RISEN"

@@ -309,7 +309,8 @@ pub enum Broken {
     /// 4.1 and later closes the transport of clients that ask for less than 8192 bytes
     /// ([`Options::frame_max`](crate::Options::frame_max)).
     #[error(
-        "transport lost after negotiating frame_max {frame_max}; RabbitMQ since 4.1 requires at least 8192"
+        "transport lost after negotiating frame_max {frame_max}; \
+         RabbitMQ since 4.1 requires at least 8192"
     )]
     SmallFrameMax {
         /// The negotiated `frame_max` in bytes.
@@ -322,7 +323,10 @@ pub enum Broken {
     #[error("missed heartbeats: nothing received for {seconds} s", seconds = .0.as_secs_f64())]
     HeartbeatMissed(std::time::Duration),
     /// The transport accepted no byte for too long.
-    #[error("write stalled: the transport accepted no bytes for {seconds} s", seconds = .0.as_secs_f64())]
+    #[error(
+        "write stalled: the transport accepted no bytes for {seconds} s",
+        seconds = .0.as_secs_f64()
+    )]
     WriteStalled(std::time::Duration),
     /// The connection was lost before the reply arrived, so it is unknown whether the request was
     /// carried out. Contains the cause of the loss.

@@ -129,7 +129,10 @@ const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 const MOST_BYTES: usize = usize::MAX / 8;
 
 macro_rules! setters {
-    ($($(#[$doc:meta])* $name:ident($value:ident: $ty:ty) => $($field:ident).+ $(, $most:expr)?;)*) => {
+    ($(
+        $(#[$doc:meta])*
+        $name:ident($value:ident: $ty:ty) => $($field:ident).+ $(, $most:expr)?;
+    )*) => {
         impl Options {
             $(
                 $(#[$doc])*

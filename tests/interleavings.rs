@@ -57,7 +57,7 @@ fn under_all_schedules(options: fn() -> Options, scenario: fn(Client) -> Result<
 }
 
 #[test]
-fn each_of_two_threads_has_its_own_answers() {
+fn two_threads_receive_their_own_results() {
     under_all_schedules(Options::default, |client| {
         let threads: Vec<_> = ["a", "b"]
             .map(|name| {

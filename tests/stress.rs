@@ -92,7 +92,7 @@ async fn consume(client: Client, seen: Arc<AtomicUsize>) -> Result<Vec<String>, 
 }
 
 #[test]
-fn eight_producers_and_eight_consumers_share_a_client_and_each_message_is_seen_once() {
+fn producers_and_consumers_sharing_a_client_lose_nothing() {
     in_time(|| {
         let broker = Server::new(Default::default());
         let client = open(&broker, Options::default().max_publishes_in_flight(64));
@@ -141,7 +141,7 @@ fn eight_producers_and_eight_consumers_share_a_client_and_each_message_is_seen_o
 }
 
 #[test]
-fn s44_a_hundred_threads_close_at_once_and_all_are_answered() {
+fn s44_closes_of_a_hundred_threads_all_complete() {
     in_time(|| {
         let broker = Server::new(Default::default());
         let client = open(&broker, Options::default());
@@ -172,7 +172,7 @@ fn s44_a_hundred_threads_close_at_once_and_all_are_answered() {
 }
 
 #[test]
-fn s37_publishers_that_wait_for_room_are_all_let_go_when_the_transport_dies() {
+fn s37_lost_transport_ends_publishers_waiting_for_capacity() {
     in_time(|| {
         let broker = Server::new(Default::default());
         let client = open(
@@ -217,7 +217,7 @@ fn s37_publishers_that_wait_for_room_are_all_let_go_when_the_transport_dies() {
     });
 }
 
-/// Wakes nobody. With the last of it goes a promise, as with a task that nobody can wake any more.
+/// A waker that wakes nothing and owns a promise, like the waker of a dropped task.
 struct Holds {
     _promise: Promise<Queue>,
 }
@@ -240,7 +240,7 @@ fn ask_twice<F: Future + Unpin>(client: &Client, asked: &mut F) {
 }
 
 #[test]
-fn a_waker_with_which_something_of_the_connection_goes_is_dropped_where_nobody_holds_the_lock() {
+fn waker_that_owns_handles_drops_without_the_lock() {
     in_time(|| {
         let broker = Server::new(Default::default());
         let options = Options::default().max_publishes_in_flight(1);
@@ -279,7 +279,7 @@ fn a_waker_with_which_something_of_the_connection_goes_is_dropped_where_nobody_h
 }
 
 #[test]
-fn ten_thousand_connections_come_and_go_and_leave_nothing() {
+fn ten_thousand_connections_leave_nothing_behind() {
     in_time(|| {
         let broker = Server::new(Default::default());
         for _ in 0..10_000 {

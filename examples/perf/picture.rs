@@ -25,8 +25,8 @@ pub(crate) fn svg(latencies: &Latencies) -> String {
     let milliseconds = |quantile| latencies.value_at_quantile(quantile) as f64 / 1000.0;
     let _ = writeln!(
         text,
-        "<text x=\"{MARGIN}\" y=\"24\" font-size=\"14\">from publish to delivery: {} messages, p50 {:.2} ms, \
-         p95 {:.2} ms, p99 {:.2} ms</text>",
+        "<text x=\"{MARGIN}\" y=\"24\" font-size=\"14\">from publish to delivery: {} messages, p50 \
+         {:.2} ms, p95 {:.2} ms, p99 {:.2} ms</text>",
         latencies.len(),
         milliseconds(0.5),
         milliseconds(0.95),

@@ -92,7 +92,8 @@ impl Settings {
                         "stream" => QueueType::Stream,
                         other => {
                             return Err(format!(
-                                "--queue-type: expected classic, quorum or stream, found {other:?}\n{HELP}"
+                                "--queue-type: expected classic, quorum or stream, found \
+                                 {other:?}\n{HELP}"
                             ));
                         }
                     });
@@ -122,8 +123,8 @@ impl fmt::Display for Settings {
         } = self;
         write!(
             f,
-            "{producers} producers, {consumers} consumers, {size} bytes, {confirms} confirms in flight, \
-             prefetch {prefetch}, acks {acks:?}"
+            "{producers} producers, {consumers} consumers, {size} bytes, {confirms} confirms in \
+             flight, prefetch {prefetch}, acks {acks:?}"
         )
     }
 }

@@ -14,7 +14,10 @@ use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 macro_rules! choices {
-    ($($(#[$doc:meta])* $Choice:ident { $($(#[$variant_doc:meta])* $Variant:ident = $text:literal,)* })*) => {
+    ($(
+        $(#[$doc:meta])*
+        $Choice:ident { $($(#[$variant_doc:meta])* $Variant:ident = $text:literal,)* }
+    )*) => {
         $(
             $(#[$doc])*
             #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -192,7 +195,8 @@ typed! { QueueDeclare.arguments in "arguments":
     /// queues.
     overflow(overflow: Overflow) => "x-overflow" = overflow.text();
     /// Sets the guarantee of dead-lettering. Quorum queues.
-    dead_letter_strategy(strategy: DeadLetterStrategy) => "x-dead-letter-strategy" = strategy.text();
+    dead_letter_strategy(strategy: DeadLetterStrategy) =>
+        "x-dead-letter-strategy" = strategy.text();
     /// Sets the highest priority. Each priority has a cost, so use few. Classic queues.
     max_priority(priority: u8) => "x-max-priority" = i64::from(priority);
     /// Delivers to one consumer at a time, and to another one only after that has ended. Classic
@@ -217,7 +221,8 @@ typed! { QueueDeclare.arguments in "arguments":
     consumer_timeout(time: Duration) => "x-consumer-timeout" = milliseconds(time);
     /// Limits how long a consumer may be disconnected, in whole milliseconds. Quorum queues, since
     /// 4.3.
-    consumer_disconnected_timeout(time: Duration) => "x-consumer-disconnected-timeout" = milliseconds(time);
+    consumer_disconnected_timeout(time: Duration) =>
+        "x-consumer-disconnected-timeout" = milliseconds(time);
     /// Sets which returned deliveries are retried after a delay. Quorum queues, since 4.3.
     delayed_retry(which: DelayedRetry) => "x-delayed-retry-type" = which.text();
     /// Sets the minimum delay of a retry, in whole milliseconds. Quorum queues, since 4.3.
@@ -227,7 +232,7 @@ typed! { QueueDeclare.arguments in "arguments":
     /// Sets how long a stream keeps messages, in whole seconds.
     max_age(time: Duration) => "x-max-age" = format!("{}s", time.as_secs()).as_str();
     /// Sets the maximum size of a stream's segment files, in bytes.
-    stream_max_segment_size_bytes(octets: u64) => "x-stream-max-segment-size-bytes" = number(octets);
+    stream_max_segment_size_bytes(bytes: u64) => "x-stream-max-segment-size-bytes" = number(bytes);
     /// Sets the size of the filter of a stream's chunk, in bytes: 16 to 255. Since 3.13.
     stream_filter_size_bytes(octets: u8) => "x-stream-filter-size-bytes" = i64::from(octets);
     /// Sets the prefix of a name that the broker generates; at most 64 bytes. After 4.3.

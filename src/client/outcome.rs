@@ -16,7 +16,10 @@ macro_rules! outcomes {
                 fn from_reply(reply: Reply, handle: &Handle) -> Result<Self, Error> {
                     match (reply, handle) {
                         ($reply, $handle) => Ok($value),
-                        (other, _) => Err(Error::invalid("reply", format!("{other:?} is not a reply to this request"))),
+                        (other, _) => {
+                            let why = format!("{other:?} is not a reply to this request");
+                            Err(Error::invalid("reply", why))
+                        }
                     }
                 }
             }
@@ -38,12 +41,16 @@ outcomes! {
     String: Reply::Cancelled(tag), _ => tag.into();
     Option<Delivery>: Reply::Delivery(got), handle =>
         got.map(|got| {
-            let origin =
-                Origin { handle: handle.clone(), queues: Vec::new(), message_count: Some(got.message_count) };
+            let origin = Origin {
+                handle: handle.clone(),
+                queues: Vec::new(),
+                message_count: Some(got.message_count),
+            };
             Delivery::new(got.delivered, origin.into())
         });
     Consumer: Reply::Consumer(id), handle => Consumer::new(id, handle.clone());
-    Transaction: Reply::Transaction(id), handle => Transaction::new(Client::with_handle(handle.clone()), id);
+    Transaction: Reply::Transaction(id), handle =>
+        Transaction::new(Client::with_handle(handle.clone()), id);
     Message: Reply::Message(message), _ => *message;
     Vec<Returned>: Reply::Committed(returned), _ => returned;
 }

@@ -55,7 +55,8 @@ macro_rules! text_properties {
                     match ShortStr::new($method) {
                         Ok(text) => self.properties.$field = Some(text),
                         Err(error) => {
-                            self.fault.get_or_insert(Error::invalid(stringify!($method), error).into());
+                            let error = Error::invalid(stringify!($method), error);
+                            self.fault.get_or_insert(error.into());
                         }
                     }
                     self

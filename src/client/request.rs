@@ -126,7 +126,10 @@ macro_rules! request {
             |$it, $machine| $start
         );
     };
-    ($Request:ident, |$for:ident| $room:expr, $Answer:ty, |$it:ident, $machine:ident| $start:expr) => {
+    (
+        $Request:ident, |$for:ident| $room:expr, $Answer:ty,
+        |$it:ident, $machine:ident| $start:expr
+    ) => {
         impl $crate::client::request::Request for $Request<'_> {
             type Answer = $Answer;
 

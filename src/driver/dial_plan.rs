@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_without_addresses_fails() {
+    fn host_without_addresses_fails() {
         let now = Instant::now();
         let mut plan = plan(&[Endpoint::tcp("a", 5672)], 0, now);
         plan.start(now).unwrap();
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_system_error_names_the_host_or_address() {
+    fn system_error_names_the_host_or_address() {
         let now = Instant::now();
         let mut plan = plan(&[Endpoint::tcp("a", 5672)], 0, now);
         let error = io::Error::from(io::ErrorKind::ConnectionRefused);
@@ -323,7 +323,7 @@ mod tests {
 
     #[test]
     #[cfg(unix)]
-    fn a_unix_socket_is_used_without_tls() {
+    fn unix_socket_is_used_without_tls() {
         let now = Instant::now();
         let mut plan = plan(
             &[Endpoint::tcp("a", 5672), Endpoint::Unix("/s".into())],
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_without_endpoints_is_refused() {
+    fn plan_without_endpoints_is_refused() {
         let now = Instant::now();
         let mut plan = plan(&[Endpoint::tcp("a", 5672)], 0, now);
         plan.endpoints.clear();

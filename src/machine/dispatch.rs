@@ -41,7 +41,7 @@ impl Session {
             channel.discards_until_open = false;
         }
         if frame.kind() == FrameKind::Method {
-            // What comes most often is looked for first.
+            // The most frequent method is checked first.
             if channel.assembly.is_none()
                 && let Some(deliver) = basic::Deliver::decode(frame.payload())
             {

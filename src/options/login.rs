@@ -195,7 +195,10 @@ impl Login {
 
     /// Returns the name of the broker's user, if it is known before the login.
     pub(crate) fn username(&self) -> Option<&str> {
-        let by_name = |mechanism: &Mechanism| matches!(mechanism, Mechanism::Known(mechanism) if mechanism.shows_password());
+        let by_name = |mechanism: &Mechanism| {
+            matches!(mechanism, Mechanism::Known(mechanism)
+                if mechanism.shows_password())
+        };
         match &self.credentials {
             CredentialSource::Fixed(credentials) if self.mechanisms.iter().all(by_name) => {
                 Some(credentials.username())

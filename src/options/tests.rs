@@ -83,7 +83,8 @@ fn refused_argument(options: Options) -> &'static str {
 
 #[test]
 fn uri_parameters_become_tls_options() {
-    let text = "amqps://h?cacertfile=a&certfile=c&keyfile=k&password=p&verify=verify_none&server_name_indication=n";
+    let text = "amqps://h?cacertfile=a&certfile=c&keyfile=k&password=p&verify=verify_none\
+        &server_name_indication=n";
     let options = Options::from_uri(text).unwrap();
     let tls = options.get_tls().unwrap();
     let file = |path: &str| TlsSource::File(path.into());
@@ -279,10 +280,11 @@ fn a21_options_show_no_secret() {
     let uri = format!("amqps://user:{SECRET}@host/v?certfile=c&keyfile=k&password={SECRET}");
     let options = Options::from_uri(&uri).unwrap();
     let shown = format!("{options:?}");
-    let expected = "Options { endpoints: [Tcp { host: \"host\", port: 5671 }], tls: Some(TlsOptions { authorities: [], \
-                    identity: Some((File(\"c\"), File(\"k\"))), verify: true, expected_name: None, send_name: true, .. }), \
-                    virtual_host: \"v\", login: Login { credentials: Credentials { username: \"user\", .. }, \
-                    mechanisms: [PLAIN, AMQPLAIN], refuse_unencrypted: false, encrypted_transport: false }, ";
+    let expected = "Options { endpoints: [Tcp { host: \"host\", port: 5671 }], tls: \
+        Some(TlsOptions { authorities: [], identity: Some((File(\"c\"), File(\"k\"))), verify: \
+        true, expected_name: None, send_name: true, .. }), virtual_host: \"v\", login: Login { \
+        credentials: Credentials { username: \"user\", .. }, mechanisms: [PLAIN, AMQPLAIN], \
+        refuse_unencrypted: false, encrypted_transport: false }, ";
     assert!(shown.starts_with(expected), "{shown}");
     let pem = || TlsSource::Pem(SECRET.into());
     let tls = TlsOptions::default()

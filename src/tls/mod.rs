@@ -14,7 +14,8 @@
 //!     puka::tls::client_config(&options)?,
 //!     puka::tls::server_name(&options, "broker.example")?,
 //! )?;
-//! let mut stream = StreamOwned::new(session, std::net::TcpStream::connect("broker.example:5671")?);
+//! let socket = std::net::TcpStream::connect("broker.example:5671")?;
+//! let mut stream = StreamOwned::new(session, socket);
 //! while stream.conn.is_handshaking() {
 //!     stream.conn.complete_io(&mut stream.sock).map_err(puka::tls::handshake_error)?;
 //! }

@@ -58,7 +58,7 @@ fn several_hosts_must_all_be_named() {
 }
 
 #[test]
-fn a_user_part_per_host_is_refused() {
+fn user_part_per_host_is_refused() {
     assert_eq!(
         error("amqp://u:p@one,u:p@two"),
         UriError::RepeatedUser { at: 10 }
@@ -120,8 +120,9 @@ fn invalid_socket_paths_are_refused() {
 
 #[test]
 fn rabbitmq_tls_examples_are_parsed() {
-    let text = "amqps://myhost?cacertfile=/path/to/ca_certificate.pem&certfile=/path/to/client_certificate.pem\
-                &keyfile=/path/to/client_key.pem&verify=verify_peer&server_name_indication=myhost";
+    let text = "amqps://myhost?cacertfile=/path/to/ca_certificate.pem\
+        &certfile=/path/to/client_certificate.pem&keyfile=/path/to/client_key.pem\
+        &verify=verify_peer&server_name_indication=myhost";
     let parameters = uri(text).tls_parameters().clone();
     assert_eq!(
         parameters.cacertfile.as_deref(),
@@ -218,7 +219,8 @@ fn invalid_tls_values_are_refused_with_their_offset() {
             let text = format!("amqps://h?{name}={}", value.replace(' ', "%20"));
             let found = error(&text);
             assert!(
-                matches!(found, UriError::BadParameter { name: of, at, .. } if of == name && at == 11 + name.len()),
+                matches!(found, UriError::BadParameter { name: of, at, .. }
+                    if of == name && at == 11 + name.len()),
                 "{text}: {found}"
             );
         }
@@ -252,14 +254,15 @@ fn a21_only_the_explicit_print_has_the_passphrase() {
     assert_eq!(uri.to_string_with_password(), with_password);
     assert_eq!(
         format!("{uri:?}"),
-        "Uri { scheme: Amqps, username: \"u\", endpoints: [Tcp { host: \"h\", port: 5671 }], virtual_host: \"/\", \
-         parameters: Parameters { heartbeat: None, connection_timeout: None, channel_max: None, frame_max: None, \
-         auth_mechanisms: [], virtual_host: None, tls: {\"certfile\": \"c\", \"keyfile\": \"k\"} }, .. }"
+        "Uri { scheme: Amqps, username: \"u\", endpoints: [Tcp { host: \"h\", port: 5671 }], \
+         virtual_host: \"/\", parameters: Parameters { heartbeat: None, connection_timeout: None, \
+         channel_max: None, frame_max: None, auth_mechanisms: [], virtual_host: None, tls: \
+         {\"certfile\": \"c\", \"keyfile\": \"k\"} }, .. }"
     );
 }
 
 #[test]
-fn a21_a_possible_passphrase_is_not_shown() {
+fn a21_possible_passphrase_is_not_shown() {
     let found = error("amqps://h?certfile=c&keyfile=k&password=a&S3KRET");
     assert_eq!(found, UriError::UnknownBehindPassword { at: 42 });
     assert!(found.to_string().contains("%26"), "{found}");

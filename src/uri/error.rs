@@ -57,8 +57,8 @@ pub enum UriError {
     /// An `@`, then a comma, then another `@`: either several hosts, each with a user part, or a
     /// password. All hosts share one user part.
     #[error(
-        "the @ at byte {at} of the URI has a comma and another @ after it: all hosts share one user part, \
-         and an @ in a password is written %40"
+        "the @ at byte {at} of the URI has a comma and another @ after it: all hosts share one \
+         user part, and an @ in a password is written %40"
     )]
     RepeatedUser {
         /// The offset of the first `@`.
@@ -66,8 +66,8 @@ pub enum UriError {
     },
     /// A `%` is not followed by two hexadecimal digits.
     #[error(
-        "the % at byte {at} of the URI, in its {part}, is not followed by two hexadecimal digits; a % \
-         itself is written %25"
+        "the % at byte {at} of the URI, in its {part}, is not followed by two hexadecimal digits; \
+         a % itself is written %25"
     )]
     BadEscape {
         /// The part that contains it.
@@ -93,8 +93,8 @@ pub enum UriError {
     },
     /// The host is neither a name nor an address.
     #[error(
-        "the host at byte {at} of the URI is neither a name nor an address; an IPv6 address requires \
-         brackets, and must have no zone"
+        "the host at byte {at} of the URI is neither a name nor an address; an IPv6 address \
+         requires brackets, and must have no zone"
     )]
     BadHost {
         /// The offset of the host.
@@ -118,8 +118,8 @@ pub enum UriError {
     },
     /// The path has more than one segment. A virtual host is a single segment.
     #[error(
-        "the / at byte {at} of the URI follows the virtual host, which is a single segment; a / inside \
-         it is written %2F"
+        "the / at byte {at} of the URI follows the virtual host, which is a single segment; a / \
+         inside it is written %2F"
     )]
     NestedVirtualHost {
         /// The offset of the second `/`.
@@ -135,8 +135,8 @@ pub enum UriError {
     /// The query has an unknown parameter after a passphrase. The error does not contain its name,
     /// because it may be the end of a passphrase with a raw `&`.
     #[error(
-        "unknown query parameter at byte {at} of the URI, after a password; a & in a password is written \
-         %26"
+        "unknown query parameter at byte {at} of the URI, after a password; a & in a password is \
+         written %26"
     )]
     UnknownBehindPassword {
         /// The offset of the parameter.

@@ -209,7 +209,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn a19_a_printed_uri_parses_to_an_equal_uri(uri in any_uri()) {
+    fn a19_printed_uri_parses_to_an_equal_uri(uri in any_uri()) {
         prop_assert_eq!(Uri::parse(&uri.to_string_with_password()), Ok(uri));
     }
 
@@ -239,7 +239,11 @@ proptest! {
     }
 
     #[test]
-    fn a21_debug_and_display_never_have_a_password(uri in any_uri(), before in text(), after in text()) {
+    fn a21_debug_and_display_never_have_a_password(
+        uri in any_uri(),
+        before in text(),
+        after in text(),
+    ) {
         let mut uri = Uri { password: before.clone() + SECRET + &after, ..uri };
         if uri.parameters.tls.keyfile.is_some() {
             uri.parameters.tls.password = Some(before + SECRET + &after);
@@ -269,7 +273,8 @@ proptest! {
         after in "[a-z0-9/?#:%&= \\[\\]]{0,6}",
         tail in almost_uri(),
     ) {
-        let text = format!("amqps://host?certfile=c&keyfile=k&password=p{before}{SECRET}{after}{tail}");
+        let text = format!("amqps://host?certfile=c&keyfile=k\
+            &password=p{before}{SECRET}{after}{tail}");
         let shown = shown(&text);
         prop_assert!(!shown.contains(SECRET), "{} shows {}", text, shown);
     }

@@ -97,7 +97,8 @@ impl TlsParameters {
                 ..
             } => refused(
                 "password",
-                "is the passphrase of keyfile, which is missing; the login's password is before the host",
+                "is the passphrase of keyfile, which is missing; the login's password is before \
+                 the host",
             ),
             Self {
                 verify: Some(false),

@@ -51,7 +51,7 @@ fn full_stream_is_waited_for() {
 }
 
 #[test]
-fn the_handshake_begins_by_itself() {
+fn handshake_begins_by_itself() {
     let mut conn = open(&Server::default(), Options::default());
     assert!(conn.needs_write());
     settle(&mut conn).unwrap();

@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 #[test]
-fn a_callback_runs_once_with_its_answer() {
+fn callback_runs_once_with_its_result() {
     let (mut conn, client) = memory::connected();
     let log = Rc::new(RefCell::new(Vec::new()));
     for queue in ["a", "b"] {
@@ -123,7 +123,7 @@ fn callback_can_remove_itself() {
 
 /// Puka's simple round trip, with nested callbacks.
 #[test]
-fn a_round_trip_in_callbacks_alone() {
+fn callbacks_alone_complete_a_round_trip() {
     let (mut conn, client) = connected();
     let body = Rc::new(RefCell::new(Vec::new()));
     let seen = body.clone();
@@ -151,7 +151,7 @@ fn a_round_trip_in_callbacks_alone() {
 }
 
 #[test]
-fn a_callback_may_call_anything() {
+fn callback_may_call_anything() {
     let (mut conn, client) = connected();
     let log = Rc::new(RefCell::new(Vec::new()));
     let seen = log.clone();
@@ -233,7 +233,7 @@ fn breaking_an_inner_loop_keeps_the_outer_one() {
 }
 
 #[test]
-fn a_break_before_the_loop_is_no_break() {
+fn loop_break_before_the_loop_has_no_effect() {
     let (mut conn, client) = connected();
     let runs = Rc::new(Cell::new(0));
     let (first, second) = (runs.clone(), runs.clone());
@@ -250,7 +250,7 @@ fn a_break_before_the_loop_is_no_break() {
 }
 
 #[test]
-fn the_loop_ends_in_time() {
+fn loop_ends_in_time() {
     let (mut conn, client) = connected();
     let runs = Rc::new(Cell::new(0));
     let seen = runs.clone();

@@ -41,13 +41,14 @@ fn closed_port_is_a_broken_connection() {
         Err(error) => error,
     };
     assert!(
-        matches!(&error, Error::ConnectionBroken(Broken::Io(io)) if io.kind() == ErrorKind::ConnectionRefused),
+        matches!(&error, Error::ConnectionBroken(Broken::Io(io))
+            if io.kind() == ErrorKind::ConnectionRefused),
         "{error:?}"
     );
 }
 
 #[test]
-fn a_wrong_password_is_refused() {
+fn wrong_password_is_refused() {
     let (_, address) = broker();
     let options = to(address).credentials("guest", "wrong");
     let mut conn = evented::connect_with(options).unwrap();
@@ -100,7 +101,7 @@ fn tls_begins_with_the_first_byte() {
 }
 
 #[test]
-fn requests_can_be_made_before_it_is_connected() {
+fn requests_are_accepted_before_the_connection_opens() {
     let (_, address) = broker();
     let mut conn = evented::connect_with(to(address)).unwrap();
     let client = conn.client();
@@ -129,7 +130,7 @@ fn each_endpoint_is_tried_in_turn() {
 
 #[cfg(unix)]
 #[test]
-fn a_unix_socket_is_an_endpoint() {
+fn unix_socket_is_an_endpoint() {
     use std::os::unix::net::UnixListener;
 
     let folder = tempfile::tempdir().unwrap();

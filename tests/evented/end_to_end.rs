@@ -179,7 +179,7 @@ fn acks_are_flushed(url: &str) {
     conn.wait(&mut client.close(), SOON).unwrap();
 }
 
-fn a_wrong_password(url: &str) {
+fn wrong_password_is_refused(url: &str) {
     let options = puka::Options::from_uri(url)
         .unwrap()
         .credentials("guest", "wrong");
@@ -214,4 +214,10 @@ macro_rules! scenarios {
     };
 }
 
-scenarios! { straight_through callbacks_alone thousands_at_once acks_are_flushed a_wrong_password }
+scenarios! {
+    straight_through
+    callbacks_alone
+    thousands_at_once
+    acks_are_flushed
+    wrong_password_is_refused
+}

@@ -108,7 +108,7 @@ fn descriptors_and_timers_are_enough() {
 }
 
 #[test]
-fn an_idle_client_lets_the_loop_sleep() {
+fn idle_client_does_not_wake_the_loop() {
     let (_, address) = broker();
     let conn = RefCell::new(evented::connect_with(to(address)).unwrap());
     let done = Rc::new(Cell::new(false));

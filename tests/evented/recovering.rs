@@ -303,7 +303,7 @@ fn recovered_with_filter(
 }
 
 #[test]
-fn a_filter_may_ask_the_client() {
+fn filter_may_ask_the_client() {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let promises = asked.clone();
     let (mut conn, _client) = recovered_with_filter(move |client| {
@@ -354,7 +354,8 @@ fn last_refusal_is_the_final_error() {
     let mut declare = client.queue_declare("q").send();
     let refused = conn.wait(&mut declare, SOON).unwrap_err();
     assert!(
-        matches!(&refused, Error::ConnectionBroken(Broken::Io(io)) if io.kind() == ErrorKind::ConnectionRefused),
+        matches!(&refused, Error::ConnectionBroken(Broken::Io(io))
+            if io.kind() == ErrorKind::ConnectionRefused),
         "{refused:?}"
     );
     assert!(conn.is_over());

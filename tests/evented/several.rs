@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 #[test]
-fn clients_of_one_loop_talk_to_each_other() {
+fn clients_of_one_loop_exchange_messages() {
     let (_, address) = broker();
     let (mut ping, pinger) = connect_to(address);
     let (mut pong, ponger) = connect_to(address);

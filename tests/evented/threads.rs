@@ -8,7 +8,7 @@ use std::task::{Wake, Waker};
 use std::thread;
 
 #[test]
-fn a_request_from_another_thread_wakes_the_loop() {
+fn request_from_another_thread_wakes_the_loop() {
     let (mut conn, client) = connected();
     // The broker sends nothing by itself, and no heartbeat is due within the test.
     let asking = thread::spawn(move || {

@@ -96,7 +96,7 @@ fn time_does_not_go_backwards() {
 }
 
 #[test]
-fn a_pause_of_two_heartbeats_keeps_the_connection() {
+fn pause_of_two_heartbeats_keeps_the_connection() {
     // After 8 s, the broker has received nothing for two heartbeat intervals, and closes.
     for quarters in 1..8 {
         let start = Instant::now();

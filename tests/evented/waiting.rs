@@ -86,7 +86,8 @@ fn ended_consumer_repeats_its_error() {
     conn.wait(&mut client.queue_delete("a").send(), SOON)
         .unwrap();
     assert!(
-        matches!(end_of(&mut conn, &mut deleted), Error::ConsumerCancelled(tag) if tag == deleted.tag())
+        matches!(end_of(&mut conn, &mut deleted), Error::ConsumerCancelled(tag)
+            if tag == deleted.tag())
     );
 
     let mut cancelled = conn

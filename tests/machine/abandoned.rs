@@ -1,5 +1,4 @@
-//! Promises that nobody waits for any more: what they asked for is done, what comes of it is
-//! absorbed.
+//! Dropped promises: their requests are performed, and the results are discarded.
 
 use crate::peer::{Peer, ack, consume, declare, get_ok, method, publish, short, tag_of};
 use puka::machine::Reply;
@@ -11,8 +10,8 @@ fn one_channel() -> Peer {
 }
 
 #[test]
-fn v02_a_get_that_is_abandoned_gives_its_message_back() {
-    // Before the message came, and after, when it was not fetched.
+fn v02_abandoned_get_requeues_its_message() {
+    // Dropped before the message arrives, and after it arrived without being fetched.
     for after in [false, true] {
         let mut peer = one_channel();
         let promise = peer.get();
@@ -42,13 +41,13 @@ fn v02_a_get_that_is_abandoned_gives_its_message_back() {
         peer.serve();
         assert!(
             matches!(peer.machine.fetch(request), Some(Ok(Reply::Queue(_)))),
-            "the channel is used on"
+            "the channel is reused"
         );
     }
 }
 
 #[test]
-fn v02_a_get_without_ack_that_is_abandoned_refuses_nothing() {
+fn v02_abandoned_get_without_ack_rejects_nothing() {
     let mut peer = one_channel();
     let promise = peer
         .machine
@@ -64,7 +63,7 @@ fn v02_a_get_without_ack_that_is_abandoned_refuses_nothing() {
 }
 
 #[test]
-fn v02_a_get_that_timed_out_gives_its_message_back() {
+fn v02_timed_out_get_requeues_its_message() {
     let mut peer = Peer::tuned(Options::default().heartbeat(0), crate::peer::tune(0, 0, 0));
     let promise = peer.get();
     peer.serve();
@@ -73,7 +72,7 @@ fn v02_a_get_that_timed_out_gives_its_message_back() {
     assert_eq!(
         peer.names(),
         ["1 channel.close"],
-        "with its channel the broker takes the message back"
+        "the broker requeues the message when its channel closes"
     );
     peer.content(1, &get_ok(1), b"x");
     let second = peer.get();
@@ -84,7 +83,7 @@ fn v02_a_get_that_timed_out_gives_its_message_back() {
 }
 
 #[test]
-fn v02_a_consume_that_is_abandoned_is_cancelled_and_what_it_was_delivered_goes_back() {
+fn v02_abandoned_consume_is_cancelled_and_requeues_its_deliveries() {
     for after in [false, true] {
         let mut peer = one_channel();
         let promise = peer.machine.consume(&consume("q")).unwrap();
@@ -111,7 +110,7 @@ fn v02_a_consume_that_is_abandoned_is_cancelled_and_what_it_was_delivered_goes_b
 }
 
 #[test]
-fn v02_a_consume_that_timed_out_is_cancelled_when_it_starts_after_all() {
+fn v02_timed_out_consume_is_cancelled_when_it_starts() {
     let mut peer = Peer::tuned(Options::default().heartbeat(0), crate::peer::tune(0, 0, 0));
     let promise = peer.machine.consume(&consume("q")).unwrap();
     peer.pump();
@@ -121,17 +120,17 @@ fn v02_a_consume_that_timed_out_is_cancelled_when_it_starts_after_all() {
     assert_eq!(
         names,
         ["1 channel.open", "1 basic.consume", "1 basic.cancel"],
-        "no consumer that nobody reads"
+        "no consumer without a reader is left"
     );
     assert!(peer.machine.is_idle());
 }
 
 #[test]
-fn v02_a_declare_a_publish_a_cancel_a_qos_and_a_connect_that_are_abandoned_are_done_all_the_same() {
+fn v02_other_abandoned_requests_are_still_performed() {
     let mut peer = Peer::new(Options::default());
     let connecting = peer.machine.connect();
     peer.machine.abandon(connecting);
-    peer.shake_hands(crate::peer::tune(0, 0, 0));
+    peer.complete_handshake(crate::peer::tune(0, 0, 0));
     let (id, ..) = peer.consumer(&consume("q"));
     let resized = peer.machine.qos(id, 5).unwrap();
     peer.machine.abandon(resized);
@@ -158,7 +157,7 @@ fn v02_a_declare_a_publish_a_cancel_a_qos_and_a_connect_that_are_abandoned_are_d
 }
 
 #[test]
-fn v02_an_abandoned_close_leaves_nothing_after_a_loss() {
+fn v02_abandoned_close_leaves_nothing_after_a_loss() {
     let mut peer = Peer::open(Options::default());
     for _ in 0..2 {
         let closing = peer.machine.close();
@@ -171,7 +170,7 @@ fn v02_an_abandoned_close_leaves_nothing_after_a_loss() {
 }
 
 #[test]
-fn v01_promises_are_answered_once_and_fetched_once() {
+fn v01_promises_complete_once_and_are_fetched_once() {
     let mut peer = one_channel();
     let promise = peer.machine.request(declare("q")).unwrap();
     peer.serve();
@@ -186,7 +185,7 @@ fn v01_promises_are_answered_once_and_fetched_once() {
 }
 
 #[test]
-fn v02_numbers_of_promises_are_used_again_without_mixing_up_answers() {
+fn v02_reused_promise_numbers_do_not_mix_up_results() {
     let mut peer = one_channel();
     let old = peer.machine.request(declare("old")).unwrap();
     peer.serve();
@@ -194,7 +193,7 @@ fn v02_numbers_of_promises_are_used_again_without_mixing_up_answers() {
     let new = (0..3)
         .map(|_| peer.machine.request(declare("new")).unwrap())
         .find(|new| new.index() == old.index());
-    let new = new.expect("the number is used again");
+    let new = new.expect("the number is reused");
     assert!(peer.machine.fetch(old).is_none());
     peer.machine.abandon(old);
     peer.serve();
@@ -214,8 +213,5 @@ fn unfetched_consumer_does_not_stop_reading() {
     (1..=2).for_each(|number| peer.deliver(channel, &tag, number, b"x"));
     assert!(!peer.machine.wants_input());
     peer.machine.abandon(promise);
-    assert!(
-        peer.machine.wants_input(),
-        "nothing that is buffered is left"
-    );
+    assert!(peer.machine.wants_input(), "nothing buffered is left");
 }

@@ -1,5 +1,5 @@
-//! The well-known arguments on the wire: what each typed method writes, by name and by the type of
-//! its value, after RabbitMQ's documentation; and arguments that can't be written.
+//! The well-known arguments on the wire: the name and the value type that each typed method writes,
+//! after RabbitMQ's documentation; and arguments that cannot be encoded.
 
 use crate::peer::{Sent, answer};
 use crate::pipe::{ManualClock, Pipe};
@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 const HOUR: Duration = Duration::from_secs(3600);
 const MS: i64 = 3_600_000;
 
-/// What a client writes on a fresh connection.
+/// Returns what a client writes on a fresh connection.
 fn written(ask: impl FnOnce(&Client)) -> Vec<Sent> {
     let pipe = Pipe::default();
     let (client, mut driver) = puka::open(pipe.clone(), ManualClock::default(), Options::default());
@@ -30,12 +30,12 @@ fn written(ask: impl FnOnce(&Client)) -> Vec<Sent> {
         frames
             .iter()
             .filter_map(answer)
-            .for_each(|octets| pipe.feed(&octets));
+            .for_each(|bytes| pipe.feed(&bytes));
         all.extend(frames);
     }
 }
 
-/// The arguments of the method that matters, or the headers of the message.
+/// Returns the arguments of the tested method, or the headers of the message.
 fn table(ask: impl FnOnce(&Client)) -> Table {
     for sent in written(ask) {
         let found = match sent.kind {
@@ -72,9 +72,12 @@ fn is(found: &Table, name: &str, value: Value<'_>) {
     assert_eq!(entries, [(ShortStr::new(name).unwrap(), value)]);
 }
 
-/// Each a typed method of a request, with the one entry that it makes.
+/// Checks each typed method of a request against the one entry that it adds.
 macro_rules! each_makes {
-    ($request:ident $of:tt: $($method:ident($($argument:expr),*) => $name:literal = $value:expr;)*) => {
+    (
+        $request:ident $of:tt:
+        $($method:ident($($argument:expr),*) => $name:literal = $value:expr;)*
+    ) => {
         $(is(
             &table(|client| drop(client.$request $of.$method($($argument),*).send())),
             $name,
@@ -105,14 +108,18 @@ fn arguments_of_queues_have_rabbitmqs_names_and_types() {
         overflow(Overflow::RejectPublish) => "x-overflow" = text("reject-publish");
         overflow(Overflow::RejectPublishDlx) => "x-overflow" = text("reject-publish-dlx");
         dead_letter("graves", None) => "x-dead-letter-exchange" = text("graves");
-        dead_letter_strategy(DeadLetterStrategy::AtMostOnce) => "x-dead-letter-strategy" = text("at-most-once");
-        dead_letter_strategy(DeadLetterStrategy::AtLeastOnce) => "x-dead-letter-strategy" = text("at-least-once");
+        dead_letter_strategy(DeadLetterStrategy::AtMostOnce) =>
+            "x-dead-letter-strategy" = text("at-most-once");
+        dead_letter_strategy(DeadLetterStrategy::AtLeastOnce) =>
+            "x-dead-letter-strategy" = text("at-least-once");
         max_priority(10) => "x-max-priority" = I64(10);
         single_active_consumer(true) => "x-single-active-consumer" = Bool(true);
         queue_version(2) => "x-queue-version" = I64(2);
         queue_mode("lazy") => "x-queue-mode" = text("lazy");
-        queue_leader_locator(LeaderLocator::Balanced) => "x-queue-leader-locator" = text("balanced");
-        queue_leader_locator(LeaderLocator::ClientLocal) => "x-queue-leader-locator" = text("client-local");
+        queue_leader_locator(LeaderLocator::Balanced) =>
+            "x-queue-leader-locator" = text("balanced");
+        queue_leader_locator(LeaderLocator::ClientLocal) =>
+            "x-queue-leader-locator" = text("client-local");
         queue_master_locator("min-masters") => "x-queue-master-locator" = text("min-masters");
         quorum_initial_group_size(3) => "x-quorum-initial-group-size" = I64(3);
         initial_cluster_size(3) => "x-initial-cluster-size" = I64(3);
@@ -126,7 +133,8 @@ fn arguments_of_queues_have_rabbitmqs_names_and_types() {
         delayed_retry_min(HOUR) => "x-delayed-retry-min" = I64(MS);
         delayed_retry_max(HOUR) => "x-delayed-retry-max" = I64(MS);
         max_age(HOUR) => "x-max-age" = text("3600s");
-        stream_max_segment_size_bytes(500_000_000) => "x-stream-max-segment-size-bytes" = I64(500_000_000);
+        stream_max_segment_size_bytes(500_000_000) =>
+            "x-stream-max-segment-size-bytes" = I64(500_000_000);
         stream_filter_size_bytes(32) => "x-stream-filter-size-bytes" = I64(32);
         name_prefix("mine") => "x-name-prefix" = text("mine");
         member_placement_tag("ssd") => "x-member-placement-tag" = text("ssd");
@@ -141,7 +149,7 @@ fn arguments_of_queues_have_rabbitmqs_names_and_types() {
 }
 
 #[test]
-fn arguments_of_exchanges_and_bindings_have_rabbitmqs_names_and_types() {
+fn exchange_and_binding_arguments_match_rabbitmqs() {
     each_makes! { exchange_declare("x"):
         alternate_exchange("other") => "alternate-exchange" = text("other");
         delayed_type("topic") => "x-delayed-type" = text("topic");
@@ -156,9 +164,15 @@ fn arguments_of_exchanges_and_bindings_have_rabbitmqs_names_and_types() {
         headers_match(HeadersMatch::AnyWithX) => "x-match" = text("any-with-x");
         argument("colour", "red") => "colour" = text("red");
     }
-    each_makes! { queue_unbind("q", "x"): headers_match(HeadersMatch::Any) => "x-match" = text("any"); }
-    each_makes! { exchange_bind("d", "s"): headers_match(HeadersMatch::Any) => "x-match" = text("any"); }
-    each_makes! { exchange_unbind("d", "s"): headers_match(HeadersMatch::Any) => "x-match" = text("any"); }
+    each_makes! { queue_unbind("q", "x"):
+        headers_match(HeadersMatch::Any) => "x-match" = text("any");
+    }
+    each_makes! { exchange_bind("d", "s"):
+        headers_match(HeadersMatch::Any) => "x-match" = text("any");
+    }
+    each_makes! { exchange_unbind("d", "s"):
+        headers_match(HeadersMatch::Any) => "x-match" = text("any");
+    }
 }
 
 #[test]
@@ -172,7 +186,8 @@ fn arguments_of_consumers_have_rabbitmqs_names_and_types() {
         stream_offset(StreamOffset::Last) => "x-stream-offset" = text("last");
         stream_offset(StreamOffset::Next) => "x-stream-offset" = text("next");
         stream_offset(StreamOffset::Offset(42)) => "x-stream-offset" = Value::I64(42);
-        stream_offset(StreamOffset::Timestamp(then)) => "x-stream-offset" = Value::Timestamp(1_700_000_000);
+        stream_offset(StreamOffset::Timestamp(then)) =>
+            "x-stream-offset" = Value::Timestamp(1_700_000_000);
         stream_offset(StreamOffset::Ago(HOUR)) => "x-stream-offset" = text("3600s");
     }
     let mut filters = Array::new();
@@ -225,11 +240,11 @@ fn properties_that_are_times_are_rusts_times() {
     assert_eq!(
         (odd.time_to_live(), odd.time()),
         (None, None),
-        "neither is a time"
+        "neither is a valid time"
     );
 }
 
-/// Refused before an octet is written, and the next request of the same client is sent.
+/// Checks that a request is refused before anything is written, and that the next one is sent.
 #[track_caller]
 fn is_refused<T>(what: &str, ask: impl FnOnce(&Client) -> Result<T, Error>) {
     let sent = written(|client| {
@@ -238,14 +253,14 @@ fn is_refused<T>(what: &str, ask: impl FnOnce(&Client) -> Result<T, Error>) {
             Err(other) => panic!("{what}: {other:?}"),
             Ok(_) => panic!("{what} was sent"),
         }
-        drop(client.queue_declare("the next").send());
+        drop(client.queue_declare("next").send());
     });
     let names: Vec<_> = sent.iter().map(Sent::name).collect();
     assert_eq!(names, ["1 channel.open", "1 queue.declare"], "{what}");
 }
 
 #[test]
-fn what_can_not_be_written_is_refused_before_an_octet_is() {
+fn unencodable_arguments_are_refused_before_anything_is_written() {
     let mut nested = Table::new();
     nested.insert("deep", f64::NAN).unwrap();
     let mut array = Array::new();

@@ -1,4 +1,4 @@
-//! `connection.blocked`: publishes wait, everything else goes on.
+//! `connection.blocked`: publishes are delayed, everything else continues.
 
 use crate::peer::{Peer, ack, consume, declare, publish, raw, short};
 use puka::machine::{Outgoing, Settle};
@@ -19,7 +19,7 @@ fn block(peer: &mut Peer) {
 }
 
 #[test]
-fn e36_m12_v07_a_blocked_connection_holds_back_publishes_only() {
+fn e36_m12_v07_blocked_connection_delays_publishes_only() {
     let mut peer = Peer::open(Options::default());
     let (consumer, channel, tag) = peer.consumer(&consume("q"));
     peer.deliver(channel, &tag, 1, b"x");
@@ -43,13 +43,13 @@ fn e36_m12_v07_a_blocked_connection_holds_back_publishes_only() {
     assert!(peer.names().contains(&"heartbeat".to_owned()));
     peer.method(0, &connection::Unblocked {});
     assert_eq!(peer.machine.blocked(), None);
-    // Its deadline has passed, and nothing of it was written.
+    // Its deadline has passed, and none of it was written.
     assert!(matches!(peer.error(sent), Error::Timeout { .. }));
     assert!(!peer.names().iter().any(|name| name.contains("publish")));
 }
 
 #[test]
-fn e36_what_was_held_back_follows_in_order_when_the_broker_takes_it_again() {
+fn e36_delayed_publishes_leave_in_order_after_unblocked() {
     let mut peer = Peer::open(Options::default());
     block(&mut peer);
     let promises: Vec<_> = [("a", "1"), ("b", "22"), ("a", "333")]
@@ -68,33 +68,33 @@ fn e36_what_was_held_back_follows_in_order_when_the_broker_takes_it_again() {
 }
 
 #[test]
-fn e36_publishes_that_wait_are_bounded_and_what_timed_out_makes_room() {
+fn e36_delayed_publishes_are_bounded_and_timeouts_free_capacity() {
     let mut peer = Peer::open(Options::default().max_outgoing_octets(1000).heartbeat(0));
     block(&mut peer);
-    let mut held = Vec::new();
+    let mut delayed = Vec::new();
     loop {
         match peer.machine.publish(&publish("", &[7; 100])) {
-            Ok(promise) => held.push(promise),
+            Ok(promise) => delayed.push(promise),
             Err(Error::Full) => break,
             Err(error) => panic!("{error}"),
         }
     }
-    assert!((9..=11).contains(&held.len()), "{}", held.len());
+    assert!((9..=11).contains(&delayed.len()), "{}", delayed.len());
     for _ in 0..6 {
         peer.feed(&raw(8, 0, b""));
         peer.pass(6 * SECOND);
     }
-    for promise in held {
+    for promise in delayed {
         assert!(matches!(peer.error(promise), Error::Timeout { .. }));
     }
     assert!(
         peer.machine.has_room_to_publish(),
-        "what nobody waits for any more is not kept"
+        "an overdue publish is not stored"
     );
 }
 
 #[test]
-fn e36_a_broker_that_has_blocked_us_may_take_no_octet_for_as_long_as_it_likes() {
+fn e36_blocking_broker_may_read_nothing_indefinitely() {
     let mut peer = Peer::tuned(Options::default(), crate::peer::tune(0, 0, 2));
     block(&mut peer);
     let mut out = Outgoing::default();
@@ -119,6 +119,6 @@ fn e36_a_broker_that_has_blocked_us_may_take_no_octet_for_as_long_as_it_likes() 
     }
     assert!(
         peer.machine.why_closed().is_some(),
-        "but afterwards it has to"
+        "after unblocking the transport has to accept bytes"
     );
 }

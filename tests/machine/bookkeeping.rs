@@ -12,7 +12,7 @@ const SECOND: Duration = Duration::from_secs(1);
 fn record_is_not_reported_without_recovery() {
     let mut peer = Peer::undialled(Options::default().heartbeat(0).recovery(None));
     peer.dial();
-    peer.shake_hands(tune(2047, 131_072, 0));
+    peer.complete_handshake(tune(2047, 131_072, 0));
     let listener = peer.machine.listen();
     let declared = peer.machine.request(declare("q")).unwrap();
     peer.serve();
@@ -55,7 +55,7 @@ fn with_filter() -> Peer {
     peer.runs_filters = false;
     peer.machine.handle_loss(Broken::Eof);
     peer.dial();
-    peer.shake_hands(tune(2047, 131_072, 60));
+    peer.complete_handshake(tune(2047, 131_072, 60));
     peer
 }
 
@@ -148,7 +148,7 @@ fn after_deleting(other: Option<Other>) -> Vec<String> {
     peer.take();
     peer.machine.handle_loss(Broken::Eof);
     peer.dial();
-    peer.shake_hands(tune(2047, 131_072, 60));
+    peer.complete_handshake(tune(2047, 131_072, 60));
     peer.serve().iter().map(crate::peer::Sent::name).collect()
 }
 

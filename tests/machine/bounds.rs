@@ -1,5 +1,4 @@
-//! Everything is bounded: what waits to be written, what waits to be taken, what a flood makes of
-//! it.
+//! Bounds of everything: outgoing bytes, buffered deliveries, and replies to a flood.
 
 use crate::driver::opened;
 use crate::peer::{Peer, ack, consume, declare, method, publish, raw, short, tune};
@@ -10,9 +9,9 @@ use puka::{Broken, Error, Options, Recovery};
 use std::time::Duration;
 
 #[test]
-fn e47_octets_that_wait_to_be_written_are_bounded_also_when_the_transport_takes_none() {
-    // A driver takes over what the machine has each time it is polled, whether the stream takes it
-    // or not.
+fn e47_outgoing_bytes_are_bounded_while_transport_accepts_none() {
+    // A driver takes the state machine's output at each poll, even if the stream does not accept
+    // it.
     let (client, pipe, _clock, mut driver) =
         opened(Options::default().max_outgoing_octets(1 << 20));
     pipe.script().stalled = true;
@@ -32,12 +31,12 @@ fn e47_octets_that_wait_to_be_written_are_bounded_also_when_the_transport_takes_
     }
     assert!(
         accepted <= (2 << 20) + body.len(),
-        "{accepted} octets, where 1 MiB and \"at most as much again\" may wait"
+        "{accepted} bytes are queued at a limit of 1 MiB and as much in the driver"
     );
 }
 
 #[test]
-fn e47_at_the_bound_publishes_are_full_and_acks_heartbeats_and_close_are_not() {
+fn e47_only_publishes_are_refused_at_the_bound() {
     let mut peer = Peer::tuned(
         Options::default().max_outgoing_octets(1000),
         crate::peer::tune(0, 0, 4),
@@ -84,7 +83,7 @@ fn sums_of_shared_bodies_do_not_overflow() {
     }
     assert!(
         accepted >= 8,
-        "512 MiB are within the limit of every target, {accepted} bodies were accepted"
+        "512 MiB are within the limit of every target, but {accepted} bodies were accepted"
     );
     assert!(peer.machine.stats().outgoing_bytes >= accepted * body.len());
 }
@@ -107,15 +106,15 @@ fn e47_publishes_in_flight_are_bounded() {
 }
 
 #[test]
-fn v05_requests_that_wait_are_bounded_by_count_and_by_octets() {
+fn v05_queued_requests_are_bounded_by_count_and_bytes() {
     let mut peer = Peer::open(Options::default().max_requests(10).request_channels(1));
     let accepted = (0..100)
         .filter(|_| peer.machine.request(declare("q")).is_ok())
         .count();
-    assert_eq!(accepted, 11, "one is under way and ten wait");
+    assert_eq!(accepted, 11, "one is in flight and ten are queued");
     let mut arguments = puka::protocol::Table::new();
     arguments.insert("large", &*vec![7_u8; 10_000]).unwrap();
-    // Of a request and of a consumer alike.
+    // The same holds for a request and for a consumer.
     let mut peer = Peer::open(
         Options::default()
             .max_outgoing_octets(100_000)
@@ -144,7 +143,10 @@ fn v05_requests_that_wait_are_bounded_by_count_and_by_octets() {
     let accepted = (0..100)
         .filter(|_| peer.machine.consume(&large).is_ok())
         .count();
-    assert!(accepted <= 11, "{accepted} consumers of 10 000 octets wait");
+    assert!(
+        accepted <= 11,
+        "{accepted} consumers of 10 000 bytes are queued"
+    );
 }
 
 #[test]
@@ -183,7 +185,7 @@ fn bytes_of_sent_requests_do_not_add_up() {
 }
 
 #[test]
-fn e46_reading_pauses_at_the_bound_and_goes_on_at_half_of_it() {
+fn e46_reading_pauses_at_bound_and_resumes_at_half() {
     for options in [
         Options::default().max_buffered_deliveries(10),
         Options::default().max_buffered_octets(10 * 132),
@@ -201,7 +203,7 @@ fn e46_reading_pauses_at_the_bound_and_goes_on_at_half_of_it() {
         peer.machine.take_deliveries(id, 3, &mut taken);
         assert!(
             !peer.machine.wants_input(),
-            "not at once, or it would pause again at once"
+            "not yet, or reading would pause again at once"
         );
         peer.machine.take_deliveries(id, 3, &mut taken);
         assert!(peer.machine.wants_input() && peer.machine.wants_attention());
@@ -209,7 +211,7 @@ fn e46_reading_pauses_at_the_bound_and_goes_on_at_half_of_it() {
 }
 
 #[test]
-fn e46_cancelling_or_dropping_a_consumer_that_holds_up_reading_goes_on_reading_at_once() {
+fn e46_cancelling_or_dropping_slow_consumer_resumes_reading() {
     for cancelled in [true, false] {
         let mut peer = Peer::open(Options::default().max_buffered_deliveries(10));
         let (id, channel, tag) = peer.consumer(&consume("q"));
@@ -224,7 +226,7 @@ fn e46_cancelling_or_dropping_a_consumer_that_holds_up_reading_goes_on_reading_a
         }
         assert!(
             peer.machine.wants_input(),
-            "its deliveries have gone back, and cancel-ok is to be read"
+            "its deliveries are requeued, and cancel-ok must be read"
         );
         let sent: Vec<_> = peer.serve().iter().map(|sent| sent.name()).collect();
         assert_eq!(
@@ -245,7 +247,7 @@ fn e46_cancelling_or_dropping_a_consumer_that_holds_up_reading_goes_on_reading_a
 }
 
 #[test]
-fn a22_events_that_nobody_reads_do_not_stop_anything() {
+fn a22_unread_events_do_not_stop_anything() {
     let mut peer = Peer::open(Options::default());
     let (id, channel, tag) = peer.consumer(&consume("q"));
     // The harness reads events when it pumps; this does not pump.
@@ -257,9 +259,9 @@ fn a22_events_that_nobody_reads_do_not_stop_anything() {
             .settle(&delivered, Settle::Ack { multiple: false })
             .unwrap();
         peer.machine.poll_transmit(peer.now, &mut out);
-        let octets = out.len();
-        out.advance(octets);
-        peer.machine.handle_transmitted(peer.now, octets);
+        let bytes = out.len();
+        out.advance(bytes);
+        peer.machine.handle_transmitted(peer.now, bytes);
     }
     let mut events = 0;
     while peer.machine.poll_event().is_some() {
@@ -270,15 +272,15 @@ fn a22_events_that_nobody_reads_do_not_stop_anything() {
 }
 
 #[test]
-fn a12_answers_to_a_flood_that_the_peer_never_reads_are_bounded() {
+fn a12_replies_to_an_unreading_peers_flood_are_bounded() {
     // Each `flow` is answered with a frame of the same size. A peer that writes and does not read
     // must not fill memory.
-    for octets in [
+    for bytes in [
         method(1, &channel::Flow { active: true }).repeat(1000),
         method(
             1,
             &basic::Cancel {
-                consumer_tag: crate::peer::short("nobody's"),
+                consumer_tag: crate::peer::short("unknown"),
                 nowait: false,
             },
         )
@@ -292,19 +294,19 @@ fn a12_answers_to_a_flood_that_the_peer_never_reads_are_bounded() {
             if !peer.machine.wants_input() {
                 break;
             }
-            peer.feed(&octets);
+            peer.feed(&bytes);
             peer.machine.poll_transmit(peer.now, &mut out);
         }
         assert!(
             out.len() <= 300_000,
-            "{} octets wait for a peer that takes none",
+            "{} bytes are queued for a peer that reads nothing",
             out.len()
         );
     }
 }
 
 #[test]
-fn a12_a_million_frames_of_unknown_types_and_heartbeats_on_channels_end_at_the_first() {
+fn a12_flood_of_invalid_frames_ends_at_the_first() {
     for one in [
         raw(0, 0, b""),
         raw(4, 0, b""),
@@ -314,14 +316,14 @@ fn a12_a_million_frames_of_unknown_types_and_heartbeats_on_channels_end_at_the_f
     ] {
         let mut peer = Peer::open(Options::default());
         peer.feed(&one.repeat(1000));
-        assert!(matches!(peer.why(), Error::FrameError(_)));
+        assert!(matches!(peer.close_reason(), Error::FrameError(_)));
         assert!(!peer.machine.wants_input());
         assert_eq!(peer.names(), ["0 connection.close"]);
     }
 }
 
 #[test]
-fn a12_a_million_heartbeats_do_no_harm() {
+fn a12_million_heartbeats_do_no_harm() {
     let mut peer = Peer::open(Options::default());
     let many = raw(8, 0, b"").repeat(10_000);
     for _ in 0..100 {
@@ -331,8 +333,7 @@ fn a12_a_million_heartbeats_do_no_harm() {
     assert!(peer.names().is_empty() && peer.machine.why_closed().is_none());
 }
 
-/// Publishes until there is no more room, while everything is written at once. Gives how many there
-/// were.
+/// Publishes up to the limit while everything is written at once. Returns the number of publishes.
 fn fill(peer: &mut Peer, body: &[u8]) -> u64 {
     for accepted in 0..1000 {
         match peer.machine.publish(&publish("", body)) {
@@ -341,11 +342,11 @@ fn fill(peer: &mut Peer, body: &[u8]) -> u64 {
             Err(error) => panic!("{error}"),
         }
     }
-    panic!("there is always room");
+    panic!("the limit is never reached");
 }
 
 #[test]
-fn r8_what_is_kept_to_be_published_again_is_bounded_and_free_when_it_is_answered() {
+fn r8_stored_publishes_are_bounded_and_freed_when_confirmed() {
     let options = Options::default()
         .max_outgoing_octets(10_000)
         .recovery(Recovery::default().republish_unconfirmed(5));
@@ -356,17 +357,17 @@ fn r8_what_is_kept_to_be_published_again_is_bounded_and_free_when_it_is_answered
     assert_eq!(fill(&mut peer, &body), 1);
     peer.method(1, &ack(6, true));
     assert_eq!(fill(&mut peer, &body), 5);
-    peer.again();
+    peer.reconnect();
     peer.serve();
     assert_eq!(
         fill(&mut peer, &body),
         0,
-        "they were published again, and wait for their confirms"
+        "they were republished and are unconfirmed"
     );
     peer.method(1, &ack(0, true));
     assert_eq!(fill(&mut peer, &body), 10);
     peer.pass(Duration::from_secs(60));
-    assert_eq!(fill(&mut peer, &body), 10, "their time has run out");
+    assert_eq!(fill(&mut peer, &body), 10, "they have timed out");
 }
 
 /// Returns how many of a hundred calls are accepted.
@@ -381,7 +382,7 @@ fn waiting_transactions_count_among_the_requests() {
     assert_eq!(
         accepted(|| peer.machine.transaction()),
         11,
-        "one has its channel and ten wait"
+        "one has a channel and ten are queued"
     );
     assert!(matches!(
         peer.machine.request(declare("q")),
@@ -395,7 +396,7 @@ fn waiting_transactions_count_among_the_requests() {
     assert_eq!(
         accepted(|| peer.machine.request(declare("q"))),
         8,
-        "two transactions wait"
+        "two transactions are queued"
     );
     assert!(matches!(
         peer.machine.consume(&consume("q")),
@@ -458,11 +459,11 @@ fn abandoned_connects_are_forgotten() {
     peer.machine.abandon(first);
     for _ in 0..10_000 {
         let promise = peer.machine.connect();
-        assert!(promise.index() < 64, "its number is used again");
+        assert!(promise.index() < 64, "its number is reused");
         peer.machine.abandon(promise);
     }
     peer.dial();
-    peer.shake_hands(crate::peer::tune(0, 0, 0));
+    peer.complete_handshake(crate::peer::tune(0, 0, 0));
     assert!(matches!(
         peer.machine.fetch(kept),
         Some(Ok(Reply::Connected(_)))
@@ -494,7 +495,7 @@ fn expired_requests_free_their_bytes() {
 }
 
 #[test]
-fn a_consumer_that_starts_frees_its_bytes() {
+fn consumer_that_starts_frees_its_bytes() {
     let options = Options::default()
         .max_outgoing_octets(10_000)
         .request_channels(2);
@@ -524,15 +525,15 @@ fn consumers_waiting_for_a_reconnect_count_once() {
     assert!((10..100).contains(&limit));
     for _ in 0..2 {
         peer.dial();
-        peer.shake_hands(tune(2047, 131_072, 60));
+        peer.complete_handshake(tune(2047, 131_072, 60));
         peer.pump();
         assert!(peer.machine.has_room_to_request());
-        // None of them has started, so all of them wait again.
+        // None of them has started, so all of them are pending again.
         peer.machine.handle_loss(Broken::Eof);
         assert_eq!(accepted(|| peer.machine.consume(&consume(&name))), 0);
     }
     peer.dial();
-    peer.shake_hands(tune(2047, 131_072, 60));
+    peer.complete_handshake(tune(2047, 131_072, 60));
     peer.serve();
     peer.machine.handle_loss(Broken::Eof);
     assert_eq!(accepted(|| peer.machine.consume(&consume(&name))), limit);

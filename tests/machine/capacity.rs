@@ -1,4 +1,4 @@
-//! Waiting for outgoing capacity: how it ends, and how long it takes at most.
+//! Waiting for outgoing capacity: its end and its maximum duration.
 
 use crate::peer::{Peer, ack, channel_close, publish, tune};
 use crate::pipe::Wakes;
@@ -33,7 +33,7 @@ fn fill(peer: &mut Peer, publishes: usize) -> Vec<PromiseId> {
 }
 
 #[test]
-fn an_overdue_publish_gives_its_place_back() {
+fn overdue_publish_frees_its_capacity() {
     let (mut peer, late) = overdue(10);
     for promise in late {
         assert!(matches!(peer.error(promise), Error::Unconfirmed(_)));
@@ -41,7 +41,7 @@ fn an_overdue_publish_gives_its_place_back() {
     let promises = fill(&mut peer, 10);
     assert!(!peer.machine.has_room_to_publish());
     peer.serve();
-    // Late confirms, single and multiple, complete nothing else and add no capacity.
+    // Late confirms, single and multiple, complete nothing else and free no capacity.
     peer.method(1, &ack(7, false));
     peer.method(1, &ack(5, true));
     assert!(!peer.machine.has_room_to_publish());
@@ -56,12 +56,12 @@ fn an_overdue_publish_gives_its_place_back() {
 }
 
 #[test]
-fn a_second_late_confirm_is_a_fault() {
+fn second_late_confirm_is_an_error() {
     let (mut peer, _late) = overdue(3);
     peer.method(1, &ack(2, false));
     assert!(peer.machine.why_closed().is_none());
     peer.method(1, &ack(2, false));
-    assert!(matches!(peer.why(), Error::CommandInvalid(_)));
+    assert!(matches!(peer.close_reason(), Error::CommandInvalid(_)));
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn overdue_first_publish_keeps_its_own_error() {
     );
     assert!(
         matches!(peer.error(second[0]), Error::Unconfirmed(_)),
-        "the first is at fault"
+        "the error is the first one's"
     );
 }
 
@@ -104,7 +104,7 @@ fn poll<F: Future>(future: std::pin::Pin<&mut F>, wakes: &Arc<Wakes>) -> Poll<F:
 
 #[test]
 fn waiting_for_capacity_ends_at_request_timeout() {
-    // The stream takes nothing, and there are no heartbeats that would detect it.
+    // The stream accepts nothing, and no heartbeats would detect that.
     let options = Options::default().max_outgoing_octets(1000).heartbeat(0);
     let (client, pipe, clock, mut driver) = opened_without_heartbeats(options);
     pipe.script().stalled = true;
@@ -128,20 +128,20 @@ fn waiting_for_capacity_ends_at_request_timeout() {
         poll(submits.as_mut(), &wakes[1]).map_ok(drop),
         poll(requests.as_mut(), &wakes[2]).map_ok(drop),
     ];
-    let told = ["to publish", "to publish", "to send a request"];
-    for (end, told) in ends.into_iter().zip(told) {
+    let purpose = ["to publish", "to publish", "to send a request"];
+    for (end, purpose) in ends.into_iter().zip(purpose) {
         let Poll::Ready(Err(error)) = end else {
             panic!("{end:?}")
         };
         assert_eq!(
             error.to_string(),
-            format!("waiting for capacity {told} took longer than 30 s")
+            format!("waiting for capacity {purpose} took longer than 30 s")
         );
     }
 }
 
 #[test]
-fn a_wait_that_is_over_wakes_no_task() {
+fn finished_wait_wakes_no_task() {
     let options = Options::default().max_outgoing_octets(1000).heartbeat(0);
     let (client, pipe, _clock, mut driver) = opened_without_heartbeats(options);
     pipe.script().stalled = true;
@@ -197,7 +197,7 @@ fn call_without_confirm_keeps_its_own_deadline() {
     assert!(peer.is_pending(call));
     assert!(
         peer.machine.has_room_to_publish(),
-        "the confirm is not waited for any more"
+        "its confirm is no longer pending"
     );
     peer.pass(200 * SECOND);
     assert!(matches!(peer.error(call), Error::Timeout { .. }));

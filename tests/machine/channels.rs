@@ -1,4 +1,4 @@
-//! Channels that the broker or we close, their numbers, and what happens when there are no more.
+//! Channels closed by the broker or by us, their numbers, and requests beyond `channel_max`.
 
 use crate::peer::{Peer, ack, answer, channel_close, consume, declare, method, publish};
 use puka::machine::Reply;
@@ -14,7 +14,8 @@ fn ok(name: &str) -> queue::DeclareOk<'_> {
     }
 }
 
-/// A connection with one publish channel, number 1, whose close for another exchange is under way.
+/// Returns a connection with one publish channel, number 1, which is being closed to free it for
+/// another exchange.
 fn closing_one() -> Peer {
     let mut peer = Peer::open(Options::default().publish_channels(1));
     let first = peer.machine.publish(&publish("a", "x")).unwrap();
@@ -29,7 +30,7 @@ fn closing_one() -> Peer {
 }
 
 #[test]
-fn e26_a_channel_close_fails_its_request_only_and_is_answered_before_the_number_is_used_again() {
+fn e26_channel_close_fails_only_its_request() {
     let mut peer = Peer::open(Options::default().request_channels(1).channel_max(1));
     let failed = peer.machine.request(declare("a")).unwrap();
     let next = peer.machine.request(declare("b")).unwrap();
@@ -53,7 +54,7 @@ fn e26_a_channel_close_fails_its_request_only_and_is_answered_before_the_number_
 }
 
 #[test]
-fn v04_a_soft_error_ends_one_request_and_nothing_else_notices() {
+fn v04_soft_error_ends_only_one_request() {
     let mut peer = Peer::open(Options::default());
     let (consumer, channel, tag) = peer.consumer(&consume("q"));
     let sent = peer.machine.publish(&publish("", "x")).unwrap();
@@ -87,7 +88,7 @@ fn v04_a_soft_error_ends_one_request_and_nothing_else_notices() {
 }
 
 #[test]
-fn e27_a_channel_number_is_not_reused_before_close_ok() {
+fn e27_channel_number_is_not_reused_before_close_ok() {
     let mut peer = Peer::open(Options::default().channel_max(1));
     let first = peer.machine.publish(&publish("a", "x")).unwrap();
     peer.serve();
@@ -95,7 +96,7 @@ fn e27_a_channel_number_is_not_reused_before_close_ok() {
     peer.done(first);
     let second = peer.machine.publish(&publish("b", "x")).unwrap();
     assert_eq!(peer.names(), ["1 channel.close"]);
-    // What comes before `close-ok` is discarded.
+    // Frames before `close-ok` are discarded.
     peer.method(1, &ack(9, true));
     peer.content(1, &crate::peer::deliver("?", 1), b"x");
     peer.method(1, &channel::Flow { active: false });
@@ -111,7 +112,7 @@ fn e27_a_channel_number_is_not_reused_before_close_ok() {
 }
 
 #[test]
-fn e27_channel_closes_that_cross_are_answered_and_end_with_close_ok() {
+fn e27_crossing_channel_closes_are_answered_with_close_ok() {
     let mut peer = closing_one();
     peer.inbox.clear();
     peer.method(1, &channel_close(404, "NOT_FOUND"));
@@ -122,7 +123,7 @@ fn e27_channel_closes_that_cross_are_answered_and_end_with_close_ok() {
 }
 
 #[test]
-fn e27_a_close_that_crosses_ours_is_answered_once_however_often_it_comes() {
+fn e27_repeated_crossing_close_is_answered_once() {
     let mut peer = closing_one();
     peer.inbox.clear();
     for _ in 0..3 {
@@ -131,16 +132,16 @@ fn e27_a_close_that_crosses_ours_is_answered_once_however_often_it_comes() {
     assert_eq!(
         peer.names(),
         ["1 channel.close-ok"],
-        "behind it the channel is not open at the server"
+        "after it the server does not know the channel"
     );
     peer.method(1, &channel::CloseOk {});
     assert_eq!(peer.machine.stats().open_channels, 1);
 }
 
 #[test]
-fn e28_what_the_server_sent_before_its_close_may_come_behind_it() {
-    // RabbitMQ's deliveries are overtaken by the close of their channel, and come until the number
-    // is opened again.
+fn e28_frames_behind_the_servers_channel_close_are_discarded() {
+    // The close of a channel overtakes RabbitMQ's deliveries, which arrive until the number is
+    // opened again.
     let mut peer = Peer::open(Options::default().channel_max(1));
     let (_, channel, tag) = peer.consumer(&crate::peer::consume("q"));
     peer.method(channel, &channel_close(404, "NOT_FOUND"));
@@ -165,7 +166,7 @@ fn e28_what_the_server_sent_before_its_close_may_come_behind_it() {
 }
 
 #[test]
-fn e28_what_a_closed_channel_delivered_can_not_be_settled_and_sends_nothing() {
+fn e28_settling_deliveries_of_closed_channels_sends_nothing() {
     let mut peer = Peer::open(Options::default());
     let (consumer, channel, tag) = peer.consumer(&consume("q"));
     peer.deliver(channel, &tag, 1, b"x");
@@ -187,7 +188,7 @@ fn e28_what_a_closed_channel_delivered_can_not_be_settled_and_sends_nothing() {
 }
 
 #[test]
-fn e28_v08_the_next_incarnation_of_a_number_does_not_take_the_acks_of_the_last() {
+fn e28_v08_reused_channel_number_receives_no_old_acks() {
     let mut peer = Peer::open(Options::default().channel_max(1).request_channels(1));
     let old = peer.got(1, b"old");
     peer.method(1, &channel_close(406, "PRECONDITION_FAILED"));
@@ -206,7 +207,7 @@ fn e28_v08_the_next_incarnation_of_a_number_does_not_take_the_acks_of_the_last()
 }
 
 #[test]
-fn e29_the_lowest_free_number_is_used_first() {
+fn e29_lowest_free_number_is_used_first() {
     let mut peer = Peer::open(Options::default().channel_max(4));
     for _ in 0..4 {
         let _request = peer.machine.request(declare("q")).unwrap();
@@ -236,7 +237,7 @@ fn e29_the_lowest_free_number_is_used_first() {
 }
 
 #[test]
-fn e29_a_channel_whose_close_ok_never_comes_keeps_its_number() {
+fn e29_channel_without_close_ok_keeps_its_number() {
     let mut peer = closing_one();
     peer.pass(Duration::from_secs(29));
     for _ in 0..10 {
@@ -251,11 +252,11 @@ fn e29_a_channel_whose_close_ok_never_comes_keeps_its_number() {
 }
 
 #[test]
-fn s60_requests_and_publishes_find_a_channel_although_consumers_want_them_all() {
+fn s60_consumers_leave_channels_for_requests_and_publishes() {
     let mut peer = Peer::open(Options::default().channel_max(4));
     let mut promises = Vec::new();
     for round in 0..6 {
-        // A request in between leaves a channel in the pool, which the next consumer could take.
+        // A request in between leaves a channel in the pool, which the next consumer could use.
         let request = peer.machine.request(declare("q")).unwrap();
         promises.push(peer.machine.consume(&consume("q")).unwrap());
         peer.serve();
@@ -275,11 +276,11 @@ fn s60_requests_and_publishes_find_a_channel_although_consumers_want_them_all() 
         .into_iter()
         .filter_map(|promise| peer.machine.fetch(promise))
         .filter(Result::is_ok);
-    assert_eq!(started.count(), 2, "the others wait their turn");
+    assert_eq!(started.count(), 2, "the others are queued");
 }
 
 #[test]
-fn s60_a_consumer_without_channel_closes_no_publish_channel() {
+fn s60_consumer_without_channel_closes_no_publish_channel() {
     let mut peer = Peer::open(Options::default().channel_max(4));
     let _consumers = [peer.consumer(&consume("a")), peer.consumer(&consume("b"))];
     let sent = peer.machine.publish(&publish("", "x")).unwrap();
@@ -291,7 +292,7 @@ fn s60_a_consumer_without_channel_closes_no_publish_channel() {
     assert!(matches!(peer.error(refused), Error::ChannelLimit));
     assert!(
         names.is_empty(),
-        "two channels are kept for requests and publishes: {names:?}"
+        "two channels are reserved for requests and publishes: {names:?}"
     );
 }
 
@@ -311,12 +312,12 @@ fn s60_one_publish_that_waits_closes_one_idle_channel() {
     }
     assert!(
         peer.names().is_empty(),
-        "close-ok of the first is all that is missing"
+        "only close-ok of the first is missing"
     );
 }
 
 #[test]
-fn s60_requests_beyond_the_channels_wait_their_turn_and_none_is_refused() {
+fn s60_requests_beyond_channel_max_are_queued() {
     let mut peer = Peer::open(Options::default().request_channels(3));
     let promises: Vec<_> = (0..100)
         .map(|_| peer.machine.request(declare("q")).unwrap())
@@ -344,13 +345,13 @@ fn a12_channels_that_the_server_invents_are_not_opened() {
     for number in [1, 2, 2048, 65_535] {
         let mut peer = Peer::open(Options::default());
         peer.method(number, &channel::OpenOk {});
-        assert!(matches!(peer.why(), Error::ChannelError(_)));
+        assert!(matches!(peer.close_reason(), Error::ChannelError(_)));
         assert_eq!(peer.machine.stats().open_channels, 0);
     }
 }
 
 #[test]
-fn e48_publishes_to_many_exchanges_use_bounded_channels_and_the_idle_ones_go_first() {
+fn e48_publishes_to_many_exchanges_replace_idle_channels_first() {
     let mut peer = Peer::open(Options::default().publish_channels(3));
     for round in 0..20 {
         let exchange = format!("e{round}");
@@ -363,7 +364,7 @@ fn e48_publishes_to_many_exchanges_use_bounded_channels_and_the_idle_ones_go_fir
             }
             sent.iter()
                 .filter_map(answer)
-                .for_each(|octets| peer.feed(&octets));
+                .for_each(|bytes| peer.feed(&bytes));
             served.extend(sent);
         }
         let number = served
@@ -382,16 +383,16 @@ fn e48_publishes_to_many_exchanges_use_bounded_channels_and_the_idle_ones_go_fir
 }
 
 #[test]
-fn a_settled_get_makes_room_for_a_publish() {
+fn settled_get_frees_a_channel_for_a_publish() {
     let mut peer = Peer::tuned(Options::default(), crate::peer::tune(3, 0, 0));
     let _consumer = peer.consumer(&consume("q"));
-    let held = peer.got(1, b"x");
+    let unsettled = peer.got(1, b"x");
     let _stuck = peer.machine.request(declare("stuck")).unwrap();
     assert_eq!(peer.names(), ["3 channel.open", "3 queue.declare"]);
     let publishing = peer.machine.publish(&publish("", "x")).unwrap();
     assert!(peer.serve().is_empty(), "there is no channel");
     peer.machine
-        .settle(&held, puka::machine::Settle::Ack { multiple: false })
+        .settle(&unsettled, puka::machine::Settle::Ack { multiple: false })
         .unwrap();
     let sent = peer.serve();
     assert!(

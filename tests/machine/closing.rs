@@ -1,4 +1,4 @@
-//! Closing the connection: by us, by the server, with the transport gone.
+//! Closing the connection: by us, by the server, and without a transport.
 
 use crate::peer::{Peer, ack, channel_close, close, consume, declare, method, publish, raw};
 use puka::machine::{Ended, Reply, Settle};
@@ -9,7 +9,7 @@ use std::time::Duration;
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
-fn e25_after_our_close_everything_but_close_and_close_ok_is_discarded() {
+fn e25_other_frames_are_discarded_after_our_close() {
     let mut peer = Peer::open(Options::default());
     let (consumer, channel, tag) = peer.consumer(&consume("q"));
     let closing = peer.machine.close();
@@ -24,7 +24,7 @@ fn e25_after_our_close_everything_but_close_and_close_ok_is_discarded() {
     assert!(peer.taken(consumer).is_empty());
     peer.method(0, &connection::CloseOk {});
     peer.done(closing);
-    assert!(matches!(peer.why(), Error::Closed));
+    assert!(matches!(peer.close_reason(), Error::Closed));
 }
 
 #[test]
@@ -40,7 +40,7 @@ fn e25_closes_that_cross_are_both_answered() {
 }
 
 #[test]
-fn e25_a_close_that_is_not_answered_ends_at_its_deadline() {
+fn e25_unanswered_close_ends_at_its_deadline() {
     let mut peer = Peer::open(Options::default().close_timeout(10 * SECOND));
     let closing = peer.machine.close();
     peer.pass(10 * SECOND - Duration::from_millis(1));
@@ -57,21 +57,21 @@ fn e25_a_close_that_is_not_answered_ends_at_its_deadline() {
 }
 
 #[test]
-fn e25_octets_that_make_no_sense_end_a_close_that_waits_at_once() {
-    // No `close-ok` can be understood any more, so there is nothing to wait for.
+fn e25_decode_error_ends_pending_close_at_once() {
+    // No `close-ok` can be parsed any more, so waiting is pointless.
     let mut peer = Peer::open(Options::default());
     let closing = peer.machine.close();
     peer.names();
     peer.feed(&raw(9, 0, b""));
     assert!(
         peer.machine.is_closed(),
-        "nothing can be read any more, and nothing is left to be written"
+        "nothing can be read, and nothing is queued"
     );
     assert!(peer.machine.fetch(closing).is_some());
 }
 
 #[test]
-fn e30_a_close_of_the_server_is_answered_and_told_to_everybody() {
+fn e30_servers_close_is_answered_and_ends_every_promise() {
     let mut peer = Peer::open(Options::default());
     let (consumer, ..) = peer.consumer(&consume("q"));
     let request = peer.machine.request(declare("q")).unwrap();
@@ -93,9 +93,8 @@ fn e30_a_close_of_the_server_is_answered_and_told_to_everybody() {
         (320, "CONNECTION_FORCED - bye", basic::Publish::ID)
     );
     assert!(matches!(error, Error::ConnectionForced(_)));
-    assert!(
-        matches!(peer.error(sent), Error::Unconfirmed(cause) if matches!(*cause, Error::ConnectionForced(_)))
-    );
+    assert!(matches!(peer.error(sent), Error::Unconfirmed(cause)
+        if matches!(*cause, Error::ConnectionForced(_))));
     assert!(matches!(
         peer.machine.consumer(consumer).and_then(|it| it.ended()),
         Some(Ended::ConnectionBroken(Error::ConnectionForced(_)))
@@ -104,14 +103,14 @@ fn e30_a_close_of_the_server_is_answered_and_told_to_everybody() {
         peer.machine.request(declare("q")),
         Err(Error::ConnectionForced(_))
     ));
-    // The last octets have a second.
+    // The last bytes have a second.
     assert!(peer.machine.is_closed() && !peer.machine.is_over());
     peer.pass(SECOND);
     assert!(peer.machine.is_over());
 }
 
 #[test]
-fn s44_a_hundred_closes_send_one_close_and_are_all_answered() {
+fn s44_hundred_closes_send_one_close_and_all_complete() {
     let mut peer = Peer::open(Options::default());
     let mut promises: Vec<_> = (0..50).map(|_| peer.machine.close()).collect();
     assert_eq!(peer.names(), ["0 connection.close"]);
@@ -126,7 +125,7 @@ fn s44_a_hundred_closes_send_one_close_and_are_all_answered() {
 }
 
 #[test]
-fn s45_a_close_when_the_transport_has_gone_says_so_at_once() {
+fn s45_close_after_lost_transport_fails_at_once() {
     let mut peer = Peer::open(Options::default());
     peer.machine.handle_loss(Broken::Eof);
     let closing = peer.machine.close();
@@ -138,7 +137,7 @@ fn s45_a_close_when_the_transport_has_gone_says_so_at_once() {
 }
 
 #[test]
-fn s45_the_end_of_the_stream_in_place_of_close_ok_is_a_close() {
+fn s45_end_of_stream_replaces_close_ok() {
     let mut peer = Peer::open(Options::default());
     let closing = peer.machine.close();
     peer.names();
@@ -147,7 +146,7 @@ fn s45_the_end_of_the_stream_in_place_of_close_ok_is_a_close() {
 }
 
 #[test]
-fn s47_a_channel_close_that_crosses_our_close_is_discarded() {
+fn s47_channel_close_crossing_our_close_is_discarded() {
     let mut peer = Peer::open(Options::default());
     let _request = peer.machine.request(declare("q")).unwrap();
     peer.serve();
@@ -160,7 +159,7 @@ fn s47_a_channel_close_that_crosses_our_close_is_discarded() {
 }
 
 #[test]
-fn v10_closing_flushes_what_was_accepted() {
+fn v10_close_flushes_accepted_requests() {
     let mut peer = Peer::open(Options::default());
     let (consumer, channel, tag) = peer.consumer(&consume("q"));
     peer.deliver(channel, &tag, 1, b"x");
@@ -216,7 +215,7 @@ fn v10_closing_flushes_what_was_accepted() {
 }
 
 #[test]
-fn v10_what_is_under_way_is_waited_for_half_of_the_deadline() {
+fn v10_close_waits_half_its_timeout_for_pending_work() {
     let mut peer = Peer::open(Options::default().close_timeout(10 * SECOND));
     let request = peer.machine.request(declare("q")).unwrap();
     let closing = peer.machine.close();
@@ -229,7 +228,7 @@ fn v10_what_is_under_way_is_waited_for_half_of_the_deadline() {
 }
 
 #[test]
-fn v01_the_driver_being_dropped_answers_everything() {
+fn v01_dropping_the_driver_completes_every_promise() {
     let mut peer = Peer::open(Options::default());
     let (consumer, ..) = peer.consumer(&consume("q"));
     let request = peer.machine.request(declare("q")).unwrap();
@@ -258,7 +257,7 @@ fn draining_lasts_until_its_deadline() {
     let _pending = peer.machine.request(declare("q")).unwrap();
     let _closing = peer.machine.close();
     peer.names();
-    // Some other deadline has passed; half of the time to close has not.
+    // Another deadline has passed, but not half of the close timeout.
     peer.now += Duration::from_secs(1);
     peer.machine.handle_timeout(peer.now);
     assert_eq!(peer.names(), Vec::<String>::new());

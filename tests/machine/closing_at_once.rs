@@ -1,4 +1,4 @@
-//! Closing while messages still come, or while nothing may be read.
+//! Closing while messages still arrive, or while reading is paused.
 
 use crate::peer::{Peer, consume, declare};
 use puka::protocol::method::{basic, connection};
@@ -8,10 +8,10 @@ use std::time::Duration;
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
-fn v10_a_consumer_that_a_close_ended_does_not_send_its_messages_round_and_round() {
-    // A message that is refused with requeue comes straight back. Each turn counts towards the
+fn v10_close_does_not_requeue_messages_in_a_loop() {
+    // A message rejected with requeue is delivered again at once. Each round counts towards the
     // delivery limit of a quorum queue, 20 by default, beyond which the broker drops the message.
-    // On close it takes them back by itself.
+    // The broker requeues deliveries by itself when the connection closes.
     let mut peer = Peer::open(Options::default());
     let (_, channel, tag) = peer.consumer(&consume("q"));
     let _under_way = peer.machine.request(declare("slow")).unwrap();
@@ -33,8 +33,8 @@ fn v10_a_consumer_that_a_close_ended_does_not_send_its_messages_round_and_round(
 }
 
 #[test]
-fn v10_a_no_ack_delivery_to_a_consumer_that_a_close_ended_is_not_refused() {
-    // There is nothing to refuse: the broker would answer 406 and close the channel.
+fn v10_close_does_not_reject_no_ack_deliveries() {
+    // There is nothing to reject: the broker would answer with 406 and close the channel.
     let mut peer = Peer::open(Options::default());
     let mut terms = consume("q");
     terms.no_ack = true;
@@ -51,8 +51,8 @@ fn v10_a_no_ack_delivery_to_a_consumer_that_a_close_ended_is_not_refused() {
 }
 
 #[test]
-fn e46_a_close_reads_on_although_nobody_takes_the_deliveries() {
-    // Or `close-ok` would never be read.
+fn e46_close_keeps_reading_despite_untaken_deliveries() {
+    // Otherwise `close-ok` would never be read.
     let mut peer = Peer::open(Options::default().max_buffered_deliveries(10));
     let (_consumer, channel, tag) = peer.consumer(&consume("q"));
     for delivery in 1..=10 {
@@ -61,13 +61,13 @@ fn e46_a_close_reads_on_although_nobody_takes_the_deliveries() {
     assert!(!peer.machine.wants_input());
     let closing = peer.machine.close();
     assert_eq!(peer.names(), ["0 connection.close"]);
-    assert!(peer.machine.wants_input(), "close-ok is still to come");
+    assert!(peer.machine.wants_input(), "close-ok has not arrived");
     peer.method(0, &connection::CloseOk {});
     peer.done(closing);
 }
 
 #[test]
-fn s46_a_close_while_the_broker_has_blocked_us_ends_at_its_deadline() {
+fn s46_close_of_blocked_connection_ends_at_its_deadline() {
     let mut peer = Peer::open(Options::default());
     peer.method(
         0,
@@ -75,7 +75,7 @@ fn s46_a_close_while_the_broker_has_blocked_us_ends_at_its_deadline() {
             reason: crate::peer::short("low on memory"),
         },
     );
-    let held = peer
+    let unsettled = peer
         .machine
         .publish(&crate::peer::publish("", "x"))
         .unwrap();
@@ -83,7 +83,7 @@ fn s46_a_close_while_the_broker_has_blocked_us_ends_at_its_deadline() {
     peer.pass(5 * SECOND);
     assert_eq!(peer.names(), ["0 connection.close"]);
     assert!(
-        matches!(peer.error(held), Error::Closed),
+        matches!(peer.error(unsettled), Error::Closed),
         "it was never sent"
     );
     peer.pass(5 * SECOND);
@@ -92,7 +92,7 @@ fn s46_a_close_while_the_broker_has_blocked_us_ends_at_its_deadline() {
 }
 
 #[test]
-fn s44_a_close_during_the_handshake_ends_it_at_once() {
+fn s44_close_during_handshake_ends_it_at_once() {
     let mut peer = Peer::new(Options::default());
     let connecting = peer.machine.connect();
     let closing = peer.machine.close();

@@ -1,5 +1,5 @@
-//! A close before the connection is open: what was accepted is sent, or the close says how much was
-//! not.
+//! A close before the connection is open: accepted requests are sent, or the close reports how many
+//! were not.
 
 use crate::peer::{Peer, ack, answer, consume, declare, publish, tune};
 use puka::machine::Reply;
@@ -35,7 +35,7 @@ fn serve(peer: &mut Peer) -> Vec<String> {
 }
 
 #[test]
-fn v10_close_in_the_handshake_flushes_what_was_accepted() {
+fn v10_close_in_the_handshake_flushes_accepted_requests() {
     let mut peer = Peer::undialled(recovering());
     peer.dial();
     let sent = peer.machine.publish(&publish("", "x")).unwrap();
@@ -52,7 +52,7 @@ fn v10_close_in_the_handshake_flushes_what_was_accepted() {
     let connecting = peer.machine.connect();
     assert!(matches!(peer.error(connecting), Error::Closed));
     assert!(peer.is_pending(closing));
-    peer.shake_hands(tune(2047, 131_072, 60));
+    peer.complete_handshake(tune(2047, 131_072, 60));
     let names = serve(&mut peer);
     assert_eq!(
         names.last().map(String::as_str),
@@ -69,7 +69,7 @@ fn v10_close_in_the_handshake_flushes_what_was_accepted() {
 }
 
 #[test]
-fn v10_close_in_a_recovery_flushes_what_was_accepted() {
+fn v10_close_in_a_recovery_flushes_accepted_requests() {
     let mut peer = Peer::dialled(recovering());
     let (consumer, ..) = peer.consumer(&consume("q"));
     let declared = peer.machine.request(declare("kept")).unwrap();
@@ -78,7 +78,7 @@ fn v10_close_in_a_recovery_flushes_what_was_accepted() {
         peer.machine.fetch(declared),
         Some(Ok(Reply::Queue(_)))
     ));
-    peer.again();
+    peer.reconnect();
     let sent = peer.machine.publish(&publish("", "x")).unwrap();
     let closing = peer.machine.close();
     assert!(
@@ -101,7 +101,7 @@ fn v10_close_in_a_recovery_flushes_what_was_accepted() {
 }
 
 #[test]
-fn v10_close_waits_for_half_of_its_timeout_for_a_handshake() {
+fn v10_close_waits_half_its_timeout_for_the_handshake() {
     let mut peer = Peer::undialled(recovering());
     peer.dial();
     let sent = peer.machine.publish(&publish("", "x")).unwrap();
@@ -124,7 +124,7 @@ fn v10_close_takes_its_timeout_at_most() {
     let sent = peer.machine.publish(&publish("", "x")).unwrap();
     let closing = peer.machine.close();
     peer.pass(4 * SECOND);
-    peer.shake_hands(tune(2047, 131_072, 60));
+    peer.complete_handshake(tune(2047, 131_072, 60));
     peer.pass(SECOND);
     let error = peer.error(sent);
     assert!(
@@ -213,7 +213,7 @@ fn v10_early_close_ends_when_everything_has_timed_out() {
 }
 
 #[test]
-fn v10_close_says_what_a_blocked_connection_kept_back() {
+fn v10_close_reports_publishes_of_a_blocked_connection() {
     let mut peer = Peer::open(Options::default().close_timeout(10 * SECOND));
     peer.method(
         0,
@@ -231,7 +231,7 @@ fn v10_close_says_what_a_blocked_connection_kept_back() {
 }
 
 #[test]
-fn v10_close_says_what_timed_out_meanwhile() {
+fn v10_close_reports_requests_that_timed_out_meanwhile() {
     let mut peer = Peer::open(
         Options::default()
             .close_timeout(10 * SECOND)

@@ -1,4 +1,4 @@
-//! Confirms: each finds its own publish, and one that can't be is refused.
+//! Confirms: each completes its own publish, and an unmatched one is refused.
 
 use crate::peer::{Peer, ack, channel_close, publish};
 use puka::machine::PromiseId;
@@ -6,7 +6,7 @@ use puka::protocol::method::{basic, channel};
 use puka::{Error, Options};
 use std::time::Duration;
 
-/// A connection with so many publishes in flight on channel 1.
+/// Returns a connection with this many publishes in flight on channel 1.
 fn in_flight(count: usize) -> (Peer, Vec<PromiseId>) {
     let mut peer = Peer::open(Options::default());
     let promises = (0..count)
@@ -25,7 +25,7 @@ fn nack(delivery_tag: u64, multiple: bool) -> basic::Nack {
 }
 
 #[test]
-fn e31_publishes_are_numbered_from_1_and_from_1_again_after_the_channel_is_reopened() {
+fn e31_numbering_restarts_at_1_on_a_reopened_channel() {
     let (mut peer, promises) = in_flight(2);
     peer.method(1, &ack(1, false));
     peer.done(promises[0]);
@@ -38,7 +38,7 @@ fn e31_publishes_are_numbered_from_1_and_from_1_again_after_the_channel_is_reope
 }
 
 #[test]
-fn e31_a_confirm_before_select_ok_is_answered_by_503() {
+fn e31_confirm_before_select_ok_is_answered_by_503() {
     let mut peer = Peer::open(Options::default());
     let promise = peer.machine.publish(&publish("", "x")).unwrap();
     peer.names();
@@ -53,7 +53,7 @@ fn e31_a_confirm_before_select_ok_is_answered_by_503() {
 }
 
 #[test]
-fn e32_multiple_stands_for_all_up_to_it_and_0_for_all() {
+fn e32_multiple_covers_earlier_tags_and_0_covers_all() {
     let (mut peer, promises) = in_flight(10);
     peer.method(1, &ack(4, true));
     for promise in &promises[..4] {
@@ -72,7 +72,7 @@ fn e32_multiple_stands_for_all_up_to_it_and_0_for_all() {
 }
 
 #[test]
-fn e32_a_confirm_of_what_is_not_in_flight_is_answered_by_503_and_the_rest_is_unknown() {
+fn e32_confirm_of_an_unsent_tag_is_answered_503() {
     for wrong in [
         ack(2, false),
         ack(4, false),
@@ -85,9 +85,9 @@ fn e32_a_confirm_of_what_is_not_in_flight_is_answered_by_503_and_the_rest_is_unk
         peer.method(1, &ack(2, false));
         peer.method(1, &wrong);
         assert!(
-            matches!(peer.why(), Error::CommandInvalid(_)),
+            matches!(peer.close_reason(), Error::CommandInvalid(_)),
             "{wrong:?}: {:?}",
-            peer.why()
+            peer.close_reason()
         );
         peer.done(promises[1]);
         for place in [0, 2] {
@@ -101,19 +101,19 @@ fn e32_a_confirm_of_what_is_not_in_flight_is_answered_by_503_and_the_rest_is_unk
 }
 
 #[test]
-fn e32_a_confirm_on_a_channel_that_publishes_nothing_is_answered_by_503() {
+fn e32_confirm_on_another_channel_is_answered_by_503() {
     let mut peer = Peer::open(Options::default());
     let _request = peer.machine.request(crate::peer::declare("q")).unwrap();
     peer.serve();
     peer.method(1, &ack(1, true));
-    assert!(matches!(peer.why(), Error::CommandInvalid(_)));
+    assert!(matches!(peer.close_reason(), Error::CommandInvalid(_)));
 }
 
 #[test]
 fn e33_s55_confirms_in_any_order_find_their_own_publish() {
     let (mut peer, promises) = in_flight(5000);
-    // Every odd one first, from behind, then the rest with one frame: what a broker with slow and
-    // fast queues does.
+    // Every odd one first, in reverse order, then the rest with one frame, as a broker with slow
+    // and fast queues does.
     for tag in (1..=5000).rev().filter(|tag| tag % 2 == 1) {
         match tag % 3 {
             0 => peer.method(1, &nack(tag, false)),
@@ -132,7 +132,7 @@ fn e33_s55_confirms_in_any_order_find_their_own_publish() {
 }
 
 #[test]
-fn e35_channel_and_connection_loss_leave_each_publish_unknown_and_none_silently_fine() {
+fn e35_loss_leaves_every_pending_publish_unconfirmed() {
     let (mut peer, promises) = in_flight(3);
     peer.method(1, &ack(2, false));
     peer.machine.handle_loss(puka::Broken::Eof);
@@ -147,11 +147,12 @@ fn e35_channel_and_connection_loss_leave_each_publish_unknown_and_none_silently_
 }
 
 #[test]
-fn e35_a_publish_that_was_held_before_it_was_sent_is_unknown_when_no_confirm_comes() {
-    // It is at the broker, so "timeout" alone would be a lie: somebody could take it for not sent.
+fn e35_delayed_publish_without_confirm_is_unconfirmed() {
+    // The broker has it, so "timeout" alone would be wrong: a program could assume that it was not
+    // sent.
     let mut peer = Peer::new(Options::default().heartbeat(0));
     let promise = peer.machine.publish(&publish("", "x")).unwrap();
-    peer.shake_hands(crate::peer::tune(0, 0, 0));
+    peer.complete_handshake(crate::peer::tune(0, 0, 0));
     let sent: Vec<_> = peer.serve().iter().map(|sent| sent.name()).collect();
     assert!(sent.contains(&"1 basic.publish".to_owned()), "{sent:?}");
     peer.pass(Duration::from_secs(40));
@@ -160,7 +161,7 @@ fn e35_a_publish_that_was_held_before_it_was_sent_is_unknown_when_no_confirm_com
 }
 
 #[test]
-fn e35_a_late_confirm_is_absorbed() {
+fn e35_late_confirm_is_discarded() {
     let mut peer = Peer::tuned(Options::default().heartbeat(0), crate::peer::tune(0, 0, 0));
     let promise = peer.machine.publish(&publish("", "x")).unwrap();
     peer.serve();

@@ -1,4 +1,4 @@
-//! Consumers: starting, delivering, and every way to end.
+//! Consumers: start, deliveries, and every kind of end.
 
 use crate::peer::{Peer, consume, declare, deliver, header, method, raw, short, tag_of};
 use puka::machine::{ConsumerId, Event, Reply};
@@ -18,7 +18,7 @@ fn count(sent: &[crate::peer::Sent], id: puka::protocol::MethodId) -> usize {
 }
 
 #[test]
-fn e41_deliveries_right_behind_consume_ok_are_not_lost_nor_those_before_it() {
+fn e41_deliveries_around_consume_ok_are_not_lost() {
     let mut peer = Peer::open(Options::default());
     let promise = peer.machine.consume(&consume("q")).unwrap();
     let sent = peer.take();
@@ -65,7 +65,7 @@ fn e41_every_consumer_has_a_tag_of_its_own() {
 }
 
 #[test]
-fn e42_a_server_cancel_ends_the_consumer_after_what_was_delivered() {
+fn e42_server_cancel_ends_consumer_after_its_deliveries() {
     for nowait in [true, false] {
         let mut peer = Peer::open(Options::default());
         let (id, channel, tag) = peer.consumer(&consume("q"));
@@ -107,7 +107,7 @@ fn e42_a_server_cancel_ends_the_consumer_after_what_was_delivered() {
 }
 
 #[test]
-fn e42_a_server_cancel_that_crosses_ours_ends_clean_in_either_order() {
+fn e42_crossing_cancels_end_cleanly_in_either_order() {
     for server_first in [true, false] {
         let mut peer = Peer::open(Options::default());
         let (id, channel, tag) = peer.consumer(&consume("q"));
@@ -132,7 +132,8 @@ fn e42_a_server_cancel_that_crosses_ours_ends_clean_in_either_order() {
             [ok, server].concat()
         });
         assert!(
-            matches!(peer.machine.fetch(cancelled), Some(Ok(Reply::Cancelled(name))) if *name == *tag)
+            matches!(peer.machine.fetch(cancelled), Some(Ok(Reply::Cancelled(name)))
+                if *name == *tag)
         );
         assert!(
             peer.machine
@@ -156,7 +157,7 @@ fn e42_a_server_cancel_that_crosses_ours_ends_clean_in_either_order() {
 }
 
 #[test]
-fn e42_a_cancel_that_is_answered_twice_does_no_harm() {
+fn e42_second_cancel_ok_does_no_harm() {
     // RabbitMQ 3.10 does that when a quorum queue is deleted while its consumer is cancelled.
     let mut peer = Peer::open(Options::default());
     let (id, channel, tag) = peer.consumer(&consume("q"));
@@ -194,7 +195,7 @@ fn e42_a_cancel_that_is_answered_twice_does_no_harm() {
 }
 
 #[test]
-fn e43_a_consumer_that_is_forgotten_while_it_starts_is_cancelled_only_behind_consume_ok() {
+fn e43_consumer_dropped_early_is_cancelled_after_consume_ok() {
     let mut peer = Peer::open(Options::default());
     let promise = peer.machine.consume(&consume("q")).unwrap();
     let sent = peer.take();
@@ -220,7 +221,7 @@ fn e43_a_consumer_that_is_forgotten_while_it_starts_is_cancelled_only_behind_con
 }
 
 #[test]
-fn e43_what_comes_between_cancel_and_cancel_ok_goes_back() {
+fn e43_deliveries_before_cancel_ok_are_requeued() {
     let mut peer = Peer::open(Options::default());
     let (id, channel, tag) = peer.consumer(&consume("q"));
     peer.deliver(channel, &tag, 1, b"buffered");
@@ -254,7 +255,7 @@ fn e43_what_comes_between_cancel_and_cancel_ok_goes_back() {
 }
 
 #[test]
-fn e43_what_needs_no_ack_is_handed_out_also_after_a_cancel() {
+fn e43_no_ack_deliveries_are_returned_after_cancel() {
     let mut peer = Peer::open(Options::default());
     let mut terms = consume("q");
     terms.no_ack = true;
@@ -271,7 +272,7 @@ fn e43_what_needs_no_ack_is_handed_out_also_after_a_cancel() {
     assert_eq!(
         peer.names(),
         [format!("{channel} basic.cancel")],
-        "nothing to refuse"
+        "there is nothing to reject"
     );
     assert_eq!(bodies(&mut peer, id), [b"a", b"b"]);
     assert!(matches!(
@@ -300,20 +301,20 @@ fn e43_two_cancels_send_one_and_are_both_answered() {
 }
 
 #[test]
-fn e44_a_delivery_for_an_unknown_tag_closes_its_channel() {
+fn e44_delivery_for_an_unknown_tag_closes_its_channel() {
     let mut peer = Peer::open(Options::default());
     let (id, channel, tag) = peer.consumer(&consume("q"));
     let _cancelled = peer.machine.cancel(id).unwrap();
     peer.serve();
     peer.deliver(channel, &tag, 1, b"recently cancelled");
     assert_eq!(peer.names(), [format!("{channel} channel.close")]);
-    peer.deliver(channel, "nobody's", 2, b"never known");
+    peer.deliver(channel, "unknown", 2, b"never known");
     assert!(peer.names().is_empty());
     assert!(peer.machine.why_closed().is_none());
 }
 
 #[test]
-fn e28_a_channel_close_ends_the_consumer_with_its_error_and_what_can_t_be_settled() {
+fn e28_channel_close_ends_its_consumer_with_the_error() {
     let mut peer = Peer::open(Options::default());
     let (id, channel, tag) = peer.consumer(&consume("q"));
     peer.deliver(channel, &tag, 1, b"a");
@@ -331,7 +332,7 @@ fn e28_a_channel_close_ends_the_consumer_with_its_error_and_what_can_t_be_settle
 }
 
 #[test]
-fn v02_a_consumer_that_is_dropped_is_cancelled_and_what_it_had_goes_back() {
+fn v02_dropped_consumer_is_cancelled_and_requeues_its_deliveries() {
     let mut peer = Peer::open(Options::default());
     let (id, channel, tag) = peer.consumer(&consume("q"));
     peer.deliver(channel, &tag, 1, b"a");
@@ -346,7 +347,7 @@ fn v02_a_consumer_that_is_dropped_is_cancelled_and_what_it_had_goes_back() {
         ),
         (1, 1)
     );
-    assert!(!peer.machine.is_idle(), "one is held");
+    assert!(!peer.machine.is_idle(), "one is unsettled");
     peer.machine
         .settle(&held, puka::machine::Settle::Ack { multiple: false })
         .unwrap();
@@ -355,7 +356,7 @@ fn v02_a_consumer_that_is_dropped_is_cancelled_and_what_it_had_goes_back() {
 }
 
 #[test]
-fn a_tag_that_the_consumer_of_its_channel_does_not_have_is_nobodys() {
+fn tag_of_another_channels_consumer_is_unknown() {
     let mut peer = Peer::open(Options::default());
     let (one, channel, tag) = peer.consumer(&consume("one"));
     let (other, _, others) = peer.consumer(&consume("other"));
@@ -394,7 +395,7 @@ fn a_tag_that_the_consumer_of_its_channel_does_not_have_is_nobodys() {
 }
 
 #[test]
-fn a_consume_ok_with_the_tag_of_another_answers_nobody() {
+fn consume_ok_with_another_tag_completes_no_consume() {
     let mut peer = Peer::open(Options::default());
     let (_, _, others) = peer.consumer(&consume("one"));
     let _promise = peer.machine.consume(&consume("other")).unwrap();
@@ -406,7 +407,7 @@ fn a_consume_ok_with_the_tag_of_another_answers_nobody() {
             consumer_tag: short(&others),
         },
     );
-    assert!(matches!(peer.why(), Error::CommandInvalid(_)));
+    assert!(matches!(peer.close_reason(), Error::CommandInvalid(_)));
 }
 
 #[test]
@@ -424,19 +425,21 @@ fn deliveries_ends_and_notices_are_events() {
         peer.taken(id);
     }
     peer.method(channel, &crate::peer::channel_close(404, "NOT_FOUND"));
-    let told = events(&mut peer);
+    let closing_events = events(&mut peer);
     assert!(
-        told.iter()
+        closing_events
+            .iter()
             .any(|event| matches!(event, Event::Deliveries(of) if *of == id))
     );
     assert!(
-        told.iter()
+        closing_events
+            .iter()
             .any(|event| matches!(event, Event::Notices(of) if *of == listener))
     );
 }
 
 #[test]
-fn a_connection_with_an_ended_consumer_is_busy() {
+fn connection_with_an_ended_consumer_is_busy() {
     let mut peer = Peer::open(Options::default());
     let (id, ..) = peer.consumer(&consume("q"));
     assert!(!peer.machine.is_idle());
@@ -449,7 +452,7 @@ fn a_connection_with_an_ended_consumer_is_busy() {
     );
     assert!(
         !peer.machine.is_idle(),
-        "its holder may still ask why it ended"
+        "its handle may still be asked for the end"
     );
     peer.machine.drop_consumer(id);
     assert!(peer.machine.is_idle());

@@ -1,4 +1,4 @@
-//! Messages put together from their frames, and what a hostile server makes of them.
+//! Messages assembled from their frames, and the inputs of hostile servers.
 
 use crate::peer::{Peer, consume, deliver, get_ok, header, method, raw, short};
 use proptest::prelude::*;
@@ -8,7 +8,7 @@ use puka::protocol::frame::FRAME_END;
 use puka::protocol::{FrameKind, Properties, ReplyCode};
 use puka::{Error, Options};
 
-/// A get on channel 1 whose `get-ok` has come.
+/// Returns a connection with a get on channel 1 whose `get-ok` has arrived.
 fn got(options: Options) -> (Peer, PromiseId) {
     let mut peer = Peer::open(options);
     let promise = peer.get();
@@ -17,8 +17,8 @@ fn got(options: Options) -> (Peer, PromiseId) {
     (peer, promise)
 }
 
-fn body(octets: &[u8]) -> Vec<u8> {
-    raw(3, 1, octets)
+fn body(bytes: &[u8]) -> Vec<u8> {
+    raw(3, 1, bytes)
 }
 
 fn size(size: u64) -> Vec<u8> {
@@ -33,23 +33,23 @@ fn message(peer: &mut Peer, promise: PromiseId) -> puka::machine::Delivered {
 }
 
 #[track_caller]
-fn ends_with(octets: &[u8], code: ReplyCode) {
+fn ends_with(bytes: &[u8], code: ReplyCode) {
     let (mut peer, promise) = got(Options::default());
-    peer.feed(octets);
+    peer.feed(bytes);
     let error = peer.error(promise);
     assert_eq!(error.fault().map(|fault| fault.code), Some(code), "{error}");
     assert_eq!(peer.names(), ["0 connection.close"]);
 }
 
 #[test]
-fn e05_a_body_of_size_0_is_whole_at_its_header() {
+fn e05_empty_body_is_complete_at_its_header() {
     let (mut peer, promise) = got(Options::default());
     peer.feed(&size(0));
     assert_eq!(message(&mut peer, promise).message.body(), b"");
 }
 
 #[test]
-fn e05_body_frames_without_an_octet_are_accepted_but_not_for_ever() {
+fn e05_empty_body_frames_are_accepted_up_to_limit() {
     let (mut peer, promise) = got(Options::default());
     peer.feed(&[size(2), body(b"a"), body(b"").repeat(1024), body(b"b")].concat());
     assert_eq!(message(&mut peer, promise).message.body(), b"ab");
@@ -60,7 +60,7 @@ fn e05_body_frames_without_an_octet_are_accepted_but_not_for_ever() {
 }
 
 #[test]
-fn e06_a26_body_octets_beyond_the_announced_size_are_answered_by_501() {
+fn e06_a26_excess_body_bytes_are_answered_by_501() {
     ends_with(&[size(1), body(b"ab")].concat(), ReplyCode::FRAME_ERROR);
     ends_with(
         &[size(3), body(b"ab"), body(b"cd")].concat(),
@@ -69,13 +69,13 @@ fn e06_a26_body_octets_beyond_the_announced_size_are_answered_by_501() {
 }
 
 #[test]
-fn e06_a_body_before_its_header_and_two_headers_are_answered_by_505() {
+fn e06_unexpected_body_or_header_is_answered_by_505() {
     ends_with(&body(b"a"), ReplyCode::UNEXPECTED_FRAME);
     ends_with(&[size(1), size(1)].concat(), ReplyCode::UNEXPECTED_FRAME);
 }
 
 #[test]
-fn e07_a_method_inside_a_content_is_answered_by_505() {
+fn e07_method_inside_a_content_is_answered_by_505() {
     let close = method(1, &crate::peer::channel_close(404, "NOT_FOUND"));
     ends_with(&close, ReplyCode::UNEXPECTED_FRAME);
     ends_with(
@@ -89,7 +89,7 @@ fn e07_contents_of_other_channels_and_heartbeats_interleave() {
     let mut peer = Peer::open(Options::default());
     let (one, first, first_tag) = peer.consumer(&consume("a"));
     let (other, second, second_tag) = peer.consumer(&consume("b"));
-    let octets = [
+    let bytes = [
         method(first, &deliver(&first_tag, 1)),
         raw(8, 0, b""),
         method(second, &deliver(&second_tag, 1)),
@@ -100,13 +100,13 @@ fn e07_contents_of_other_channels_and_heartbeats_interleave() {
         raw(3, second, b"12"),
         raw(3, first, b"yz"),
     ];
-    peer.feed(&octets.concat());
+    peer.feed(&bytes.concat());
     assert_eq!(peer.taken(one)[0].message.body(), b"wxyz");
     assert_eq!(peer.taken(other)[0].message.body(), b"12");
 }
 
 #[test]
-fn e08_another_class_in_the_header_and_a_weight_are_answered_by_505() {
+fn e08_wrong_class_or_weight_is_answered_by_505() {
     ends_with(
         &raw(2, 1, &[0, 50, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]),
         ReplyCode::UNEXPECTED_FRAME,
@@ -118,7 +118,7 @@ fn e08_another_class_in_the_header_and_a_weight_are_answered_by_505() {
 }
 
 #[test]
-fn e11_a_header_larger_than_the_frame_max_is_accepted() {
+fn e11_header_larger_than_frame_max_is_accepted() {
     let mut peer = Peer::tuned(Options::default(), crate::peer::tune(0, 4096, 0));
     let promise = peer.get();
     peer.serve();
@@ -134,7 +134,7 @@ fn e11_a_header_larger_than_the_frame_max_is_accepted() {
 }
 
 #[test]
-fn a03_a_size_with_the_top_bit_is_a_size_and_its_body_is_never_read_as_a_command() {
+fn a03_huge_body_is_never_parsed_as_methods() {
     let (mut peer, promise) = got(Options::default());
     let inside = method(0, &crate::peer::close(320, "not a command"));
     peer.feed(&[size(1 << 63), body(&inside), body(&inside)].concat());
@@ -144,7 +144,7 @@ fn a03_a_size_with_the_top_bit_is_a_size_and_its_body_is_never_read_as_a_command
 }
 
 #[test]
-fn v06_a_message_above_the_limit_is_drained_and_the_connection_lives() {
+fn v06_message_above_the_limit_is_drained() {
     let (mut peer, promise) = got(Options::default().max_message_size(10));
     peer.feed(&[size(11), body(b"0123456789"), body(b"x")].concat());
     let delivered = message(&mut peer, promise);
@@ -156,13 +156,13 @@ fn v06_a_message_above_the_limit_is_drained_and_the_connection_lives() {
         .settle(&delivered, Settle::Reject { requeue: false })
         .unwrap();
     assert_eq!(peer.names(), ["1 basic.reject"]);
-    // And at the limit.
+    // The same at the limit.
     let at_limit = peer.got(2, b"0123456789");
     assert_eq!(at_limit.message.body(), b"0123456789");
 }
 
 #[test]
-fn v06_headers_that_do_not_parse_are_an_error_of_their_message_only() {
+fn v06_malformed_headers_fail_only_their_message() {
     let (mut peer, promise) = got(Options::default());
     let mut payload = vec![0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0x20, 0, 0, 0, 0, 3];
     payload.extend(b"\x01kZ");
@@ -174,61 +174,61 @@ fn v06_headers_that_do_not_parse_are_an_error_of_their_message_only() {
 }
 
 #[test]
-fn v06_a_delivery_tag_that_is_used_again_ends_the_connection() {
+fn v06_repeated_delivery_tag_ends_the_connection() {
     let mut peer = Peer::open(Options::default());
     let (_, channel, tag) = peer.consumer(&consume("q"));
     peer.deliver(channel, &tag, 1, b"x");
     peer.deliver(channel, &tag, 1, b"x");
     assert!(
-        matches!(peer.why(), Error::CommandInvalid(_)),
+        matches!(peer.close_reason(), Error::CommandInvalid(_)),
         "{:?}",
-        peer.why()
+        peer.close_reason()
     );
 }
 
 #[test]
-fn a_large_body_is_kept_apart_from_its_message_without_a_copy() {
-    for (octets, is_shared) in [
+fn large_body_is_stored_without_a_copy() {
+    for (bytes, is_shared) in [
         (1, false),
         (16 << 10, false),
         ((16 << 10) + 1, true),
         (100_000, true),
     ] {
         let (mut peer, promise) = got(Options::default());
-        let whole = vec![b'x'; octets];
+        let whole = vec![b'x'; bytes];
         let frames: Vec<u8> = whole.chunks(4000).flat_map(body).collect();
-        peer.feed(&[size(octets as u64), frames].concat());
+        peer.feed(&[size(bytes as u64), frames].concat());
         let message = message(&mut peer, promise).message;
         let kept = message.body_bytes();
         assert_eq!(
             kept.as_ptr() == message.body().as_ptr(),
             is_shared,
-            "{octets}"
+            "{bytes}"
         );
         drop(message);
-        assert!(kept == whole, "{octets}");
+        assert!(kept == whole, "{bytes}");
     }
 }
 
 #[test]
-fn s50_bodies_of_every_size_around_a_frame_arrive_whole() {
-    for octets in [
+fn s50_bodies_of_sizes_around_frame_max_arrive_whole() {
+    for bytes in [
         0, 1, 16_384, 16_385, 131_063, 131_064, 131_065, 262_128, 1_000_000,
     ] {
         let mut peer = Peer::open(Options::default());
-        let sent: Vec<u8> = (0..octets).map(|place| place as u8).collect();
-        assert!(peer.got(1, &sent).message.body() == sent, "{octets}");
+        let sent: Vec<u8> = (0..bytes).map(|place| place as u8).collect();
+        assert!(peer.got(1, &sent).message.body() == sent, "{bytes}");
     }
 }
 
-/// What comes behind a `deliver`.
+/// The content that follows a `deliver`.
 #[derive(Clone, Debug)]
 struct Content {
     size: usize,
     has_properties: bool,
-    /// The body frame is cut in two there.
+    /// The position at which the body frame is split.
     cut: Option<Index>,
-    /// A frame that comes between two of these.
+    /// A frame inserted between two of these.
     between: Option<(FrameKind, usize)>,
 }
 
@@ -284,9 +284,9 @@ fn delivery(channel: u16, consumer_tag: &str, tag: u64, content: &Content) -> Ve
 }
 
 proptest! {
-    /// One of the octets may be another, or that of a frame's end, so that a frame is wrong.
+    /// One of the bytes may be changed, also a frame's end, so that a frame is wrong.
     #[test]
-    fn messages_are_the_same_in_whatever_pieces_they_come(
+    fn messages_do_not_depend_on_the_read_chunks(
         contents in contents(),
         wrong in prop::option::weighted(0.4, (any::<Index>(), any::<bool>(), any::<u8>())),
         piece in select(vec![1_usize, 7, 40, 999]),
@@ -295,19 +295,24 @@ proptest! {
             let mut peer = Peer::open(Options::default().recovery(None).max_message_size(16_384));
             let (consumer, channel, tag) = peer.consumer(&consume("q"));
             let deliveries = contents.iter().zip(1..);
-            let mut octets: Vec<u8> =
-                deliveries.flat_map(|(content, number)| delivery(channel, &tag, number, content)).collect();
-            if let Some((place, of_an_end, octet)) = wrong {
-                let is_end = |place: &usize| octets[*place] == FRAME_END;
-                let ends: Vec<_> = (0..octets.len()).filter(is_end).collect();
-                let place = if of_an_end { *place.get(&ends) } else { place.index(octets.len()) };
-                octets[place] = octet;
+            let mut bytes: Vec<u8> =
+                deliveries
+                    .flat_map(|(content, number)| delivery(channel, &tag, number, content))
+                    .collect();
+            if let Some((place, of_an_end, byte)) = wrong {
+                let is_end = |place: &usize| bytes[*place] == FRAME_END;
+                let ends: Vec<_> = (0..bytes.len()).filter(is_end).collect();
+                let place = if of_an_end { *place.get(&ends) } else { place.index(bytes.len()) };
+                bytes[place] = byte;
             }
-            octets.chunks(piece).for_each(|piece| peer.feed(piece));
+            bytes.chunks(piece).for_each(|piece| peer.feed(piece));
             let taken: Vec<_> = peer
                 .taken(consumer)
                 .into_iter()
-                .map(|it| format!("{} {} {:?} {:?}", it.tag, it.redelivered, it.message, it.message.body()))
+                .map(|it| {
+                    let (message, body) = (&it.message, it.message.body());
+                    format!("{} {} {message:?} {body:?}", it.tag, it.redelivered)
+                })
                 .collect();
             (taken, format!("{:?}", peer.machine.why_closed()), peer.names())
         };

@@ -1,4 +1,4 @@
-//! Dialling, in virtual time: which endpoint, which address, which deadline.
+//! Dialling in virtual time: order of endpoints and addresses, and deadlines.
 
 use crate::pipe::{ManualClock, Pipe};
 use futures_lite::AsyncWriteExt;
@@ -13,25 +13,25 @@ use std::pin::pin;
 use std::sync::Mutex;
 use std::time::Duration;
 
-/// What becomes of an attempt.
+/// The result of an attempt.
 #[derive(Clone, Copy)]
-enum Fate {
+enum Outcome {
     Connects,
     Fails(ErrorKind),
     Hangs,
 }
 
-/// A net of hosts, addresses and paths, each with its fate, and what was asked of it.
+/// A network of hosts, addresses and paths, each with its result, and a log of the calls.
 #[derive(Default)]
 struct Net {
-    hosts: BTreeMap<&'static str, Result<Vec<SocketAddr>, Fate>>,
-    places: BTreeMap<String, Fate>,
-    asked: Mutex<Vec<String>>,
+    hosts: BTreeMap<&'static str, Result<Vec<SocketAddr>, Outcome>>,
+    places: BTreeMap<String, Outcome>,
+    calls: Mutex<Vec<String>>,
 }
 
 impl Net {
-    /// A net with these hosts, each of them with these addresses.
-    fn new(hosts: &[(&'static str, &[&str])], places: &[(&str, Fate)]) -> Self {
+    /// Returns a network with these hosts and their addresses.
+    fn new(hosts: &[(&'static str, &[&str])], places: &[(&str, Outcome)]) -> Self {
         let addresses =
             |texts: &[&str]| Ok(texts.iter().map(|text| text.parse().unwrap()).collect());
         Self {
@@ -41,52 +41,52 @@ impl Net {
                 .collect(),
             places: places
                 .iter()
-                .map(|(place, fate)| ((*place).to_owned(), *fate))
+                .map(|(place, outcome)| ((*place).to_owned(), *outcome))
                 .collect(),
-            asked: Mutex::default(),
+            calls: Mutex::default(),
         }
     }
 
-    fn asked(&self) -> Vec<String> {
-        std::mem::take(&mut self.asked.lock().unwrap())
+    fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.calls.lock().unwrap())
     }
 
-    async fn meet<T>(&self, fate: Fate, gives: T) -> io::Result<T> {
-        match fate {
-            Fate::Connects => Ok(gives),
-            Fate::Fails(kind) => Err(kind.into()),
-            Fate::Hangs => pending().await,
+    async fn apply<T>(&self, outcome: Outcome, gives: T) -> io::Result<T> {
+        match outcome {
+            Outcome::Connects => Ok(gives),
+            Outcome::Fails(kind) => Err(kind.into()),
+            Outcome::Hangs => pending().await,
         }
     }
 
-    async fn reach(&self, place: String) -> io::Result<Transport> {
-        let fate = self
+    async fn connect_to(&self, place: String) -> io::Result<Transport> {
+        let outcome = self
             .places
             .get(&place)
             .copied()
-            .unwrap_or(Fate::Fails(ErrorKind::NotFound));
-        self.asked.lock().unwrap().push(place);
-        self.meet(fate, Transport::new(Pipe::default())).await
+            .unwrap_or(Outcome::Fails(ErrorKind::NotFound));
+        self.calls.lock().unwrap().push(place);
+        self.apply(outcome, Transport::new(Pipe::default())).await
     }
 }
 
 impl Dial for Net {
     async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        self.asked.lock().unwrap().push(format!("{host}:{port}?"));
+        self.calls.lock().unwrap().push(format!("{host}:{port}?"));
         match self.hosts.get(host) {
             Some(Ok(addresses)) => Ok(addresses.clone()),
-            Some(Err(fate)) => self.meet(*fate, Vec::new()).await,
+            Some(Err(outcome)) => self.apply(*outcome, Vec::new()).await,
             None => Err(ErrorKind::NotFound.into()),
         }
     }
 
     async fn connect(&self, address: SocketAddr) -> io::Result<Transport> {
-        self.reach(address.to_string()).await
+        self.connect_to(address.to_string()).await
     }
 
     #[cfg(unix)]
     async fn connect_unix(&self, path: &Path) -> io::Result<Transport> {
-        self.reach(path.display().to_string()).await
+        self.connect_to(path.display().to_string()).await
     }
 }
 
@@ -94,15 +94,14 @@ fn options(endpoints: impl IntoIterator<Item = Endpoint>) -> Options {
     Options::default().endpoints(endpoints).unwrap()
 }
 
-/// Dials, while this much time passes whenever nothing else happens. Gives the time that it took,
-/// too.
+/// Dials. Time advances by `step` whenever nothing else happens. Also returns the elapsed time.
 fn dial(net: &Net, options: &Options, step: Duration) -> (Result<Transport, Error>, Duration) {
     let clock = ManualClock::default();
     let mut dialling = pin!(puka::dial(net, &clock, options));
     let mut passed = Duration::ZERO;
     loop {
-        if let Some(outcome) = block_on(poll_once(&mut dialling)) {
-            return (outcome, passed);
+        if let Some(result) = block_on(poll_once(&mut dialling)) {
+            return (result, passed);
         }
         clock.pass(step);
         passed += step;
@@ -112,22 +111,22 @@ fn dial(net: &Net, options: &Options, step: Duration) -> (Result<Transport, Erro
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
-fn each_endpoint_and_each_address_is_tried_in_turn() {
+fn every_endpoint_and_address_is_tried_in_order() {
     let net = Net::new(
         &[
             ("one", &["10.0.0.1:1", "10.0.0.2:1"]),
             ("two", &["10.0.0.3:2", "10.0.0.4:2", "10.0.0.5:2"]),
         ],
         &[
-            ("10.0.0.1:1", Fate::Fails(ErrorKind::ConnectionRefused)),
-            ("10.0.0.4:2", Fate::Connects),
+            ("10.0.0.1:1", Outcome::Fails(ErrorKind::ConnectionRefused)),
+            ("10.0.0.4:2", Outcome::Connects),
         ],
     );
     let options = options([Endpoint::tcp("one", 1), Endpoint::tcp("two", 2)]);
     for _ in 0..2 {
         dial(&net, &options, SECOND).0.unwrap();
         assert_eq!(
-            net.asked(),
+            net.calls(),
             [
                 "one:1?",
                 "10.0.0.1:1",
@@ -141,20 +140,20 @@ fn each_endpoint_and_each_address_is_tried_in_turn() {
 }
 
 #[test]
-fn a_host_that_does_not_resolve_is_passed_over() {
+fn unresolvable_host_is_skipped() {
     let net = Net::new(
         &[("two", &["10.0.0.3:2"])],
-        &[("10.0.0.3:2", Fate::Connects)],
+        &[("10.0.0.3:2", Outcome::Connects)],
     );
     let options = options([Endpoint::tcp("one", 1), Endpoint::tcp("two", 2)]);
     dial(&net, &options, SECOND).0.unwrap();
 }
 
 #[test]
-fn when_none_answers_the_last_ones_error_tells_and_says_where() {
+fn last_error_names_its_endpoint_when_all_fail() {
     let net = Net::new(
         &[("one", &["10.0.0.1:1", "10.0.0.2:1"])],
-        &[("10.0.0.2:1", Fate::Fails(ErrorKind::ConnectionRefused))],
+        &[("10.0.0.2:1", Outcome::Fails(ErrorKind::ConnectionRefused))],
     );
     let error = dial(&net, &options([Endpoint::tcp("one", 1)]), SECOND)
         .0
@@ -167,7 +166,7 @@ fn when_none_answers_the_last_ones_error_tells_and_says_where() {
 }
 
 #[test]
-fn a_host_without_an_address_is_an_error() {
+fn host_without_an_address_is_an_error() {
     let net = Net::new(&[("one", &[])], &[]);
     let error = dial(&net, &options([Endpoint::tcp("one", 1)]), SECOND)
         .0
@@ -178,11 +177,11 @@ fn a_host_without_an_address_is_an_error() {
 #[test]
 fn resolving_has_its_deadline() {
     let mut net = Net::new(&[], &[]);
-    net.hosts.insert("one", Err(Fate::Hangs));
+    net.hosts.insert("one", Err(Outcome::Hangs));
     let options = options([Endpoint::tcp("one", 1)]).resolve_timeout(3 * SECOND);
-    let (outcome, took) = dial(&net, &options, SECOND);
+    let (result, took) = dial(&net, &options, SECOND);
     assert_eq!(
-        outcome.unwrap_err().to_string(),
+        result.unwrap_err().to_string(),
         "resolving the host took longer than 3 s"
     );
     assert_eq!(took, 3 * SECOND);
@@ -193,40 +192,46 @@ fn each_address_has_its_own_deadline() {
     let net = Net::new(
         &[("one", &["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"])],
         &[
-            ("10.0.0.1:1", Fate::Hangs),
-            ("10.0.0.2:1", Fate::Hangs),
-            ("10.0.0.3:1", Fate::Connects),
+            ("10.0.0.1:1", Outcome::Hangs),
+            ("10.0.0.2:1", Outcome::Hangs),
+            ("10.0.0.3:1", Outcome::Connects),
         ],
     );
     let options = options([Endpoint::tcp("one", 1)]).dial_timeout(4 * SECOND);
-    let (outcome, took) = dial(&net, &options, SECOND);
-    assert!(!outcome.unwrap().is_private());
+    let (result, took) = dial(&net, &options, SECOND);
+    assert!(!result.unwrap().is_private());
     assert_eq!(took, 8 * SECOND);
 }
 
 #[test]
-fn an_address_that_says_nothing_is_a_timeout() {
-    let net = Net::new(&[("one", &["10.0.0.1:1"])], &[("10.0.0.1:1", Fate::Hangs)]);
+fn silent_address_is_a_timeout() {
+    let net = Net::new(
+        &[("one", &["10.0.0.1:1"])],
+        &[("10.0.0.1:1", Outcome::Hangs)],
+    );
     let options = options([Endpoint::tcp("one", 1)]).dial_timeout(4 * SECOND);
-    let (outcome, took) = dial(&net, &options, SECOND);
+    let (result, took) = dial(&net, &options, SECOND);
     assert!(
-        matches!(outcome, Err(Error::Timeout { what: "dialling", after }) if after == 4 * SECOND)
+        matches!(result, Err(Error::Timeout { what: "dialling", after }) if after == 4 * SECOND)
     );
     assert_eq!(took, 4 * SECOND);
 }
 
 #[cfg(unix)]
 #[test]
-fn a_unix_socket_is_dialled_by_its_path_with_the_same_deadline() {
+fn unix_socket_is_dialled_with_the_same_deadline() {
     let net = Net::new(
         &[],
-        &[("/run/broker", Fate::Connects), ("/run/stuck", Fate::Hangs)],
+        &[
+            ("/run/broker", Outcome::Connects),
+            ("/run/stuck", Outcome::Hangs),
+        ],
     );
     let options = options([Endpoint::unix("/run/stuck"), Endpoint::unix("/run/broker")]);
-    let (outcome, took) = dial(&net, &options.dial_timeout(5 * SECOND), SECOND);
-    assert!(outcome.unwrap().is_private());
+    let (result, took) = dial(&net, &options.dial_timeout(5 * SECOND), SECOND);
+    assert!(result.unwrap().is_private());
     assert_eq!(
-        (net.asked(), took),
+        (net.calls(), took),
         (
             vec!["/run/stuck".to_owned(), "/run/broker".to_owned()],
             5 * SECOND
@@ -236,17 +241,17 @@ fn a_unix_socket_is_dialled_by_its_path_with_the_same_deadline() {
 
 #[cfg(feature = "tls")]
 #[test]
-fn tls_has_its_deadline_against_a_server_that_says_nothing() {
+fn tls_handshake_with_a_silent_server_times_out() {
     let net = Net::new(
         &[("one", &["10.0.0.1:1"])],
-        &[("10.0.0.1:1", Fate::Connects)],
+        &[("10.0.0.1:1", Outcome::Connects)],
     );
     let options = options([Endpoint::tcp("one", 1)])
         .tls(puka::TlsOptions::default())
         .tls_timeout(2 * SECOND);
-    let (outcome, took) = dial(&net, &options, SECOND);
+    let (result, took) = dial(&net, &options, SECOND);
     assert_eq!(
-        outcome.unwrap_err().to_string(),
+        result.unwrap_err().to_string(),
         "the TLS handshake took longer than 2 s"
     );
     assert_eq!(took, 2 * SECOND);
@@ -261,9 +266,12 @@ fn dialling_can_be_spawned_on_any_thread() {
 }
 
 #[test]
-fn a_dropped_driver_ends_the_attempt_to_connect() {
+fn dropped_driver_ends_the_attempt_to_connect() {
     for polls in 0..2 {
-        let net = Net::new(&[("one", &["10.0.0.1:1"])], &[("10.0.0.1:1", Fate::Hangs)]);
+        let net = Net::new(
+            &[("one", &["10.0.0.1:1"])],
+            &[("10.0.0.1:1", Outcome::Hangs)],
+        );
         let options = options([Endpoint::tcp("one", 1)]);
         let (client, mut driver) = puka::connect(net, ManualClock::default(), options);
         let connecting = client.connect();
@@ -285,7 +293,7 @@ fn a_dropped_driver_ends_the_attempt_to_connect() {
 }
 
 #[test]
-fn a_transport_writes_what_it_is_given() {
+fn transport_writes_the_given_bytes() {
     let pipe = Pipe::default();
     let mut transport = Transport::new(pipe.clone());
     assert_eq!(block_on(transport.write(b"abc")).unwrap(), 3);

@@ -1,4 +1,4 @@
-//! The driver: what one poll does, what it costs, and when it is woken.
+//! The driver: the effects and the cost of one poll, and its wakes.
 
 use crate::peer::{ack, deliver, header, method, raw, short, tune};
 use crate::pipe::{ManualClock, Pipe, Read, Wakes};
@@ -71,7 +71,7 @@ fn one_poll_reads_and_writes_everything() {
 }
 
 #[test]
-fn a_hundred_small_publishes_leave_in_one_plain_write() {
+fn hundred_small_publishes_leave_in_one_plain_write() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     pipe.script().writes.clear();
     let before = pipe.script().plain_writes;
@@ -88,7 +88,7 @@ fn a_hundred_small_publishes_leave_in_one_plain_write() {
 }
 
 #[test]
-fn large_bodies_leave_in_few_vectored_writes_and_are_not_copied() {
+fn large_bodies_leave_uncopied_in_few_vectored_writes() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     pipe.script().writes.clear();
     let _promises: Vec<_> = (0..100)
@@ -107,20 +107,20 @@ fn large_bodies_leave_in_few_vectored_writes_and_are_not_copied() {
     let pieces = script.writes.iter().sum::<usize>();
     assert!(
         pieces <= 201 + 13,
-        "{pieces}: one for each body, for what is between two, and for each turn"
+        "{pieces}: one for each body, for the frames between two, and for each round"
     );
 }
 
 #[test]
-fn partial_writes_of_any_size_lose_and_double_nothing() {
+fn partial_writes_neither_lose_nor_repeat_bytes() {
     let mut expected: Option<Vec<u8>> = None;
     for most in [usize::MAX, 1, 2, 3, 7, 8, 100, 4095, 8192, 8193] {
         let (client, pipe, _clock, mut driver) = opened(Options::default());
         pipe.script().most = Some(most);
         let mut written = Vec::new();
-        for octets in [10, 8192, 20_000, 1, 0, 5000] {
+        for bytes in [10, 8192, 20_000, 1, 0, 5000] {
             let _promise = client
-                .basic_publish("", "q", vec![octets as u8; octets])
+                .basic_publish("", "q", vec![bytes as u8; bytes])
                 .send();
             assert!(pipe.poll(&mut driver).is_none());
             written.extend(pipe.written());
@@ -138,12 +138,12 @@ fn partial_writes_of_any_size_lose_and_double_nothing() {
         assert_eq!(
             *expected.get_or_insert_with(|| written.clone()),
             written,
-            "{most} octets at a time"
+            "{most} bytes at a time"
         );
     }
 }
 
-/// A consumer, and the channel that it has.
+/// A consumer and its channel.
 fn consuming(
     client: &Client,
     pipe: &Pipe,
@@ -163,7 +163,7 @@ fn consuming(
     )
 }
 
-/// Deliveries of three octets each, whose frames end nowhere near where a buffer does.
+/// Returns deliveries of three bytes each, whose frames end far from the end of a buffer.
 fn deliveries(consumer: &Consumer, channel: u16, tags: RangeInclusive<u64>) -> Vec<u8> {
     let frames = tags.flat_map(|tag| {
         let deliver = method(channel, &deliver(consumer.tag(), tag));
@@ -177,10 +177,10 @@ fn deliveries(consumer: &Consumer, channel: u16, tags: RangeInclusive<u64>) -> V
 }
 
 #[test]
-fn deliveries_are_dealt_with_before_the_stream_is_asked_again() {
+fn deliveries_are_taken_before_the_next_read() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     let (consumer, channel) = consuming(&client, &pipe, &mut driver);
-    // There is room for more at a time afterwards.
+    // The buffer is larger afterwards.
     pipe.feed(&deliveries(&consumer, channel, 1..=200));
     assert!(pipe.poll(&mut driver).is_none());
     let wakes = Arc::<Wakes>::default();
@@ -192,28 +192,28 @@ fn deliveries_are_dealt_with_before_the_stream_is_asked_again() {
     assert_eq!(
         (reads, wakes.count()),
         (2, 1),
-        "a sign of life is for nobody else"
+        "a heartbeat wakes nothing else"
     );
     assert!(pipe.poll_with(&mut driver, &wakes).is_none());
     let reads = pipe.script().polled_reads - before;
     assert_eq!(
         (reads, wakes.count()),
         (3, 1),
-        "there is no more, though nobody took what there was"
+        "there is no more input, although the deliveries are untaken"
     );
     pipe.feed(&deliveries(&consumer, channel, 301..=301));
     assert_eq!(wakes.count(), 2, "the stream wakes it");
 }
 
 #[test]
-fn answers_to_many_are_dealt_with_before_the_stream_is_asked_again() {
+fn replies_to_many_are_taken_before_another_read() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     let promises: Vec<_> = (0..300)
         .map(|_| client.basic_publish("", "q", "x").send())
         .collect();
     pipe.serve(&mut driver);
     let wakes = Arc::<Wakes>::default();
-    // Few of them, which the stream is asked behind at once, then many, and more.
+    // Few of them, after which the stream is read again at once, then many, and more.
     for tag in [63, 127, 128] {
         pipe.feed(&method(1, &ack(tag, true)));
     }
@@ -223,7 +223,7 @@ fn answers_to_many_are_dealt_with_before_the_stream_is_asked_again() {
     assert_eq!((reads, wakes.count()), (2, 1));
     assert!(pipe.poll_with(&mut driver, &wakes).is_none());
     let reads = pipe.script().polled_reads - before;
-    assert_eq!((reads, wakes.count()), (4, 1), "there is no more");
+    assert_eq!((reads, wakes.count()), (4, 1), "there is no more input");
     pipe.feed(&method(1, &ack(300, true)));
     assert_eq!(wakes.count(), 2, "the stream wakes it");
     assert!(pipe.poll_with(&mut driver, &wakes).is_none());
@@ -235,7 +235,7 @@ fn answers_to_many_are_dealt_with_before_the_stream_is_asked_again() {
 }
 
 #[test]
-fn answers_hold_up_nothing_that_is_to_be_written() {
+fn replies_do_not_delay_writes() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     let _confirmed: Vec<_> = (0..100)
         .map(|_| client.basic_publish("", "q", "x").send())
@@ -256,10 +256,10 @@ fn answers_hold_up_nothing_that_is_to_be_written() {
 }
 
 #[test]
-fn a_stream_that_gives_little_at_a_time_is_asked_again_at_once() {
+fn stream_is_read_again_after_short_reads() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     let (consumer, channel) = consuming(&client, &pipe, &mut driver);
-    // As TLS does, which has more in hand.
+    // As TLS does, which has buffered more.
     for few in deliveries(&consumer, channel, 1..=1000).chunks(4074) {
         pipe.feed(few);
     }
@@ -270,7 +270,7 @@ fn a_stream_that_gives_little_at_a_time_is_asked_again_at_once() {
 }
 
 #[test]
-fn a_delivery_that_nobody_takes_holds_up_neither_what_is_written_nor_what_is_read() {
+fn untaken_delivery_delays_neither_writes_nor_reads() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     let (consumer, channel) = consuming(&client, &pipe, &mut driver);
     let first = client.basic_publish("", "q", "x").send();
@@ -282,7 +282,7 @@ fn a_delivery_that_nobody_takes_holds_up_neither_what_is_written_nor_what_is_rea
     let _promises: Vec<_> = (0..40)
         .map(|_| client.basic_publish("", "q", vec![7; 64_000]).send())
         .collect();
-    // A sign of life, and more deliveries, while there is more to say.
+    // A heartbeat and more deliveries, while more output is pending.
     pipe.feed(&raw(8, 0, b""));
     pipe.feed(&deliveries(&consumer, channel, 201..=300));
     let wakes = Arc::<Wakes>::default();
@@ -296,11 +296,11 @@ fn a_delivery_that_nobody_takes_holds_up_neither_what_is_written_nor_what_is_rea
     pipe.feed(&raw(8, 0, b"").repeat(600));
     assert_eq!(wakes.count(), 1);
     assert!(pipe.poll_with(&mut driver, &wakes).is_none());
-    assert_eq!(wakes.count(), 1, "what is no delivery gives way to nobody");
+    assert_eq!(wakes.count(), 1, "only deliveries make the driver yield");
 }
 
 #[test]
-fn a_stream_that_gives_all_there_is_room_for_is_asked_again_at_once() {
+fn stream_is_read_again_after_a_full_read() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     let (consumer, channel) = consuming(&client, &pipe, &mut driver);
     pipe.feed(&deliveries(&consumer, channel, 1..=1000));
@@ -314,7 +314,7 @@ fn a_stream_that_gives_all_there_is_room_for_is_asked_again_at_once() {
 }
 
 #[test]
-fn nothing_to_do_costs_one_poll_and_no_busy_loop() {
+fn idle_driver_is_polled_once() {
     let (_client, pipe, _clock, mut driver) = opened(Options::default());
     let wakes = Arc::<Wakes>::default();
     assert!(pipe.poll_with(&mut driver, &wakes).is_none());
@@ -324,14 +324,14 @@ fn nothing_to_do_costs_one_poll_and_no_busy_loop() {
     }
     assert!(
         pipe.script().polled_reads - before <= 10,
-        "a poll reads once when there is nothing"
+        "a poll reads once without input"
     );
-    assert_eq!(wakes.count(), 0, "and nobody wakes it");
+    assert_eq!(wakes.count(), 0, "and nothing wakes it");
     assert_eq!(pipe.script().written.len(), 0);
 }
 
 #[test]
-fn a_heartbeat_that_is_sent_costs_one_read_in_vain() {
+fn sending_a_heartbeat_costs_one_empty_read() {
     let (_client, pipe, clock, mut driver) = opened(Options::default());
     assert!(pipe.poll(&mut driver).is_none());
     pipe.written();
@@ -343,10 +343,10 @@ fn a_heartbeat_that_is_sent_costs_one_read_in_vain() {
 }
 
 #[test]
-fn what_there_is_to_read_because_of_a_write_is_read_though_the_stream_does_not_call() {
+fn input_caused_by_writing_is_read_without_wake() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     assert!(pipe.poll(&mut driver).is_none());
-    // As TLS may, which reads as it writes.
+    // As TLS may, which reads during a write.
     pipe.script().read_with_write = Some(raw(8, 0, b""));
     pipe.script().publisher = Some(client.clone());
     assert!(pipe.poll(&mut driver).is_none());
@@ -359,7 +359,7 @@ fn what_there_is_to_read_because_of_a_write_is_read_though_the_stream_does_not_c
 }
 
 #[test]
-fn what_there_is_to_read_because_of_a_flush_is_read_though_the_stream_does_not_call() {
+fn input_caused_by_flushing_is_read_without_wake() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     assert!(pipe.poll(&mut driver).is_none());
     pipe.script()
@@ -371,7 +371,7 @@ fn what_there_is_to_read_because_of_a_flush_is_read_though_the_stream_does_not_c
 }
 
 #[test]
-fn the_driver_is_woken_exactly_when_there_is_something_to_do() {
+fn driver_is_woken_exactly_when_work_is_pending() {
     let (client, pipe, clock, mut driver) = opened(Options::default());
     let wakes = Arc::<Wakes>::default();
     assert!(pipe.poll_with(&mut driver, &wakes).is_none());
@@ -380,7 +380,7 @@ fn the_driver_is_woken_exactly_when_there_is_something_to_do() {
     let _two = client.basic_publish("", "q", "x").send();
     assert_eq!(wakes.count(), 1, "it is awake already");
     assert!(pipe.poll_with(&mut driver, &wakes).is_none());
-    assert_eq!(wakes.count(), 1, "what it did itself does not wake it");
+    assert_eq!(wakes.count(), 1, "its own actions do not wake it");
     pipe.feed(&raw(8, 0, b""));
     assert_eq!(wakes.count(), 2);
     assert!(pipe.poll_with(&mut driver, &wakes).is_none());
@@ -391,7 +391,7 @@ fn the_driver_is_woken_exactly_when_there_is_something_to_do() {
     assert_eq!(wakes.count(), 3, "the heartbeat is due");
     assert!(pipe.poll_with(&mut driver, &wakes).is_none());
     assert_eq!(pipe.written(), raw(8, 0, b""));
-    // Asking changes nothing, so nobody is woken.
+    // A query changes nothing, so nothing is woken.
     let _ = (
         client.blocked(),
         client.why_closed(),
@@ -401,7 +401,7 @@ fn the_driver_is_woken_exactly_when_there_is_something_to_do() {
 }
 
 #[test]
-fn a_stream_that_takes_nothing_is_written_to_when_it_says_so() {
+fn full_stream_is_written_to_after_its_wake() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     pipe.script().stalled = true;
     let wakes = Arc::<Wakes>::default();
@@ -415,7 +415,7 @@ fn a_stream_that_takes_nothing_is_written_to_when_it_says_so() {
 }
 
 #[test]
-fn an_interrupted_read_or_write_is_tried_again() {
+fn interrupted_read_or_write_is_retried() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     pipe.script().interruptions = 3;
     pipe.read(Read::Error(std::io::ErrorKind::Interrupted));
@@ -427,7 +427,7 @@ fn an_interrupted_read_or_write_is_tried_again() {
 }
 
 #[test]
-fn a_sleep_is_made_anew_only_when_the_deadline_gets_earlier_or_has_passed() {
+fn sleep_is_replaced_for_earlier_or_passed_deadlines() {
     let (pipe, clock) = (Pipe::default(), ManualClock::default());
     let (client, mut driver) = puka::open(
         pipe.clone(),
@@ -436,7 +436,7 @@ fn a_sleep_is_made_anew_only_when_the_deadline_gets_earlier_or_has_passed() {
     );
     pipe.open_with(&mut driver, tune(0, 0, 10));
     let armed = clock.armed().len();
-    // Each publish moves the next heartbeat further away.
+    // Each publish postpones the next heartbeat.
     for _ in 0..40 {
         let _promise = client.basic_publish("", "q", "x").send();
         clock.pass(SECOND / 10);
@@ -453,7 +453,7 @@ fn a_sleep_is_made_anew_only_when_the_deadline_gets_earlier_or_has_passed() {
 }
 
 #[test]
-fn a_flush_follows_what_was_written() {
+fn flush_follows_each_write() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     let flushes = pipe.script().flushes;
     assert!(pipe.poll(&mut driver).is_none());
@@ -464,7 +464,7 @@ fn a_flush_follows_what_was_written() {
 }
 
 #[test]
-fn who_publishes_without_restraint_lets_the_driver_have_its_turn() {
+fn unrestrained_publisher_yields_to_the_driver() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     let mut publishing = pin!(async {
         for _ in 0..3000 {
@@ -475,14 +475,14 @@ fn who_publishes_without_restraint_lets_the_driver_have_its_turn() {
     while block_on(poll_once(&mut publishing)).is_none() {
         assert!(pipe.poll(&mut driver).is_none());
         let written = pipe.written().len();
-        assert!(written < 300 << 10, "{written} octets at a time");
+        assert!(written < 300 << 10, "{written} bytes at a time");
         turns += 1;
     }
     assert!(turns >= 11, "{turns}");
 }
 
 #[test]
-fn who_takes_deliveries_lets_their_acks_be_written_before_there_are_no_more() {
+fn busy_consumer_yields_so_that_acks_are_written() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     let (mut consumer, channel) = consuming(&client, &pipe, &mut driver);
     pipe.feed(&deliveries(&consumer, channel, 1..=2000));
@@ -504,16 +504,16 @@ fn who_takes_deliveries_lets_their_acks_be_written_before_there_are_no_more() {
 }
 
 #[test]
-fn clients_and_deliveries_know_what_the_broker_said() {
+fn clients_and_deliveries_expose_the_brokers_data() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     assert_eq!(client.server_properties().product(), "RabbitMQ");
     let got = client.basic_get("q").send();
-    let asked = pipe.serve(&mut driver);
-    let asked = asked
+    let names = pipe.serve(&mut driver);
+    let number = names
         .iter()
         .find_map(|name| name.strip_suffix(" basic.get"))
         .unwrap();
-    let channel: u16 = asked.parse().unwrap();
+    let channel: u16 = number.parse().unwrap();
     let get_ok = basic::GetOk {
         message_count: 7,
         ..crate::peer::get_ok(1)
@@ -546,7 +546,7 @@ fn clients_and_deliveries_know_what_the_broker_said() {
 }
 
 #[test]
-fn a_notice_wakes_who_listens() {
+fn notice_wakes_its_listener() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     let mut notices = client.notices();
     let wakes = Arc::new(Wakes::default());
@@ -566,7 +566,7 @@ fn a_notice_wakes_who_listens() {
 }
 
 #[test]
-fn a_delivery_wakes_its_consumer() {
+fn delivery_wakes_its_consumer() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     let (mut consumer, channel) = consuming(&client, &pipe, &mut driver);
     let wakes = Arc::new(Wakes::default());
@@ -579,7 +579,7 @@ fn a_delivery_wakes_its_consumer() {
 }
 
 #[test]
-fn a_promise_shows_its_state() {
+fn promise_debug_output_shows_its_state() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     let mut declared = client.queue_declare("q").send();
     assert_eq!(format!("{declared:?}"), "Promise(\"waiting\")");

@@ -1,4 +1,4 @@
-//! How a driver ends: closed, broken, dropped, and with nobody left who holds a client.
+//! The end of a driver: closed, broken, dropped, or without any client.
 
 use crate::driver::opened;
 use crate::peer::{close, method};
@@ -14,7 +14,7 @@ use std::time::Duration;
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
-fn e18_a_write_error_reports_what_the_server_said_before() {
+fn e18_write_error_reports_the_servers_earlier_answer() {
     let (pipe, clock) = (Pipe::default(), ManualClock::default());
     let (client, mut driver) = puka::open(pipe.clone(), clock, Options::default());
     let connecting = client.connect();
@@ -39,7 +39,7 @@ fn e18_a_write_error_reports_what_the_server_said_before() {
 }
 
 #[test]
-fn e18_a_write_error_on_an_open_connection_reports_the_close_that_came_before() {
+fn e18_write_error_reports_the_servers_earlier_close() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     let declared = client.queue_declare("q").send();
     pipe.script().write_error = Some(ErrorKind::BrokenPipe);
@@ -57,18 +57,21 @@ fn e18_a_write_error_on_an_open_connection_reports_the_close_that_came_before() 
 }
 
 #[test]
-fn a_write_error_with_nothing_to_read_is_the_error() {
+fn write_error_without_input_is_reported() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     let declared = client.queue_declare("q").send();
     pipe.script().write_error = Some(ErrorKind::BrokenPipe);
     let ended = pipe.poll(&mut driver).expect("it has ended");
-    let is_it = |error: &Error| matches!(error, Error::ConnectionBroken(Broken::Io(why)) if why.kind() == ErrorKind::BrokenPipe);
+    let is_it = |error: &Error| {
+        matches!(error, Error::ConnectionBroken(Broken::Io(why))
+            if why.kind() == ErrorKind::BrokenPipe)
+    };
     assert!(ended.is_err_and(|error| is_it(&error)));
     assert!(matches!(block_on(poll_once(declared)), Some(Err(error)) if is_it(&error)));
 }
 
 #[test]
-fn s41_the_end_of_the_stream_ends_the_driver() {
+fn s41_end_of_stream_ends_the_driver() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     pipe.read(Read::Eof);
     assert!(matches!(
@@ -83,7 +86,7 @@ fn s41_the_end_of_the_stream_ends_the_driver() {
 }
 
 #[test]
-fn a_close_ends_the_driver_with_ok_and_closes_the_stream_behind_the_last_octet() {
+fn close_ends_the_driver_and_closes_the_stream() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     let closing = client.close();
     assert!(pipe.poll(&mut driver).is_none());
@@ -96,12 +99,12 @@ fn a_close_ends_the_driver_with_ok_and_closes_the_stream_behind_the_last_octet()
 }
 
 #[test]
-fn e30_a_close_of_the_server_is_answered_before_the_stream_is_closed() {
+fn e30_servers_close_is_answered_before_stream_is_closed() {
     let (_client, pipe, _clock, mut driver) = opened(Options::default());
     pipe.script().stalled = true;
     pipe.feed(&method(0, &close(320, "CONNECTION_FORCED")));
     assert!(pipe.poll(&mut driver).is_none());
-    assert!(!pipe.script().closed, "close-ok is not out");
+    assert!(!pipe.script().closed, "close-ok is not written");
     pipe.unstall();
     assert!(matches!(
         pipe.poll(&mut driver),
@@ -112,7 +115,7 @@ fn e30_a_close_of_the_server_is_answered_before_the_stream_is_closed() {
 }
 
 #[test]
-fn e30_the_last_octets_and_the_closing_of_the_stream_have_a_second() {
+fn e30_last_bytes_and_stream_close_have_one_second() {
     for stalled in [true, false] {
         let (_client, pipe, clock, mut driver) = opened(Options::default());
         let wakes = Arc::<Wakes>::default();
@@ -124,7 +127,7 @@ fn e30_the_last_octets_and_the_closing_of_the_stream_have_a_second() {
         pipe.feed(&method(0, &close(320, "CONNECTION_FORCED")));
         assert!(pipe.poll_with(&mut driver, &wakes).is_none());
         clock.pass(SECOND);
-        assert!(wakes.count() > 0, "it is woken for it");
+        assert!(wakes.count() > 0, "the close wakes it");
         assert!(matches!(
             pipe.poll_with(&mut driver, &wakes),
             Some(Err(Error::ConnectionForced(_)))
@@ -133,7 +136,7 @@ fn e30_the_last_octets_and_the_closing_of_the_stream_have_a_second() {
 }
 
 #[test]
-fn v01_dropping_the_driver_answers_everything() {
+fn v01_dropping_the_driver_completes_everything() {
     let (client, pipe, _clock, driver) = opened(Options::default());
     let declared = client.queue_declare("q").send();
     let published = client.basic_publish("", "q", "x").send();
@@ -141,7 +144,7 @@ fn v01_dropping_the_driver_answers_everything() {
     let getting = client.basic_get("q").send();
     drop(driver);
     fn broken<T>(answer: Option<Result<T, Error>>) {
-        let error = answer.expect("it is answered").err().expect("an error");
+        let error = answer.expect("it is completed").err().expect("an error");
         assert!(error.is_connection_broken(), "{error}");
     }
     broken(block_on(poll_once(declared)));
@@ -163,13 +166,14 @@ fn v01_dropping_the_driver_ends_its_consumers() {
     assert!(block_on(poll_once(consumer.next())).is_none());
     drop(driver);
     assert!(
-        matches!(block_on(poll_once(consumer.next())), Some(Some(Err(error))) if error.is_connection_broken())
+        matches!(block_on(poll_once(consumer.next())), Some(Some(Err(error)))
+            if error.is_connection_broken())
     );
     assert!(matches!(block_on(poll_once(consumer.next())), Some(None)));
 }
 
 #[test]
-fn s48_when_the_last_handle_is_dropped_the_connection_is_closed_gracefully() {
+fn s48_dropping_the_last_handle_closes_gracefully() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     let other = client.clone();
     let consuming = client.basic_consume("q").send();
@@ -190,7 +194,7 @@ fn s48_when_the_last_handle_is_dropped_the_connection_is_closed_gracefully() {
     drop(published);
     assert_eq!(wakes.count(), 1);
     assert!(pipe.poll(&mut driver).is_none());
-    assert!(pipe.frames().is_empty(), "the publish is still waited for");
+    assert!(pipe.frames().is_empty(), "the publish is still pending");
     pipe.feed(&method(2, &crate::peer::ack(1, false)));
     assert!(pipe.poll(&mut driver).is_none());
     assert_eq!(pipe.frames()[0].name(), "0 connection.close");
@@ -199,7 +203,7 @@ fn s48_when_the_last_handle_is_dropped_the_connection_is_closed_gracefully() {
 }
 
 #[test]
-fn s48_when_everything_is_dropped_in_the_handshake_the_stream_is_closed() {
+fn s48_dropping_all_handles_in_handshake_closes_the_stream() {
     let (pipe, clock) = (Pipe::default(), ManualClock::default());
     let (client, mut driver) = puka::open(pipe.clone(), clock, Options::default());
     assert!(pipe.poll(&mut driver).is_none());
@@ -209,7 +213,7 @@ fn s48_when_everything_is_dropped_in_the_handshake_the_stream_is_closed() {
 }
 
 #[test]
-fn s49_dropping_everything_during_a_blocked_write_ends_in_time() {
+fn s49_dropping_all_handles_ends_a_blocked_write() {
     let (client, pipe, clock, mut driver) = opened(Options::default().close_timeout(10 * SECOND));
     pipe.script().stalled = true;
     let published = client.basic_publish("", "q", vec![7; 100_000]).send();
@@ -229,7 +233,7 @@ fn s49_dropping_everything_during_a_blocked_write_ends_in_time() {
 }
 
 #[test]
-fn s49_a_driver_that_is_dropped_during_a_blocked_write_drops_its_stream() {
+fn s49_driver_dropped_during_blocked_write_drops_its_stream() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     pipe.script().stalled = true;
     let published = client.basic_publish("", "q", vec![7; 100_000]).send();
@@ -242,7 +246,7 @@ fn s49_a_driver_that_is_dropped_during_a_blocked_write_drops_its_stream() {
 }
 
 #[test]
-fn e50_a_server_that_stands_still_ends_the_driver_by_the_clock() {
+fn e50_silent_server_ends_the_driver_by_timeout() {
     let (client, pipe, clock, mut driver) = opened(Options::default());
     for _ in 0..5 {
         assert!(pipe.poll(&mut driver).is_none());
@@ -256,13 +260,16 @@ fn e50_a_server_that_stands_still_ends_the_driver_by_the_clock() {
 }
 
 #[test]
-fn a_read_error_ends_the_driver() {
+fn read_error_ends_the_driver() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     let declared = client.queue_declare("q").send();
     pipe.read(Read::Error(ErrorKind::ConnectionReset));
     let ended = pipe.poll(&mut driver).expect("it has ended");
     let reset = ErrorKind::ConnectionReset;
-    let is_it = |error: &Error| matches!(error, Error::ConnectionBroken(Broken::Io(why)) if why.kind() == reset);
+    let is_it = |error: &Error| {
+        matches!(error, Error::ConnectionBroken(Broken::Io(why))
+            if why.kind() == reset)
+    };
     assert!(ended.is_err_and(|error| is_it(&error)));
     assert!(matches!(block_on(poll_once(declared)), Some(Err(error)) if is_it(&error)));
 }

@@ -1,4 +1,4 @@
-//! The driver after a pause of the process: it reads and writes before it judges silence.
+//! The driver after a pause of the process: it reads and writes before it checks for silence.
 
 use crate::driver::Driven;
 use crate::peer::{raw, tune};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A connection with a heartbeat of 4 seconds.
+/// Returns a connection with a heartbeat of 4 seconds.
 fn opened() -> Driven {
     let (pipe, clock) = (Pipe::default(), ManualClock::default());
     let options = Options::default().request_timeout(3600 * SECOND);

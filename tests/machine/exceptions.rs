@@ -1,5 +1,5 @@
-//! Every reply code is an error of its own, with code, text, class and method, whoever it ends: a
-//! request, a consumer, a publish, or all of them.
+//! Every reply code has its own error with code, text, class and method, for requests, consumers,
+//! publishes and the connection.
 
 use crate::peer::{Peer, consume, declare, publish, short};
 use puka::machine::Settle;
@@ -7,7 +7,7 @@ use puka::protocol::method::{basic, channel, connection, queue};
 use puka::protocol::{MethodId, Properties, ReplyCode};
 use puka::{Ended, Error, Options, Peer as Side};
 
-/// The codes that a broker closes something with, and one that the spec does not have.
+/// The codes with which a broker closes something, and one that the spec does not define.
 fn codes() -> Vec<ReplyCode> {
     let all = ReplyCode::ALL.iter().copied();
     all.filter(|code| code.is_soft_error() || code.is_hard_error())
@@ -15,7 +15,7 @@ fn codes() -> Vec<ReplyCode> {
         .collect()
 }
 
-/// The name of the variant that a code has.
+/// Returns the name of the variant for a code.
 fn variant(error: &Error) -> &'static str {
     match error {
         Error::ContentTooLarge(_) => "CONTENT_TOO_LARGE",
@@ -38,24 +38,24 @@ fn variant(error: &Error) -> &'static str {
         Error::InternalError(_) => "INTERNAL_ERROR",
         Error::Other(_) => "none of the spec",
         Error::Unconfirmed(cause) => variant(cause),
-        _ => "no fault of a peer",
+        _ => "not an error of a peer",
     }
 }
 
 #[track_caller]
-fn tells(error: &Error, code: ReplyCode, method: MethodId) {
-    // A close can't carry a message, so these two have no variant with a fault.
+fn has_fault(error: &Error, code: ReplyCode, method: MethodId) {
+    // A close cannot carry a message, so these two have no variant with a fault.
     let expected = match code {
         ReplyCode::NO_ROUTE | ReplyCode::NO_CONSUMERS => "none of the spec",
         code => code.name().unwrap_or("none of the spec"),
     };
     assert_eq!(variant(error), expected, "{error}");
     let fault = error.fault().unwrap();
-    assert_eq!((fault.code, &*fault.text), (code, "why it is so"));
+    assert_eq!((fault.code, &*fault.text), (code, "the reason"));
     assert_eq!((fault.method, fault.found_by), (method, Side::Server));
     let text = error.to_string();
     assert!(
-        text.contains(&code.value().to_string()) && text.contains("why it is so"),
+        text.contains(&code.value().to_string()) && text.contains("the reason"),
         "{text}"
     );
 }
@@ -67,14 +67,14 @@ fn closed(code: ReplyCode, method: MethodId) -> channel::Close<'static> {
     } = method;
     channel::Close {
         reply_code: code.value(),
-        reply_text: short("why it is so"),
+        reply_text: short("the reason"),
         class_id,
         method_id,
     }
 }
 
 #[test]
-fn every_code_of_a_channel_is_an_error_of_its_request_and_of_nothing_else() {
+fn every_channel_error_fails_only_its_request() {
     for code in codes() {
         let mut peer = Peer::open(Options::default());
         let wrong = peer.machine.request(declare("wrong")).unwrap();
@@ -82,36 +82,38 @@ fn every_code_of_a_channel_is_an_error_of_its_request_and_of_nothing_else() {
         peer.take();
         peer.method(1, &channel::OpenOk {});
         peer.method(1, &closed(code, queue::Declare::ID));
-        tells(&peer.error(wrong), code, queue::Declare::ID);
+        has_fault(&peer.error(wrong), code, queue::Declare::ID);
         assert!(peer.is_pending(fine) && peer.machine.why_closed().is_none());
     }
 }
 
 #[test]
-fn every_code_of_a_channel_is_an_error_of_its_consumer() {
+fn every_channel_error_ends_its_consumer() {
     for code in codes() {
         let mut peer = Peer::open(Options::default());
         let refused = peer.machine.consume(&consume("q")).unwrap();
         peer.take();
         peer.method(1, &channel::OpenOk {});
         peer.method(1, &closed(code, basic::Consume::ID));
-        tells(&peer.error(refused), code, basic::Consume::ID);
+        has_fault(&peer.error(refused), code, basic::Consume::ID);
 
         let (id, channel, tag) = peer.consumer(&consume("q"));
         peer.deliver(channel, &tag, 1, b"held");
-        let held = peer.taken(id).remove(0);
+        let delivered = peer.taken(id).remove(0);
         peer.method(channel, &closed(code, MethodId::NONE));
         match peer.machine.consumer(id).and_then(|it| it.ended()) {
-            Some(Ended::ChannelClosed(error)) => tells(error, code, MethodId::NONE),
+            Some(Ended::ChannelClosed(error)) => has_fault(error, code, MethodId::NONE),
             other => panic!("{other:?}"),
         }
-        let ack = peer.machine.settle(&held, Settle::Ack { multiple: false });
+        let ack = peer
+            .machine
+            .settle(&delivered, Settle::Ack { multiple: false });
         assert!(matches!(ack, Err(Error::Stale)));
     }
 }
 
 #[test]
-fn every_code_of_a_channel_is_an_error_of_its_publish() {
+fn every_channel_error_fails_its_publish() {
     for code in codes() {
         let mut peer = Peer::open(Options::default());
         let wrong = peer.machine.publish(&publish("a", "x")).unwrap();
@@ -123,13 +125,13 @@ fn every_code_of_a_channel_is_an_error_of_its_publish() {
             .unwrap()
             .channel;
         peer.method(number, &closed(code, basic::Publish::ID));
-        tells(&peer.error(wrong), code, basic::Publish::ID);
+        has_fault(&peer.error(wrong), code, basic::Publish::ID);
         assert!(peer.is_pending(fine));
     }
 }
 
 #[test]
-fn every_code_of_the_connection_is_the_error_of_everything() {
+fn every_connection_error_fails_everything() {
     for code in codes() {
         let mut peer = Peer::open(Options::default());
         let (id, ..) = peer.consumer(&consume("q"));
@@ -148,7 +150,7 @@ fn every_code_of_the_connection_is_the_error_of_everything() {
             class: class_id,
             method: method_id,
         } = queue::Declare::ID;
-        let text = short("why it is so");
+        let text = short("the reason");
         let close = connection::Close {
             reply_code: code.value(),
             reply_text: text,
@@ -157,7 +159,7 @@ fn every_code_of_the_connection_is_the_error_of_everything() {
         };
         peer.method(0, &close);
         for promise in [purge, get, waits] {
-            tells(&peer.error(promise), code, queue::Declare::ID);
+            has_fault(&peer.error(promise), code, queue::Declare::ID);
         }
         let error = peer.error(sent);
         assert!(
@@ -166,19 +168,19 @@ fn every_code_of_the_connection_is_the_error_of_everything() {
         );
         assert_eq!(error.fault().map(|fault| fault.code), Some(code));
         match peer.machine.consumer(id).and_then(|it| it.ended()) {
-            Some(Ended::ConnectionBroken(error)) => tells(error, code, queue::Declare::ID),
+            Some(Ended::ConnectionBroken(error)) => has_fault(error, code, queue::Declare::ID),
             other => panic!("{other:?}"),
         }
-        tells(peer.why(), code, queue::Declare::ID);
-        // And of everything that comes too late.
+        has_fault(peer.close_reason(), code, queue::Declare::ID);
+        // The same error for everything requested later.
         let late = peer.machine.request(declare("late")).unwrap_err();
-        tells(&late, code, queue::Declare::ID);
+        has_fault(&late, code, queue::Declare::ID);
         assert!(peer.names().contains(&"0 connection.close-ok".to_owned()));
     }
 }
 
 #[test]
-fn a_return_is_no_route_or_no_consumers_with_the_whole_message() {
+fn return_is_no_route_or_no_consumers() {
     for (code, text) in [(312, "NO_ROUTE"), (313, "NO_CONSUMERS")] {
         // RabbitMQ refuses `immediate`, so this is another broker.
         let mut peer = Peer::new(Options::default());
@@ -200,7 +202,7 @@ fn a_return_is_no_route_or_no_consumers_with_the_whole_message() {
             exchange,
             routing_key,
         };
-        // The broker sends back the header as it came.
+        // The broker returns the header unchanged.
         let header = sent
             .iter()
             .find(|sent| sent.name().contains("header"))

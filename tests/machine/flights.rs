@@ -1,4 +1,4 @@
-//! How often octets go to the broker and back before something is done, whatever the way costs.
+//! The number of network flights that operations take, whatever the latency.
 
 use crate::peer::short;
 use puka::machine::{Body, Connection, Outgoing, PromiseId, Publish};
@@ -7,7 +7,7 @@ use puka::{Error, Options};
 use puka_test_broker::{Broker, ConnectionId};
 use std::time::Instant;
 
-/// A client and a broker, and how many flights there and back they have seen.
+/// A client and a broker, and the number of round trips so far.
 struct World {
     now: Instant,
     machine: Connection,
@@ -30,27 +30,26 @@ impl World {
         }
     }
 
-    /// Everything that the client has to say, there, and everything that the broker has to say to
-    /// that, back.
-    fn fly(&mut self) -> bool {
+    /// Moves the client's output to the broker, and the broker's replies back.
+    fn round_trip(&mut self) -> bool {
         let mut out = Outgoing::default();
-        let mut octets = Vec::new();
+        let mut bytes = Vec::new();
         while self.machine.poll_transmit(self.now, &mut out) {
             let count = out.len();
             out.pieces()
-                .for_each(|piece| octets.extend_from_slice(piece));
+                .for_each(|piece| bytes.extend_from_slice(piece));
             out.advance(count);
             self.machine.handle_transmitted(self.now, count);
         }
-        if octets.is_empty() {
+        if bytes.is_empty() {
             return false;
         }
         self.flights += 1;
-        self.broker.handle_input(self.now, self.id, &octets);
+        self.broker.handle_input(self.now, self.id, &bytes);
         let mut decoder = puka::protocol::Decoder::new();
         decoder.set_frame_max(131_072);
-        while let Some(octets) = self.broker.poll_transmit(self.id) {
-            decoder.extend(&octets);
+        while let Some(bytes) = self.broker.poll_transmit(self.id) {
+            decoder.extend(&bytes);
         }
         self.machine.handle_input(self.now, &mut decoder);
         true
@@ -63,7 +62,7 @@ impl World {
                 outcome.unwrap();
                 return self.flights - before;
             }
-            assert!(self.fly(), "nothing to wait for");
+            assert!(self.round_trip(), "nothing is in flight");
         }
     }
 
@@ -81,7 +80,7 @@ impl World {
 }
 
 #[test]
-fn from_connect_to_the_first_confirmed_publish_there_are_four_flights() {
+fn connect_and_first_confirmed_publish_take_four_flights() {
     let mut world = World::new();
     let connected = world.machine.connect();
     // The protocol header; start-ok; tune-ok and open.
@@ -92,7 +91,7 @@ fn from_connect_to_the_first_confirmed_publish_there_are_four_flights() {
 }
 
 #[test]
-fn a_publish_that_does_not_wait_for_connect_takes_no_more() {
+fn publish_before_connect_completes_takes_no_more_flights() {
     let mut world = World::new();
     let published = world.publish().unwrap();
     assert_eq!(world.flights_to(published), 4);

@@ -1,25 +1,25 @@
-//! Frames that are wrong by themselves, and methods where they may not stand.
+//! Malformed frames, and methods at positions where they are not allowed.
 
 use crate::peer::{Peer, close, declare, method, raw, short};
 use puka::protocol::method::{basic, channel, connection, queue, tx};
 use puka::protocol::{MethodId, ReplyCode};
 use puka::{Error, Options, Peer as Side};
 
-/// An open connection with a request pending on channel 1.
-fn waiting() -> (Peer, puka::machine::PromiseId) {
+/// Returns an open connection with a request pending on channel 1.
+fn with_pending_request() -> (Peer, puka::machine::PromiseId) {
     let mut peer = Peer::open(Options::default());
     let promise = peer.machine.request(declare("q")).unwrap();
     assert_eq!(peer.names(), ["1 channel.open", "1 queue.declare"]);
     (peer, promise)
 }
 
-/// The server writes this, and the connection is closed over it, with that code and in the words of
-/// a close.
+/// Checks that these bytes of the server make the client close the connection with this code, in a
+/// `close` frame.
 #[track_caller]
-fn is_answered_by_close(octets: &[u8], code: ReplyCode) -> MethodId {
-    let (mut peer, promise) = waiting();
-    peer.feed(octets);
-    let fault = peer.why().fault().expect("a fault").clone();
+fn is_answered_by_close(bytes: &[u8], code: ReplyCode) -> MethodId {
+    let (mut peer, promise) = with_pending_request();
+    peer.feed(bytes);
+    let fault = peer.close_reason().fault().expect("a fault").clone();
     assert_eq!(
         (fault.code, fault.found_by),
         (code, Side::Client),
@@ -28,7 +28,7 @@ fn is_answered_by_close(octets: &[u8], code: ReplyCode) -> MethodId {
     assert_eq!(
         peer.error(promise).fault(),
         Some(&fault),
-        "the request has the same answer"
+        "the request has the same error"
     );
     let sent = peer.take();
     assert_eq!(
@@ -36,16 +36,20 @@ fn is_answered_by_close(octets: &[u8], code: ReplyCode) -> MethodId {
         ["0 connection.close"]
     );
     let close = method(0, &close(code.value(), &fault.text));
-    assert_eq!(sent[0].payload[..6], close[7..13], "it says the same code");
+    assert_eq!(
+        sent[0].payload[..6],
+        close[7..13],
+        "the close carries the same code"
+    );
     fault.method
 }
 
 #[test]
-fn e01_a_wrong_frame_end_drops_the_transport_and_nothing_more_is_parsed_or_sent() {
-    let (mut peer, promise) = waiting();
-    let mut octets = method(1, &channel::OpenOk {});
-    *octets.last_mut().unwrap() = 0xCD;
-    octets.extend(method(
+fn e01_wrong_frame_end_stops_parsing_and_sending() {
+    let (mut peer, promise) = with_pending_request();
+    let mut bytes = method(1, &channel::OpenOk {});
+    *bytes.last_mut().unwrap() = 0xCD;
+    bytes.extend(method(
         1,
         &queue::DeclareOk {
             queue: short("q"),
@@ -53,11 +57,11 @@ fn e01_a_wrong_frame_end_drops_the_transport_and_nothing_more_is_parsed_or_sent(
             consumer_count: 0,
         },
     ));
-    peer.feed(&octets);
+    peer.feed(&bytes);
     assert!(
-        matches!(peer.why(), Error::FrameError(_)),
+        matches!(peer.close_reason(), Error::FrameError(_)),
         "{:?}",
-        peer.why()
+        peer.close_reason()
     );
     assert!(matches!(peer.error(promise), Error::FrameError(_)));
     assert!(
@@ -68,42 +72,42 @@ fn e01_a_wrong_frame_end_drops_the_transport_and_nothing_more_is_parsed_or_sent(
 }
 
 #[test]
-fn e01_what_the_server_is_told_it_is_told_whether_a_wrong_frame_end_follows_at_once_or_later() {
+fn e01_reply_does_not_depend_on_later_wrong_end() {
     let unknown = raw(3, 513, b"");
     let mut bad = method(1, &channel::OpenOk {});
     *bad.last_mut().unwrap() = 0xCD;
-    let (mut at_once, _) = waiting();
+    let (mut at_once, _) = with_pending_request();
     at_once.feed(&[&unknown[..], &bad].concat());
-    let (mut later, _) = waiting();
+    let (mut later, _) = with_pending_request();
     later.feed(&unknown);
-    let told = later.names();
+    let names = later.names();
     later.feed(&bad);
     assert_eq!(
-        (at_once.names(), &told[..]),
-        (told.clone(), &["0 connection.close".to_owned()][..])
+        (at_once.names(), &names[..]),
+        (names.clone(), &["0 connection.close".to_owned()][..])
     );
     for peer in [&at_once, &later] {
         assert!(
-            matches!(peer.why(), Error::ChannelError(_)),
+            matches!(peer.close_reason(), Error::ChannelError(_)),
             "{:?}",
-            peer.why()
+            peer.close_reason()
         );
     }
 }
 
 #[test]
-fn e02_a05_a_frame_over_the_limit_is_refused_on_its_first_seven_octets() {
-    // A body frame of 16 MiB where 131 072 octets were agreed upon, of which nothing but the head
-    // has come.
+fn e02_a05_oversized_frame_is_refused_after_seven_bytes() {
+    // A body frame of 16 MiB at a negotiated limit of 131 072 bytes, of which only the header has
+    // arrived.
     is_answered_by_close(&[3, 0, 1, 1, 0, 0, 0], ReplyCode::FRAME_ERROR);
-    let (mut peer, _) = waiting();
+    let (mut peer, _) = with_pending_request();
     peer.feed(&[3, 0, 1, 1, 0, 0, 0]);
     assert!(
         peer.machine.is_closed(),
-        "no close-ok could be understood any more"
+        "no close-ok could be parsed any more"
     );
     peer.pass(std::time::Duration::from_secs(2));
-    assert!(peer.machine.is_over(), "and the last octets have a second");
+    assert!(peer.machine.is_over(), "and the last bytes have a second");
 }
 
 #[test]
@@ -115,7 +119,7 @@ fn e03_unknown_frame_types_are_answered_by_501() {
 }
 
 #[test]
-fn e04_a_frame_on_a_channel_that_is_not_open_is_answered_by_504() {
+fn e04_frame_on_unopened_channel_is_answered_by_504() {
     is_answered_by_close(&method(2, &channel::OpenOk {}), ReplyCode::CHANNEL_ERROR);
     is_answered_by_close(&method(65_535, &basic::QosOk {}), ReplyCode::CHANNEL_ERROR);
     is_answered_by_close(&raw(2, 9, &[0; 14]), ReplyCode::CHANNEL_ERROR);
@@ -123,7 +127,7 @@ fn e04_a_frame_on_a_channel_that_is_not_open_is_answered_by_504() {
 }
 
 #[test]
-fn e04_a_frame_on_a_channel_that_was_closed_is_answered_by_504() {
+fn e04_frame_on_closed_channel_is_answered_by_504() {
     let mut peer = Peer::open(Options::default().publish_channels(1));
     let first = peer
         .machine
@@ -140,40 +144,40 @@ fn e04_a_frame_on_a_channel_that_was_closed_is_answered_by_504() {
     assert!(names.contains(&"1 channel.close".to_owned()), "{names:?}");
     peer.method(1, &crate::peer::ack(2, false));
     assert!(
-        matches!(peer.why(), Error::ChannelError(_)),
+        matches!(peer.close_reason(), Error::ChannelError(_)),
         "{:?}",
-        peer.why()
+        peer.close_reason()
     );
 }
 
 #[test]
-fn e10_octets_left_over_after_the_last_argument_are_answered_by_501() {
-    let mut octets = method(1, &channel::OpenOk {});
-    octets[6] += 1;
-    octets.insert(octets.len() - 1, 0);
-    is_answered_by_close(&octets, ReplyCode::FRAME_ERROR);
+fn e10_bytes_after_last_argument_are_answered_by_501() {
+    let mut bytes = method(1, &channel::OpenOk {});
+    bytes[6] += 1;
+    bytes.insert(bytes.len() - 1, 0);
+    is_answered_by_close(&bytes, ReplyCode::FRAME_ERROR);
 }
 
 #[test]
-fn e10_octets_left_over_after_the_last_property_are_answered_by_501() {
+fn e10_bytes_after_last_property_are_answered_by_501() {
     let mut peer = Peer::open(Options::default());
     let promise = peer.get();
     peer.serve();
-    let mut octets = method(1, &crate::peer::get_ok(1));
-    octets.extend(raw(2, 1, &[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 7]));
-    peer.feed(&octets);
+    let mut bytes = method(1, &crate::peer::get_ok(1));
+    bytes.extend(raw(2, 1, &[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 7]));
+    peer.feed(&bytes);
     assert!(matches!(peer.error(promise), Error::FrameError(_)));
     assert_eq!(peer.names(), ["0 connection.close"]);
 }
 
 #[test]
-fn e13_heartbeats_with_a_payload_or_on_a_channel_are_answered_by_501() {
+fn e13_malformed_heartbeats_are_answered_by_501() {
     is_answered_by_close(&raw(8, 0, b"x"), ReplyCode::FRAME_ERROR);
     is_answered_by_close(&raw(8, 1, b""), ReplyCode::FRAME_ERROR);
 }
 
 #[test]
-fn e14_methods_of_the_connection_on_a_channel_are_answered_by_503_and_of_a_channel_on_0_by_504() {
+fn e14_methods_on_wrong_channels_are_refused() {
     let blocked = connection::Blocked {
         reason: short("low on memory"),
     };
@@ -191,7 +195,7 @@ fn e14_methods_of_the_connection_on_a_channel_are_answered_by_503_and_of_a_chann
 }
 
 #[test]
-fn e15_a27_methods_that_nobody_has_and_methods_of_a_client_are_refused() {
+fn e15_a27_unknown_methods_and_methods_of_clients_are_refused() {
     is_answered_by_close(&raw(1, 1, &[0, 60, 3, 231]), ReplyCode::NOT_IMPLEMENTED);
     is_answered_by_close(&raw(1, 1, &[0, 77, 0, 1]), ReplyCode::NOT_IMPLEMENTED);
     is_answered_by_close(&raw(1, 0, &[0, 10, 0, 99]), ReplyCode::NOT_IMPLEMENTED);
@@ -207,7 +211,7 @@ fn e15_a27_methods_that_nobody_has_and_methods_of_a_client_are_refused() {
 }
 
 #[test]
-fn a27_arguments_that_are_cut_short_are_answered_by_501() {
+fn a27_truncated_arguments_are_answered_by_501() {
     let whole = method(
         1,
         &queue::DeclareOk {
@@ -225,9 +229,8 @@ fn a27_arguments_that_are_cut_short_are_answered_by_501() {
 }
 
 #[test]
-fn a31_a_reply_that_answers_nothing_is_refused_with_503() {
-    // Another request's reply, a reply of another class, one reply too many, and one before its
-    // turn.
+fn a31_unexpected_reply_is_answered_by_503() {
+    // Another request's reply, a reply of another class, one reply too many, and one too early.
     let ok = queue::DeclareOk {
         queue: short("q"),
         message_count: 0,
@@ -243,21 +246,21 @@ fn a31_a_reply_that_answers_nothing_is_refused_with_503() {
     let mut twice = method(1, &channel::OpenOk {});
     twice.extend(method(1, &ok));
     twice.extend(method(1, &ok));
-    let mut peer = waiting().0;
+    let mut peer = with_pending_request().0;
     peer.feed(&twice);
     assert!(
-        matches!(peer.why(), Error::CommandInvalid(_)),
+        matches!(peer.close_reason(), Error::CommandInvalid(_)),
         "{:?}",
-        peer.why()
+        peer.close_reason()
     );
 }
 
 #[test]
-fn a31_content_behind_a_method_without_content_is_refused_with_505() {
-    let mut octets = method(1, &channel::OpenOk {});
-    octets.extend(raw(2, 1, &[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]));
-    is_answered_by_close(&octets, ReplyCode::UNEXPECTED_FRAME);
-    let mut octets = method(1, &channel::OpenOk {});
-    octets.extend(raw(3, 1, b"x"));
-    is_answered_by_close(&octets, ReplyCode::UNEXPECTED_FRAME);
+fn a31_unexpected_content_is_answered_by_505() {
+    let mut bytes = method(1, &channel::OpenOk {});
+    bytes.extend(raw(2, 1, &[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]));
+    is_answered_by_close(&bytes, ReplyCode::UNEXPECTED_FRAME);
+    let mut bytes = method(1, &channel::OpenOk {});
+    bytes.extend(raw(3, 1, b"x"));
+    is_answered_by_close(&bytes, ReplyCode::UNEXPECTED_FRAME);
 }

@@ -1,4 +1,4 @@
-//! The handshake as it should go, and the limits that come of it.
+//! The regular handshake, and the limits that it negotiates.
 
 use crate::peer::{Peer, close, method, rabbitmq, start, tune};
 use puka::machine::Reply;
@@ -25,10 +25,10 @@ fn tune_ok(options: Options, proposal: connection::Tune) -> connection::TuneOk {
 }
 
 #[test]
-fn the_handshake_goes_as_the_spec_says_and_tells_of_the_server() {
+fn handshake_follows_the_spec_and_reports_server_properties() {
     let mut peer = Peer::new(Options::default());
     let promise = peer.machine.connect();
-    peer.shake_hands(tune(2047, 131_072, 60));
+    peer.complete_handshake(tune(2047, 131_072, 60));
     match peer.machine.fetch(promise) {
         Some(Ok(Reply::Connected(server))) => {
             assert_eq!(
@@ -46,7 +46,7 @@ fn the_handshake_goes_as_the_spec_says_and_tells_of_the_server() {
 }
 
 #[test]
-fn a07_a_frame_max_below_the_floor_is_refused() {
+fn a07_frame_max_below_the_floor_is_refused() {
     for frame_max in [1, 7, 8, 9, 4095] {
         let mut peer = Peer::new(Options::default());
         let promise = peer.machine.connect();
@@ -60,7 +60,7 @@ fn a07_a_frame_max_below_the_floor_is_refused() {
         );
         assert!(
             peer.names().is_empty(),
-            "spec 2.2.4: no common ground on which to tell it"
+            "spec 2.2.4: there is no common protocol to report the error in"
         );
         assert!(peer.machine.is_closed());
     }
@@ -91,14 +91,14 @@ fn a08_extreme_proposals_are_answered_within_our_own_limits() {
 }
 
 #[test]
-fn a08_a_server_without_limits_cannot_talk_us_into_frames_of_gigabytes() {
+fn a08_unlimited_server_does_not_raise_our_frame_max() {
     // "frame_max 0 or > our ceiling -> we answer our own (131 072)".
     let ok = tune_ok(Options::default().frame_max(0), tune(0, u32::MAX, 0));
-    assert!(ok.frame_max <= 1 << 24, "{} octets", ok.frame_max);
+    assert!(ok.frame_max <= 1 << 24, "{} bytes", ok.frame_max);
 }
 
 #[test]
-fn e22_the_answer_is_never_above_the_servers_limits_nor_0_where_it_named_one() {
+fn e22_tune_ok_never_exceeds_the_servers_limits() {
     let ok = tune_ok(
         Options::default().channel_max(0).frame_max(0),
         tune(10, 8192, 5),
@@ -115,7 +115,7 @@ fn e22_the_answer_is_never_above_the_servers_limits_nor_0_where_it_named_one() {
 }
 
 #[test]
-fn e22_what_was_agreed_upon_holds_for_what_is_sent() {
+fn e22_negotiated_limits_bound_everything_sent() {
     let mut peer = Peer::tuned(Options::default(), tune(2047, 4096, 60));
     let _publish = peer
         .machine
@@ -135,7 +135,7 @@ fn e22_what_was_agreed_upon_holds_for_what_is_sent() {
 }
 
 #[test]
-fn e21_a_close_in_place_of_open_ok_is_answered_and_is_the_error() {
+fn e21_close_instead_of_open_ok_is_the_error() {
     for (code, text) in [
         (530, "NOT_ALLOWED - vhost v not found"),
         (402, "INVALID_PATH"),
@@ -165,7 +165,7 @@ fn e21_a_close_in_place_of_open_ok_is_answered_and_is_the_error() {
 }
 
 #[test]
-fn e24_a_mechanism_that_both_sides_have_is_chosen_by_our_preference() {
+fn e24_common_mechanism_is_chosen_by_our_preference() {
     for (offered, ours, chosen) in [
         (
             &b"AMQPLAIN PLAIN"[..],
@@ -196,7 +196,7 @@ fn e24_a_mechanism_that_both_sides_have_is_chosen_by_our_preference() {
 }
 
 #[test]
-fn e24_no_mechanism_in_common_is_an_error_that_names_both_sides() {
+fn e24_missing_common_mechanism_error_names_both_sides() {
     let mut peer = Peer::new(Options::default().auth_mechanisms(&[AuthMechanism::Plain]));
     let promise = peer.machine.connect();
     peer.names();
@@ -211,7 +211,7 @@ fn e24_no_mechanism_in_common_is_an_error_that_names_both_sides() {
 }
 
 #[test]
-fn e23_credentials_that_do_not_fit_before_tuning_are_a_local_error_that_names_the_limit() {
+fn e23_oversized_credentials_are_a_local_error() {
     let token = "t".repeat(8192);
     let mut peer = Peer::new(Options::default().credentials("jwt", &token));
     let promise = peer.machine.connect();
@@ -225,7 +225,7 @@ fn e23_credentials_that_do_not_fit_before_tuning_are_a_local_error_that_names_th
 }
 
 #[test]
-fn e20_the_handshake_has_a_deadline_of_its_own_at_every_step() {
+fn e20_every_handshake_step_has_a_deadline() {
     for steps in 0..3 {
         let mut peer = Peer::new(Options::default().handshake_timeout(10 * SECOND));
         let promise = peer.machine.connect();
@@ -250,7 +250,7 @@ fn e20_the_handshake_has_a_deadline_of_its_own_at_every_step() {
 }
 
 #[test]
-fn s42_a_server_that_never_answers_the_protocol_header_is_given_up() {
+fn s42_unanswered_protocol_header_times_out() {
     let mut peer = Peer::new(Options::default());
     let promise = peer.machine.connect();
     let request = peer.machine.request(crate::peer::declare("q")).unwrap();
@@ -261,14 +261,14 @@ fn s42_a_server_that_never_answers_the_protocol_header_is_given_up() {
 }
 
 #[test]
-fn s43_one_octet_a_second_does_not_outlast_the_handshakes_deadline() {
+fn s43_one_byte_a_second_extends_no_deadline() {
     let mut peer = Peer::new(Options::default());
     let promise = peer.machine.connect();
-    for octet in start(&rabbitmq(), b"PLAIN") {
+    for byte in start(&rabbitmq(), b"PLAIN") {
         if peer.machine.is_closed() {
             break;
         }
-        peer.feed(&[octet]);
+        peer.feed(&[byte]);
         peer.pass(SECOND);
     }
     assert!(matches!(
@@ -281,16 +281,16 @@ fn s43_one_octet_a_second_does_not_outlast_the_handshakes_deadline() {
 }
 
 #[test]
-fn s43_one_octet_a_second_opens_the_connection_when_there_is_time() {
+fn s43_one_byte_a_second_opens_within_the_deadline() {
     let mut peer = Peer::new(Options::default().handshake_timeout(3600 * SECOND));
     let promise = peer.machine.connect();
-    let octets = [
+    let bytes = [
         start(&Table::new(), b"PLAIN"),
         method(0, &tune(0, 0, 10)),
         method(0, &connection::OpenOk {}),
     ];
-    for octet in octets.concat() {
-        peer.feed(&[octet]);
+    for byte in bytes.concat() {
+        peer.feed(&[byte]);
         peer.pass(SECOND);
     }
     assert!(matches!(
@@ -301,7 +301,7 @@ fn s43_one_octet_a_second_opens_the_connection_when_there_is_time() {
 }
 
 #[test]
-fn m12_all_that_a_broker_tells_only_if_asked_is_asked_for() {
+fn m12_client_announces_every_optional_capability() {
     let options = Options::default()
         .connection_name("orders")
         .client_property("customer", "somebody")
@@ -383,12 +383,12 @@ fn small_frame_max_is_named_after_a_loss() {
 }
 
 #[test]
-fn a_connection_that_is_waited_for_is_not_idle() {
+fn awaited_connection_is_not_idle() {
     let mut peer = Peer::new(Options::default());
     assert!(peer.machine.is_idle());
     let promise = peer.machine.connect();
     assert!(!peer.machine.is_idle());
     peer.machine.abandon(promise);
-    peer.shake_hands(tune(2047, 131_072, 60));
+    peer.complete_handshake(tune(2047, 131_072, 60));
     assert!(peer.machine.is_idle());
 }

@@ -1,4 +1,4 @@
-//! Handshakes that go wrong: another protocol, the end of the stream, methods out of order.
+//! Failing handshakes: another protocol, the end of the stream, methods out of order.
 
 use crate::peer::{Peer, close, deliver, header, method, rabbitmq, raw, start, tune};
 use puka::machine::PromiseId;
@@ -8,7 +8,7 @@ use puka::{Broken, Error, Options};
 use std::io;
 use std::sync::Arc;
 
-/// A handshake of which so many steps are done, its promise, and nothing of the machine unread.
+/// Returns a handshake after this many steps, and its promise. All output has been read.
 fn after(steps: usize) -> (Peer, PromiseId) {
     let mut peer = Peer::new(Options::default());
     let promise = peer.machine.connect();
@@ -23,8 +23,8 @@ fn after(steps: usize) -> (Peer, PromiseId) {
 }
 
 #[test]
-fn e18_a_server_that_refuses_the_version_names_its_own_in_pieces_of_any_size() {
-    for (octets, proposed) in [
+fn e18_refused_version_is_read_in_any_pieces() {
+    for (bytes, proposed) in [
         (
             *b"AMQP\x00\x00\x09\x01",
             ProtocolHeader {
@@ -46,7 +46,7 @@ fn e18_a_server_that_refuses_the_version_names_its_own_in_pieces_of_any_size() {
     ] {
         for size in 1..=8 {
             let (mut peer, promise) = after(0);
-            octets.chunks(size).for_each(|piece| peer.feed(piece));
+            bytes.chunks(size).for_each(|piece| peer.feed(piece));
             // The reset that follows changes nothing.
             peer.machine
                 .handle_loss(Broken::Io(Arc::new(io::ErrorKind::ConnectionReset.into())));
@@ -60,15 +60,15 @@ fn e18_a_server_that_refuses_the_version_names_its_own_in_pieces_of_any_size() {
 }
 
 #[test]
-fn e18_what_is_no_amqp_is_called_that() {
-    for octets in [
+fn e18_peer_without_amqp_is_named_in_the_error() {
+    for bytes in [
         &b"HTTP/1.1 400 Bad Request\r\n"[..],
         b"\x15\x03\x01\x00\x02\x02\x46",
         b"SSH-2.0",
         b"AMQX\0\0\0\0",
     ] {
         let (mut peer, promise) = after(0);
-        peer.feed(octets);
+        peer.feed(bytes);
         let error = peer.error(promise);
         assert!(matches!(error, Error::NotAmqp(_)), "{error}");
         assert!(peer.names().is_empty() && peer.machine.is_over());
@@ -76,7 +76,7 @@ fn e18_what_is_no_amqp_is_called_that() {
 }
 
 #[test]
-fn a06_a_first_frame_of_4_gib_is_refused_on_its_head() {
+fn a06_first_frame_of_4_gib_is_refused_early() {
     for head in [
         [1, 0, 0, 255, 255, 255, 255],
         [1, 0, 0, 255, 255, 255, 248],
@@ -94,8 +94,8 @@ fn a06_a_first_frame_of_4_gib_is_refused_on_its_head() {
 }
 
 #[test]
-fn a06_before_tuning_no_frame_has_more_than_8192_octets() {
-    // Pre-tune inbound frames: 8 192 octets, for each of them and not only the first.
+fn a06_frames_before_tuning_have_at_most_8192_bytes() {
+    // Incoming frames before tuning have at most 8192 bytes each, not only the first.
     for steps in 0..2 {
         let (mut peer, promise) = after(steps);
         let mut head = vec![1, 0, 0];
@@ -111,7 +111,7 @@ fn a06_before_tuning_no_frame_has_more_than_8192_octets() {
 }
 
 #[test]
-fn e19_s41_the_end_of_the_stream_is_an_error_of_its_own_at_each_step() {
+fn e19_s41_end_of_stream_is_its_own_error_everywhere() {
     for reset in [false, true] {
         let loss = || {
             if reset {
@@ -134,13 +134,13 @@ fn e19_s41_the_end_of_the_stream_is_an_error_of_its_own_at_each_step() {
         peer.machine.handle_loss(loss());
         assert!(
             matches!(peer.error(promise), Error::LoginRefused),
-            "in answer to the login"
+            "in reply to the login"
         );
     }
 }
 
 #[test]
-fn e19_a_server_that_says_why_it_refuses_the_login_is_believed() {
+fn e19_servers_reason_for_a_refused_login_is_reported() {
     let (mut peer, promise) = after(1);
     peer.method(0, &close(403, "ACCESS_REFUSED - Login was refused"));
     peer.machine.handle_loss(Broken::Eof);
@@ -148,7 +148,7 @@ fn e19_a_server_that_says_why_it_refuses_the_login_is_believed() {
 }
 
 #[test]
-fn s41_the_end_of_the_stream_inside_any_frame_of_the_handshake_ends_everything() {
+fn s41_end_of_stream_inside_handshake_frames_ends_everything() {
     let steps = [
         start(&rabbitmq(), b"PLAIN"),
         method(0, &tune(0, 0, 0)),
@@ -188,9 +188,9 @@ fn e20_a31_methods_out_of_order_end_the_handshake() {
         &[&start, &tune, &secure, &blocked],
     ];
     for (steps, wrong) in wrong.iter().enumerate() {
-        for octets in *wrong {
+        for bytes in *wrong {
             let (mut peer, promise) = after(steps);
-            peer.feed(octets);
+            peer.feed(bytes);
             let error = peer.error(promise);
             assert!(
                 matches!(error, Error::CommandInvalid(_)),
@@ -204,14 +204,14 @@ fn e20_a31_methods_out_of_order_end_the_handshake() {
 #[test]
 fn e20_content_and_channels_in_the_handshake_end_it() {
     for steps in 0..3 {
-        for octets in [
+        for bytes in [
             method(1, &channel::OpenOk {}),
             method(0, &deliver("c", 1)),
             header(0, 1, Properties::default()),
             raw(3, 1, b"x"),
         ] {
             let (mut peer, promise) = after(steps);
-            peer.feed(&octets);
+            peer.feed(&bytes);
             let error = peer.error(promise);
             assert!(error.fault().is_some(), "after {steps} steps: {error}");
             assert!(peer.machine.is_closed());
@@ -220,7 +220,7 @@ fn e20_content_and_channels_in_the_handshake_end_it() {
 }
 
 #[test]
-fn e20_a_heartbeat_in_the_handshake_does_no_harm() {
+fn e20_heartbeat_in_the_handshake_does_no_harm() {
     let (mut peer, promise) = after(2);
     peer.feed(&raw(8, 0, b""));
     assert!(peer.is_pending(promise));
@@ -229,7 +229,7 @@ fn e20_a_heartbeat_in_the_handshake_does_no_harm() {
 }
 
 #[test]
-fn e22_our_own_frame_max_below_the_floor_is_refused_before_an_octet_is_written() {
+fn e22_own_frame_max_below_the_floor_is_refused() {
     let mut peer = Peer::new(Options::default().frame_max(4095));
     let promise = peer.machine.connect();
     assert!(matches!(
@@ -243,7 +243,7 @@ fn e22_our_own_frame_max_below_the_floor_is_refused_before_an_octet_is_written()
 }
 
 #[test]
-fn a_channel_used_before_open_is_named() {
+fn channel_used_before_open_is_named() {
     let (mut peer, promise) = after(1);
     peer.method(7, &channel::OpenOk {});
     let error = peer.error(promise);

@@ -1,12 +1,12 @@
-//! Headers that can't be read are an error of those who read them: the message is delivered,
-//! settled like any other, and its neighbours are as they were.
+//! Malformed headers are an error only when they are read: the message is delivered and settled
+//! like any other, and other messages are not affected.
 
 use crate::peer::{Peer, consume, deliver, method, raw};
 use puka::Options;
 use puka::machine::Settle;
 use puka::protocol::{DecodeError, MAX_NESTING, Table, Value};
 
-/// The octets of a delivery whose header table is these octets, as they are.
+/// Returns the bytes of a delivery whose header table has exactly these bytes.
 fn delivery(channel: u16, tag: &str, number: u64, table: &[u8]) -> Vec<u8> {
     let mut header = [0, 60, 0, 0].to_vec();
     header.extend(4_u64.to_be_bytes());
@@ -21,7 +21,7 @@ fn delivery(channel: u16, tag: &str, number: u64, table: &[u8]) -> Vec<u8> {
     .concat()
 }
 
-/// Tables so deep inside each other.
+/// Returns this many nested tables.
 fn nested(depth: usize) -> Vec<u8> {
     let mut table = Table::new();
     for _ in 0..depth.min(MAX_NESTING) {
@@ -29,18 +29,18 @@ fn nested(depth: usize) -> Vec<u8> {
         outer.insert("n", &table).unwrap();
         table = outer;
     }
-    let mut octets = table.as_ref().as_octets().to_vec();
+    let mut bytes = table.as_ref().as_octets().to_vec();
     for _ in MAX_NESTING..depth {
         let mut outer = vec![1, b'n', b'F'];
-        outer.extend(u32::try_from(octets.len()).unwrap().to_be_bytes());
-        outer.extend(octets);
-        octets = outer;
+        outer.extend(u32::try_from(bytes.len()).unwrap().to_be_bytes());
+        outer.extend(bytes);
+        bytes = outer;
     }
-    octets
+    bytes
 }
 
 #[test]
-fn m07_bad_headers_are_an_error_of_their_message_only() {
+fn m07_malformed_headers_fail_only_their_message() {
     let bad: [(&str, Vec<u8>); 6] = [
         ("an unknown tag", b"\x01aZ".to_vec()),
         (
@@ -50,7 +50,7 @@ fn m07_bad_headers_are_an_error_of_their_message_only() {
         ("a name that runs past the end", b"\x09a".to_vec()),
         ("a name without a value", b"\x01a".to_vec()),
         (
-            "a nested table that is longer than what holds it",
+            "a nested table that is longer than its container",
             b"\x01aF\x00\x00\x00\x09".to_vec(),
         ),
         ("tables nested too deep", nested(20_000)),
@@ -104,7 +104,7 @@ fn m07_bad_headers_are_an_error_of_their_message_only() {
 }
 
 #[test]
-fn m07_a_name_or_a_text_that_is_not_utf8_is_no_error() {
+fn m07_names_and_texts_need_not_be_utf8() {
     let mut peer = Peer::open(Options::default());
     let (id, channel, tag) = peer.consumer(&consume("q"));
     peer.feed(&delivery(

@@ -1,5 +1,4 @@
-//! Logging in: challenges, mechanisms of the user's own, credentials that are asked for, and what
-//! is never sent.
+//! The login: challenges, custom mechanisms, credential sources, and secrets that are never sent.
 
 use crate::peer::{Peer, close, method, rabbitmq, start, tune};
 use crate::pipe::{ManualClock, Pipe};
@@ -13,7 +12,7 @@ use std::time::Duration;
 
 const SECRET: &str = "S3KRET";
 
-/// Answers a challenge by its number and its octets.
+/// Responds to a challenge with its number and its bytes.
 #[derive(Default)]
 struct Counting {
     user: String,
@@ -53,7 +52,7 @@ fn counting() -> Options {
         .unwrap()
 }
 
-/// A machine that has the server's `start`.
+/// Returns a state machine that has received the server's `start`.
 fn started(options: Options, mechanisms: &[u8]) -> (Peer, PromiseId) {
     let mut peer = Peer::new(options);
     let promise = peer.machine.connect();
@@ -66,15 +65,18 @@ fn challenge(peer: &mut Peer, challenge: &[u8]) {
     peer.feed(&method(0, &connection::Secure { challenge }));
 }
 
-/// Runs what is to be run of the user's.
+/// Runs pending user code.
 fn run(peer: &mut Peer) {
-    let step: LoginStep = peer.machine.poll_login().expect("something to run");
-    assert!(peer.machine.poll_login().is_none(), "it is given out once");
+    let step: LoginStep = peer
+        .machine
+        .poll_login()
+        .expect("a step of the login is pending");
+    assert!(peer.machine.poll_login().is_none(), "it is returned once");
     let outcome = step.run();
     peer.machine.handle_login(outcome);
 }
 
-/// What the machine responds: the mechanism in `start-ok`, and the response.
+/// Returns the state machine's response: the mechanism in `start-ok`, and the response.
 fn response(peer: &mut Peer) -> (Option<String>, String) {
     let sent = peer.take();
     let [sent] = sent.as_slice() else {
@@ -104,7 +106,7 @@ fn opens(peer: &mut Peer, promise: PromiseId) {
 
 #[test]
 fn each_mechanism_sends_its_name_and_its_response() {
-    for (mechanism, name, octets) in [
+    for (mechanism, name, bytes) in [
         (AuthMechanism::Plain, "PLAIN", "\\x00u\\x00p"),
         (
             AuthMechanism::Amqplain,
@@ -120,7 +122,7 @@ fn each_mechanism_sends_its_name_and_its_response() {
             .auth_mechanisms(&[mechanism]);
         let (mut peer, promise) =
             started(options, b"ANONYMOUS RABBIT-CR-DEMO EXTERNAL AMQPLAIN PLAIN");
-        assert_eq!(response(&mut peer), (Some(name.into()), octets.into()));
+        assert_eq!(response(&mut peer), (Some(name.into()), bytes.into()));
         if mechanism == AuthMechanism::RabbitCrDemo {
             challenge(&mut peer, b"Please tell me your password");
             assert_eq!(response(&mut peer), (None, "My password is p".into()));
@@ -146,11 +148,11 @@ fn challenge_reaches_the_mechanism_through_a_driver() {
 }
 
 #[test]
-fn a_mechanism_of_ones_own_is_preferred_and_answers_challenges() {
+fn custom_mechanism_is_preferred_and_answers_challenges() {
     let (mut peer, promise) = started(counting(), b"PLAIN COUNTING");
     assert!(
         peer.names().is_empty(),
-        "nothing goes out before it has responded"
+        "nothing is written before it has responded"
     );
     run(&mut peer);
     assert_eq!(
@@ -166,7 +168,7 @@ fn a_mechanism_of_ones_own_is_preferred_and_answers_challenges() {
 }
 
 #[test]
-fn e20_a_ninth_challenge_ends_the_login() {
+fn e20_ninth_challenge_ends_the_login() {
     let (mut peer, promise) = started(counting(), b"COUNTING");
     run(&mut peer);
     for _ in 0..8 {
@@ -185,7 +187,7 @@ fn e20_a_ninth_challenge_ends_the_login() {
 }
 
 #[test]
-fn a_challenge_that_cannot_be_answered_ends_the_login_with_the_reason() {
+fn failed_challenge_ends_the_login_with_its_reason() {
     let (mut peer, promise) = started(counting(), b"COUNTING");
     run(&mut peer);
     challenge(&mut peer, b"nonsense");
@@ -203,8 +205,8 @@ fn a_challenge_that_cannot_be_answered_ends_the_login_with_the_reason() {
 }
 
 #[test]
-fn e20_whatever_comes_while_the_users_code_is_asked_ends_the_handshake() {
-    for octets in [
+fn e20_frames_during_the_credentials_request_end_the_handshake() {
+    for bytes in [
         method(0, &tune(0, 0, 0)),
         method(0, &connection::Secure { challenge: b"" }),
         method(0, &connection::OpenOk {}),
@@ -212,7 +214,7 @@ fn e20_whatever_comes_while_the_users_code_is_asked_ends_the_handshake() {
     ] {
         let (mut peer, promise) = started(counting(), b"COUNTING");
         let step = peer.machine.poll_login().unwrap();
-        peer.feed(&octets);
+        peer.feed(&bytes);
         assert!(matches!(peer.error(promise), Error::CommandInvalid(_)));
         peer.machine.handle_login(step.run());
         assert!(peer.names().is_empty() && peer.machine.is_closed());
@@ -220,7 +222,7 @@ fn e20_whatever_comes_while_the_users_code_is_asked_ends_the_handshake() {
 }
 
 #[test]
-fn an_outcome_that_comes_too_late_does_nothing() {
+fn outcome_that_comes_too_late_does_nothing() {
     let (mut peer, promise) = started(counting(), b"COUNTING");
     let step = peer.machine.poll_login().unwrap();
     peer.pass(Duration::from_secs(10));
@@ -243,7 +245,7 @@ fn an_outcome_that_comes_too_late_does_nothing() {
 }
 
 #[test]
-fn e23_an_answer_that_does_not_fit_before_tuning_is_a_local_error() {
+fn e23_oversized_challenge_response_is_a_local_error() {
     struct Verbose;
     impl SaslMechanism for Verbose {
         fn initial_response(
@@ -278,7 +280,7 @@ fn e23_an_answer_that_does_not_fit_before_tuning_is_a_local_error() {
 }
 
 #[test]
-fn credentials_are_asked_for_anew_at_each_login() {
+fn credentials_are_requested_at_each_login() {
     let logins = AtomicUsize::new(0);
     let options = Options::default().credentials_from(move || {
         Ok(Credentials::new(
@@ -300,7 +302,7 @@ fn credentials_are_asked_for_anew_at_each_login() {
 }
 
 #[test]
-fn who_needs_no_credentials_is_not_asked_for_them() {
+fn mechanism_without_credentials_requests_none() {
     let options = Options::default().credentials_from(|| Err("asked".into()));
     let (mut peer, promise) = started(
         options.auth_mechanisms(&[AuthMechanism::External]),
@@ -315,7 +317,7 @@ fn who_needs_no_credentials_is_not_asked_for_them() {
 }
 
 #[test]
-fn a_source_that_has_no_credentials_ends_the_login_with_its_reason() {
+fn failed_credential_source_ends_login_with_its_reason() {
     let (mut peer, promise) = started(
         Options::default().credentials_from(|| Err("the vault is sealed".into())),
         b"PLAIN",
@@ -337,14 +339,14 @@ fn a_source_that_has_no_credentials_ends_the_login_with_its_reason() {
 }
 
 #[test]
-fn e24_no_password_goes_over_an_open_transport_when_that_is_forbidden() {
+fn e24_forbidden_plain_transport_carries_no_password() {
     let strict = Options::default().refuse_unencrypted_login(true);
     let mut peer = Peer::new(strict.clone());
     let promise = peer.machine.connect();
     assert!(matches!(peer.error(promise), Error::UnencryptedLogin));
     assert!(
         peer.names().is_empty() && peer.machine.is_over(),
-        "before an octet is written"
+        "before anything is written"
     );
 
     let (mut peer, promise) = started(
@@ -362,12 +364,12 @@ fn e24_no_password_goes_over_an_open_transport_when_that_is_forbidden() {
 }
 
 #[test]
-fn why_a_login_failed_can_be_told_apart() {
+fn causes_of_a_failed_login_are_distinct() {
     let (mut peer, promise) = started(Options::default(), b"SCRAM-SHA-256");
     assert!(matches!(peer.error(promise), Error::NoMechanism { .. }));
-    let refused = |octets: Vec<u8>| {
+    let refused = |bytes: Vec<u8>| {
         let (mut peer, promise) = started(Options::default(), b"PLAIN");
-        peer.feed(&octets);
+        peer.feed(&bytes);
         peer.error(promise)
     };
     let password = refused(method(0, &close(403, "ACCESS_REFUSED - Login was refused")));
@@ -378,7 +380,7 @@ fn why_a_login_failed_can_be_told_apart() {
 }
 
 #[test]
-fn a_user_id_is_compared_with_who_logged_in_where_that_can_be_told() {
+fn user_id_is_compared_with_a_known_login() {
     let as_user = |peer: &mut Peer, user| {
         let mut properties = Properties::default();
         properties.user_id = Some(crate::peer::short(user));
@@ -388,9 +390,12 @@ fn a_user_id_is_compared_with_who_logged_in_where_that_can_be_told() {
         };
         peer.machine.publish(&publish).map(|_| ())
     };
-    let asked = Options::default().credentials_from(|| Ok(Credentials::new("token", SECRET)));
-    let (mut peer, promise) = started(asked, b"PLAIN");
-    assert!(as_user(&mut peer, "guest").is_ok(), "nobody knows yet");
+    let options = Options::default().credentials_from(|| Ok(Credentials::new("token", SECRET)));
+    let (mut peer, promise) = started(options, b"PLAIN");
+    assert!(
+        as_user(&mut peer, "guest").is_ok(),
+        "the user is still unknown"
+    );
     run(&mut peer);
     opens(&mut peer, promise);
     assert!(as_user(&mut peer, "token").is_ok());
@@ -405,15 +410,15 @@ fn a_user_id_is_compared_with_who_logged_in_where_that_can_be_told() {
     let external = Options::default().auth_mechanisms(&[AuthMechanism::External]);
     let (mut peer, promise) = started(external, b"EXTERNAL");
     opens(&mut peer, promise);
-    assert!(as_user(&mut peer, "whoever the certificate names").is_ok());
+    assert!(as_user(&mut peer, "the name in the certificate").is_ok());
 }
 
 #[test]
-fn v9_no_lock_is_held_while_the_users_code_is_asked() {
+fn v9_user_code_runs_without_the_lock() {
     let client = Arc::new(OnceLock::<puka::Client>::new());
     let theirs = client.clone();
     let options = Options::default().credentials_from(move || {
-        // Were a lock held, this would wait for ever.
+        // If a lock were held, this would block for ever.
         let promise = theirs.get().ok_or("no client")?.queue_declare("q").send();
         drop(promise);
         Ok(Credentials::new("guest", "guest"))
@@ -426,13 +431,13 @@ fn v9_no_lock_is_held_while_the_users_code_is_asked() {
     assert!(
         pipe.written()
             .windows(11)
-            .any(|octets| octets == b"guest\0guest"),
+            .any(|bytes| bytes == b"guest\0guest"),
         "logged in at once"
     );
 }
 
 #[test]
-fn a_private_or_encrypted_transport_takes_any_login() {
+fn private_or_encrypted_transport_accepts_any_login() {
     let strict = Options::default().refuse_unencrypted_login(true);
     for (is_private, says_encrypted, logs_in) in [
         (false, false, false),

@@ -1,4 +1,4 @@
-//! What happens when a connection is lost at an awkward moment, as random worlds have found it.
+//! Losses of a connection at inconvenient moments, as random worlds have found them.
 
 use crate::peer::{Peer, consume, declare, get_ok, publish, short, tune};
 use crate::restoring::{ask, serve_naming};
@@ -14,8 +14,7 @@ fn dialled(set: impl FnOnce(Recovery) -> Recovery) -> Peer {
     Peer::dialled(Options::default().recovery(set(Recovery::default().seed(7))))
 }
 
-/// Time passes while the machine has a transport that takes nothing. Gives how often somebody had
-/// to look.
+/// Advances time while the transport accepts nothing. Returns the number of polls.
 fn wait(peer: &mut Peer, time: Duration) -> usize {
     let end = peer.now + time;
     for looks in 0..100 {
@@ -25,29 +24,26 @@ fn wait(peer: &mut Peer, time: Duration) -> usize {
         }
         peer.machine.handle_timeout(peer.now);
     }
-    panic!("nothing comes to rest");
+    panic!("the state machine does not become idle");
 }
 
 #[test]
-fn a_transport_that_does_not_take_the_last_octets_is_waited_for_without_haste() {
+fn slow_transport_gets_time_for_the_last_bytes() {
     let mut peer = dialled(|recovery| recovery.backoff(Duration::from_millis(1), SECOND));
     peer.method(0, &crate::peer::close(320, "CONNECTION_FORCED"));
     let mut out = Outgoing::default();
     assert!(peer.machine.poll_transmit(peer.now, &mut out));
     assert!(peer.machine.is_down() && !peer.machine.is_over());
-    assert!(
-        wait(&mut peer, SECOND) <= 2,
-        "the time to dial is not to be looked at yet"
-    );
+    assert!(wait(&mut peer, SECOND) <= 2, "the dial is not due yet");
     assert!(peer.machine.is_over());
     assert!(peer.machine.poll_dial(peer.now).is_some());
 }
 
 #[test]
-fn a_deadline_of_a_recovery_that_was_lost_does_not_count_for_the_next() {
+fn deadline_of_a_lost_recovery_ends_with_it() {
     let mut peer = dialled(|recovery| recovery);
     ask(&mut peer, declare("q"));
-    peer.again();
+    peer.reconnect();
     peer.take();
     assert!(matches!(
         peer.machine.state(),
@@ -56,13 +52,13 @@ fn a_deadline_of_a_recovery_that_was_lost_does_not_count_for_the_next() {
     peer.machine.handle_loss(Broken::Eof);
     peer.dial();
     peer.take();
-    // A broker that takes its time, though less than it may.
+    // A slow broker, within its timeout.
     assert!(wait(&mut peer, Duration::from_secs(9)) < 10);
     assert!(!peer.machine.is_down());
 }
 
 #[test]
-fn what_was_published_before_and_is_not_sent_again_is_unconfirmed() {
+fn publish_that_is_not_republished_is_unconfirmed() {
     let lost = |set: fn(Recovery) -> Recovery| {
         let mut peer = dialled(|recovery| set(recovery.republish_unconfirmed(3)));
         let published = peer.machine.publish(&publish("", "x")).unwrap();
@@ -89,14 +85,14 @@ fn what_was_published_before_and_is_not_sent_again_is_unconfirmed() {
     let (mut peer, published) = lost(|recovery| recovery.fail_fast(true));
     assert!(
         matches!(peer.error(published), Error::Unconfirmed(_)),
-        "in haste"
+        "in a busy loop"
     );
     peer.dial();
-    peer.shake_hands(tune(2047, 131_072, 60));
+    peer.complete_handshake(tune(2047, 131_072, 60));
 }
 
 #[test]
-fn what_the_broker_ended_keeps_no_deliveries_of_a_connection_that_went() {
+fn consumer_ended_by_broker_keeps_no_stale_deliveries() {
     let mut peer = dialled(|recovery| recovery);
     let (consumer, number, tag) = peer.consumer(&consume("q"));
     peer.deliver(number, &tag, 1, b"x");
@@ -107,7 +103,7 @@ fn what_the_broker_ended_keeps_no_deliveries_of_a_connection_that_went() {
             nowait: true,
         },
     );
-    peer.again();
+    peer.reconnect();
     assert!(peer.taken(consumer).is_empty());
     assert_eq!(
         peer.machine.consumer(consumer).unwrap().lost_deliveries(),
@@ -116,7 +112,7 @@ fn what_the_broker_ended_keeps_no_deliveries_of_a_connection_that_went() {
 }
 
 #[test]
-fn a_request_that_is_asked_twice_more_finds_its_queue_under_each_name() {
+fn twice_repeated_request_follows_its_renamed_queue() {
     let mut peer = dialled(|recovery| recovery);
     let mut exclusive = declare("");
     exclusive.exclusive = true;
@@ -128,7 +124,7 @@ fn a_request_that_is_asked_twice_more_finds_its_queue_under_each_name() {
     let got = peer.machine.request(purge).unwrap();
     peer.take();
     for name in ["second", "third"] {
-        peer.again();
+        peer.reconnect();
         let sent = serve_naming(&mut peer, name);
         let get = sent.iter().find(|sent| sent.is(basic::Get::ID)).unwrap();
         match get.method() {
@@ -148,28 +144,28 @@ fn a_request_that_is_asked_twice_more_finds_its_queue_under_each_name() {
     ));
 }
 
-/// A queue that the broker has named anew, and that is consumed since then by the name that the
-/// user knows.
+/// Returns a connection with a queue that the broker has renamed, and that is consumed under the
+/// name that the user knows.
 fn consumed_since_it_has_another_name() -> (Peer, ConsumerId, u16, String) {
     let mut peer = dialled(|recovery| recovery);
     let mut unnamed = declare("");
     (unnamed.exclusive, unnamed.auto_delete) = (true, true);
     ask(&mut peer, unnamed);
-    peer.again();
+    peer.reconnect();
     serve_naming(&mut peer, "second");
     let (consumer, channel, tag) = peer.consumer(&consume("amq.gen-first"));
     (peer, consumer, channel, tag)
 }
 
 fn declares_again(peer: &mut Peer) -> bool {
-    peer.again();
+    peer.reconnect();
     serve_naming(peer, "third")
         .iter()
         .any(|sent| sent.is(queue::Declare::ID))
 }
 
 #[test]
-fn a_queue_that_goes_with_its_consumer_does_not_come_back_under_another_name() {
+fn queue_deleted_with_its_consumer_is_not_restored() {
     let (mut peer, ..) = consumed_since_it_has_another_name();
     assert!(declares_again(&mut peer), "while it is consumed");
     let (mut peer, consumer, ..) = consumed_since_it_has_another_name();
@@ -188,7 +184,7 @@ fn a_queue_that_goes_with_its_consumer_does_not_come_back_under_another_name() {
 }
 
 #[test]
-fn a_queue_stays_while_it_is_consumed_under_one_of_its_names() {
+fn queue_consumed_under_any_name_is_kept() {
     for (first, second) in [
         ("amq.gen-first", "amq.gen-second"),
         ("amq.gen-second", "amq.gen-first"),
@@ -200,7 +196,7 @@ fn a_queue_stays_while_it_is_consumed_under_one_of_its_names() {
             peer.machine.cancel(consumer).unwrap();
             peer.serve();
         }
-        peer.again();
+        peer.reconnect();
         let sent = serve_naming(&mut peer, "third");
         let consumed = sent
             .iter()
@@ -216,7 +212,7 @@ fn a_queue_stays_while_it_is_consumed_under_one_of_its_names() {
 }
 
 #[test]
-fn a_dropped_consumer_holds_up_nobody_while_it_is_being_cancelled() {
+fn dropped_consumer_delays_nothing_during_its_cancel() {
     let mut peer = Peer::open(Options::default().max_buffered_deliveries(2));
     let mut unacked = consume("q");
     unacked.no_ack = true;
@@ -235,7 +231,7 @@ fn a_dropped_consumer_holds_up_nobody_while_it_is_being_cancelled() {
 }
 
 #[test]
-fn deliveries_that_nobody_takes_do_not_keep_a_connection_from_coming_back() {
+fn untaken_deliveries_do_not_prevent_recovery() {
     let options = Options::default()
         .max_buffered_deliveries(2)
         .recovery(Recovery::default().seed(7));
@@ -248,23 +244,23 @@ fn deliveries_that_nobody_takes_do_not_keep_a_connection_from_coming_back() {
     (1..=8).for_each(|delivery| peer.deliver(number, &tag, delivery, b"x"));
     peer.machine.handle_loss(Broken::Eof);
     peer.dial();
-    assert!(
-        peer.machine.wants_input(),
-        "there are no deliveries in a handshake"
-    );
-    peer.shake_hands(tune(2047, 131_072, 0));
+    assert!(peer.machine.wants_input(), "a handshake has no deliveries");
+    peer.complete_handshake(tune(2047, 131_072, 0));
     peer.take();
     assert!(!peer.machine.wants_input());
     peer.pass(Duration::from_secs(600));
-    assert!(!peer.machine.is_down(), "the broker can't be blamed");
+    assert!(
+        !peer.machine.is_down(),
+        "silence while reading is paused does not count"
+    );
     assert_eq!(peer.taken(consumer).len(), 8);
     assert!(peer.machine.wants_input());
     peer.pass(Duration::from_secs(60));
-    assert!(peer.machine.is_down(), "from here on it can");
+    assert!(peer.machine.is_down(), "silence counts from here on");
 }
 
 #[test]
-fn another_prefetch_count_for_a_consumer_that_is_starting_again_is_dealt_with() {
+fn prefetch_change_of_a_restarting_consumer_takes_effect() {
     let options = |set: fn(Recovery) -> Recovery| {
         Options::default()
             .max_requests(2)
@@ -281,9 +277,9 @@ fn another_prefetch_count_for_a_consumer_that_is_starting_again_is_dealt_with() 
     for (name, it, can) in each {
         let mut peer = Peer::dialled(options(|recovery| recovery));
         let (consumer, ..) = peer.consumer(&it);
-        peer.again();
-        // It is on its way when another count is asked for, and then there is no room for a
-        // request.
+        peer.reconnect();
+        // The consume is in flight when another count is requested, and then no channel is free for
+        // a request.
         peer.take();
         let resized = peer.machine.qos(consumer, 7).unwrap();
         let waiting = peer.machine.request(declare("other")).unwrap();
@@ -314,7 +310,7 @@ fn another_prefetch_count_for_a_consumer_that_is_starting_again_is_dealt_with() 
 }
 
 #[test]
-fn a_shared_prefetch_count_that_changes_while_a_consumer_starts_again_is_sent() {
+fn shared_prefetch_change_during_a_restart_is_sent() {
     let mut peer = dialled(|recovery| recovery);
     let promise = peer
         .machine
@@ -324,7 +320,7 @@ fn a_shared_prefetch_count_that_changes_while_a_consumer_starts_again_is_sent() 
     let Some(Ok(Reply::Consumer(consumer))) = peer.machine.fetch(promise) else {
         panic!("it has not started")
     };
-    peer.again();
+    peer.reconnect();
     let counts = |sent: Vec<crate::peer::Sent>| -> Vec<u16> {
         let each = sent
             .iter()
@@ -345,7 +341,7 @@ fn a_shared_prefetch_count_that_changes_while_a_consumer_starts_again_is_sent() 
 }
 
 #[test]
-fn a_queue_is_not_forgotten_while_a_part_of_its_consumer_lives() {
+fn queue_is_remembered_while_its_consumer_lives() {
     let mut peer = dialled(|recovery| recovery);
     ask(&mut peer, declare("q"));
     let mut it = consume("q");
@@ -354,8 +350,8 @@ fn a_queue_is_not_forgotten_while_a_part_of_its_consumer_lives() {
     let resized = peer.machine.qos(consumer, 3).unwrap();
     peer.serve();
     peer.done(resized);
-    // The first of the two that the broker knows of goes, and before the second does the
-    // connection.
+    // The broker deletes one of the two queues, and the connection is lost before the second is
+    // deleted.
     peer.method(
         number,
         &basic::Cancel {
@@ -369,6 +365,6 @@ fn a_queue_is_not_forgotten_while_a_part_of_its_consumer_lives() {
             .and_then(|it| it.ended())
             .is_none()
     );
-    peer.again();
+    peer.reconnect();
     assert!(peer.serve().iter().any(|sent| sent.is(queue::Declare::ID)));
 }

@@ -1,5 +1,4 @@
-//! A connection that goes and comes back: who is told, what is numbered anew, what comes back with
-//! a queue.
+//! A connection that is lost and recovers: notices, numbers that start again, and restored queues.
 
 use crate::peer::{Peer, Sent, ack, consume, declare, publish, short};
 use puka::machine::{Notice, Reply, Settle};
@@ -8,7 +7,7 @@ use puka::protocol::{Method, Table};
 use puka::{Broken, Error, Options, Recovery};
 use std::time::Duration;
 
-/// The longest that it is waited before another try.
+/// The longest backoff before another attempt.
 const LONGEST: Duration = Duration::from_secs(30);
 
 fn dialled() -> Peer {
@@ -30,28 +29,28 @@ fn arguments(sent: &[Sent]) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn s5_s7_r11_who_listens_is_told_of_the_loss_before_it_is_dialled_and_hears_on_afterwards() {
+fn s5_s7_r11_listener_receives_loss_before_dialling_and_survives() {
     let mut peer = dialled();
     let listener = peer.machine.listen();
     peer.machine.handle_loss(Broken::Eof);
-    let told = notices(&mut peer, listener);
+    let received = notices(&mut peer, listener);
     assert!(
         matches!(
-            told[..],
+            received[..],
             [
                 Notice::Disconnected(Error::ConnectionBroken(Broken::Eof)),
                 ..
             ]
         ),
-        "{told:?}"
+        "{received:?}"
     );
     peer.dial();
-    peer.shake_hands(crate::peer::tune(2047, 131_072, 60));
+    peer.complete_handshake(crate::peer::tune(2047, 131_072, 60));
     peer.serve();
-    let told = notices(&mut peer, listener);
+    let received = notices(&mut peer, listener);
     assert!(
-        matches!(told.last(), Some(Notice::Recovered(_))),
-        "{told:?}"
+        matches!(received.last(), Some(Notice::Recovered(_))),
+        "{received:?}"
     );
     peer.method(
         0,
@@ -66,7 +65,7 @@ fn s5_s7_r11_who_listens_is_told_of_the_loss_before_it_is_dialled_and_hears_on_a
 }
 
 #[test]
-fn s7_what_had_blocked_the_connection_before_blocks_the_next_no_more() {
+fn s7_blocked_state_ends_with_its_connection() {
     let mut peer = dialled();
     peer.method(
         0,
@@ -75,17 +74,17 @@ fn s7_what_had_blocked_the_connection_before_blocks_the_next_no_more() {
         },
     );
     let sent = peer.machine.publish(&publish("", "x")).unwrap();
-    peer.again();
+    peer.reconnect();
     assert_eq!(peer.machine.blocked(), None);
     assert!(
         peer.serve().iter().any(|sent| sent.is(basic::Publish::ID)),
-        "it waited, and goes now"
+        "it was delayed, and is written now"
     );
     assert!(peer.is_pending(sent));
 }
 
 #[test]
-fn r11_a_listener_that_never_listens_keeps_the_latest_notices_and_how_many_it_missed() {
+fn r11_idle_listener_buffers_latest_notices_and_counts_missed() {
     let mut peer = dialled();
     let listener = peer.machine.listen();
     for _ in 0..1000 {
@@ -97,12 +96,12 @@ fn r11_a_listener_that_never_listens_keeps_the_latest_notices_and_how_many_it_mi
         );
         peer.method(0, &connection::Unblocked {});
     }
-    let told = notices(&mut peer, listener);
-    assert!(told.len() <= 257, "{}", told.len());
+    let received = notices(&mut peer, listener);
+    assert!(received.len() <= 257, "{}", received.len());
     assert!(
-        matches!(told[0], Notice::Lost(lost) if lost as usize + told.len() == 2001),
+        matches!(received[0], Notice::Lost(lost) if lost as usize + received.len() == 2001),
         "{:?}",
-        told[0]
+        received[0]
     );
 }
 
@@ -115,7 +114,7 @@ fn s33_e31_publishes_are_numbered_from_1_again() {
         peer.method(1, &ack(tag, false));
         peer.done(sent);
     }
-    peer.again();
+    peer.reconnect();
     peer.serve();
     let sent = peer.machine.publish(&publish("", "x")).unwrap();
     let channel = peer.serve().last().unwrap().channel;
@@ -124,7 +123,7 @@ fn s33_e31_publishes_are_numbered_from_1_again() {
 }
 
 #[test]
-fn s18_s25_a_queue_comes_back_with_its_arguments_and_what_it_is() {
+fn s18_s25_queue_is_restored_with_flags_and_arguments() {
     let mut peer = dialled();
     let mut table = Table::new();
     table.insert("x-dead-letter-exchange", "dlx").unwrap();
@@ -143,7 +142,7 @@ fn s18_s25_a_queue_comes_back_with_its_arguments_and_what_it_is() {
             Some(Ok(Reply::Queue(_)))
         ));
     }
-    peer.again();
+    peer.reconnect();
     let sent = peer.serve();
     assert_eq!(arguments(&sent), [&[], table.as_ref().as_octets()]);
     let kinds: Vec<_> = sent
@@ -158,7 +157,7 @@ fn s18_s25_a_queue_comes_back_with_its_arguments_and_what_it_is() {
 }
 
 #[test]
-fn i6_after_a_loss_nothing_is_written_on_a_channel_that_is_not_open() {
+fn i6_unopened_channel_carries_nothing_after_a_loss() {
     let mut peer = dialled();
     let (id, channel, tag) = peer.consumer(&consume("q"));
     peer.deliver(channel, &tag, 1, b"x");
@@ -166,7 +165,7 @@ fn i6_after_a_loss_nothing_is_written_on_a_channel_that_is_not_open() {
     for _ in 0..3 {
         let _sent = peer.machine.publish(&publish("x", "x")).unwrap();
     }
-    peer.again();
+    peer.reconnect();
     let _ = peer
         .machine
         .settle(&held, puka::machine::Settle::Ack { multiple: false });
@@ -181,13 +180,13 @@ fn i6_after_a_loss_nothing_is_written_on_a_channel_that_is_not_open() {
 }
 
 #[test]
-fn s12_the_deadline_of_a_recovery_that_was_cut_short_does_not_keep_the_next_one_busy() {
+fn s12_deadline_of_aborted_recovery_ends_with_it() {
     for closes in [false, true] {
         let mut peer = dialled();
         let declared = peer.machine.request(declare("q")).unwrap();
         peer.serve();
         assert!(matches!(peer.machine.fetch(declared), Some(Ok(_))));
-        peer.again();
+        peer.reconnect();
         peer.pass(Duration::from_secs(25));
         if closes {
             let _closing = peer.machine.close();
@@ -195,17 +194,17 @@ fn s12_the_deadline_of_a_recovery_that_was_cut_short_does_not_keep_the_next_one_
             peer.machine.handle_loss(Broken::Eof);
             peer.dial();
         }
-        // Nobody answers, and the 30 s that bringing everything back may take are over.
+        // No reply arrives, and the 30 s for a recovery have passed.
         peer.pass(Duration::from_secs(6));
         assert!(
             peer.machine.poll_timeout().is_none_or(|at| at > peer.now),
-            "there is nothing to do yet"
+            "nothing is due yet"
         );
     }
 }
 
 #[test]
-fn each_recovery_tells_of_the_deliveries_that_were_lost_since_the_one_before() {
+fn each_recovery_reports_deliveries_lost_since_the_previous() {
     let mut peer = dialled();
     let listener = peer.machine.listen();
     let (consumer, mut number, tag) = peer.consumer(&consume("q"));
@@ -214,11 +213,11 @@ fn each_recovery_tells_of_the_deliveries_that_were_lost_since_the_one_before() {
         for delivery in 1..=deliveries {
             peer.deliver(number, &tag, delivery, b"");
         }
-        peer.again();
+        peer.reconnect();
         number = peer.serve()[0].channel;
-        let told = notices(&mut peer, listener);
-        let Some(Notice::Recovered(report)) = told.last() else {
-            panic!("{told:?}")
+        let received = notices(&mut peer, listener);
+        let Some(Notice::Recovered(report)) = received.last() else {
+            panic!("{received:?}")
         };
         lost.push(report.lost_deliveries);
     }
@@ -230,7 +229,7 @@ fn each_recovery_tells_of_the_deliveries_that_were_lost_since_the_one_before() {
 }
 
 #[test]
-fn r11_what_happens_to_a_connection_is_counted() {
+fn r11_events_of_a_connection_are_counted() {
     let mut peer =
         Peer::dialled(Options::default().recovery(Recovery::default().republish_unconfirmed(1)));
     let (consumer, number, tag) = peer.consumer(&consume("q"));
@@ -265,7 +264,7 @@ fn r11_what_happens_to_a_connection_is_counted() {
     }
     peer.pass(LONGEST);
     peer.dial();
-    peer.shake_hands(crate::peer::tune(2047, 131_072, 60));
+    peer.complete_handshake(crate::peer::tune(2047, 131_072, 60));
     peer.serve();
     expected.opened += 1;
     expected.republished += 1;

@@ -1,4 +1,4 @@
-//! What hostile or merely busy peers make the library allocate, measured in a process of its own.
+//! The memory that hostile or busy peers make the library allocate, measured in its own process.
 //!
 //! A counting allocator needs `unsafe`, which this workspace forbids. The kernel counts, too:
 //! `VmPeak` is the largest address space that a process ever had, to the page, touched or not. Each
@@ -18,7 +18,7 @@ use std::process::Command;
 
 const KIB: u64 = 1 << 10;
 const FRAME_MAX: u64 = 131_072;
-/// What an attack may cost beyond the limit that holds.
+/// The cost of an attack beyond the limit.
 const SLACK: u64 = 64 * KIB;
 
 fn status(field: &str) -> u64 {
@@ -32,8 +32,8 @@ fn status(field: &str) -> u64 {
         * KIB
 }
 
-/// Runs the test of that name in a process of its own, where `scenario` may make the address space
-/// grow by so many octets after `prepare` was done.
+/// Runs the test of this name in its own process, where `scenario` may grow the address space by
+/// this many bytes after `prepare` has run.
 #[track_caller]
 fn grows_by_at_most<T>(
     name: &str,
@@ -51,7 +51,7 @@ fn grows_by_at_most<T>(
         let grown = if peak > peak_before { peak - before } else { 0 };
         assert!(
             grown <= most,
-            "it grew by {} KiB, where {} KiB are enough",
+            "it grew by {} KiB, at a limit of {} KiB",
             grown / KIB,
             most / KIB
         );
@@ -83,7 +83,7 @@ fn grows_by_at_most<T>(
     assert!(shown.contains("1 passed"), "it did not run: {shown}");
 }
 
-/// A get on channel 1 whose `get-ok` has come, so that content follows.
+/// Returns a get on channel 1 whose `get-ok` has arrived, so that content follows.
 fn got() -> Peer {
     let mut peer = Peer::open(Options::default());
     let _promise = peer.get();
@@ -94,9 +94,9 @@ fn got() -> Peer {
 }
 
 #[test]
-fn a01_a_body_of_2_to_the_40_is_drained_without_being_kept() {
+fn a01_body_of_1_tib_is_drained_without_storing() {
     grows_by_at_most(
-        "a01_a_body_of_2_to_the_40_is_drained_without_being_kept",
+        "a01_body_of_1_tib_is_drained_without_storing",
         2 * FRAME_MAX + SLACK,
         || {
             let body = raw(3, 1, &vec![7; 100_000]);
@@ -113,9 +113,9 @@ fn a01_a_body_of_2_to_the_40_is_drained_without_being_kept() {
 }
 
 #[test]
-fn a02_a_body_of_2_to_the_64_without_an_octet_allocates_nothing() {
+fn a02_announced_body_of_16_eib_allocates_nothing() {
     grows_by_at_most(
-        "a02_a_body_of_2_to_the_64_without_an_octet_allocates_nothing",
+        "a02_announced_body_of_16_eib_allocates_nothing",
         FRAME_MAX + SLACK,
         got,
         |peer| {
@@ -125,9 +125,9 @@ fn a02_a_body_of_2_to_the_64_without_an_octet_allocates_nothing() {
 }
 
 #[test]
-fn a02_nor_does_one_at_our_own_limit() {
+fn a02_announced_body_at_our_limit_allocates_nothing() {
     grows_by_at_most(
-        "a02_nor_does_one_at_our_own_limit",
+        "a02_announced_body_at_our_limit_allocates_nothing",
         FRAME_MAX + SLACK,
         got,
         |peer| {
@@ -198,9 +198,9 @@ fn announced_sizes_and_properties_stay_within_the_bound() {
 }
 
 #[test]
-fn a05_the_head_of_a_frame_above_the_limit_allocates_nothing() {
+fn a05_header_of_an_oversized_frame_allocates_nothing() {
     grows_by_at_most(
-        "a05_the_head_of_a_frame_above_the_limit_allocates_nothing",
+        "a05_header_of_an_oversized_frame_allocates_nothing",
         SLACK,
         got,
         |peer| {
@@ -211,9 +211,9 @@ fn a05_the_head_of_a_frame_above_the_limit_allocates_nothing() {
 }
 
 #[test]
-fn a06_a_first_frame_of_4_gib_allocates_nothing() {
+fn a06_first_frame_of_4_gib_allocates_nothing() {
     grows_by_at_most(
-        "a06_a_first_frame_of_4_gib_allocates_nothing",
+        "a06_first_frame_of_4_gib_allocates_nothing",
         SLACK,
         || Peer::new(Options::default()),
         |peer| {
@@ -239,21 +239,21 @@ fn a12_frames_on_65_535_channels_allocate_nothing() {
 }
 
 #[test]
-fn a12_a_flood_of_messages_for_nobody_leaves_nothing_behind() {
-    // One delivery is held, so nothing behind it can be forgotten by its place alone.
+fn a12_flood_of_unrequested_messages_leaves_nothing_behind() {
+    // One delivery is unsettled, so nothing behind it can be removed by its position alone.
     grows_by_at_most(
-        "a12_a_flood_of_messages_for_nobody_leaves_nothing_behind",
+        "a12_flood_of_unrequested_messages_leaves_nothing_behind",
         2 * FRAME_MAX + SLACK,
         || {
             let mut peer = Peer::open(Options::default());
             let (id, channel, tag) = peer.consumer(&consume("q"));
             peer.deliver(channel, &tag, 1, b"x");
-            let held = peer.taken(id);
-            (peer, held)
+            let unsettled = peer.taken(id);
+            (peer, unsettled)
         },
-        |(peer, _held)| {
+        |(peer, _unsettled)| {
             for tag in 2..=100_000 {
-                peer.content(1, &crate::peer::deliver("nobody's", tag), b"");
+                peer.content(1, &crate::peer::deliver("unknown", tag), b"");
                 if tag % 100 == 0 {
                     peer.take();
                 }
@@ -267,18 +267,18 @@ fn a12_a_flood_of_messages_for_nobody_leaves_nothing_behind() {
 }
 
 #[test]
-fn i08_deliveries_settled_behind_one_that_is_held_leave_nothing_behind() {
+fn i08_deliveries_settled_behind_an_unsettled_one_are_freed() {
     grows_by_at_most(
-        "i08_deliveries_settled_behind_one_that_is_held_leave_nothing_behind",
+        "i08_deliveries_settled_behind_an_unsettled_one_are_freed",
         2 * FRAME_MAX + SLACK,
         || {
             let mut peer = Peer::open(Options::default());
             let (id, channel, tag) = peer.consumer(&consume("q"));
             peer.deliver(channel, &tag, 1, b"x");
-            let held = peer.taken(id);
-            (peer, held, id, channel, tag)
+            let unsettled = peer.taken(id);
+            (peer, unsettled, id, channel, tag)
         },
-        |(peer, _held, id, channel, tag)| {
+        |(peer, _unsettled, id, channel, tag)| {
             for delivery in 2..=100_000 {
                 peer.deliver(*channel, tag, delivery, b"x");
                 let delivered = peer.taken(*id).remove(0);
@@ -294,10 +294,10 @@ fn i08_deliveries_settled_behind_one_that_is_held_leave_nothing_behind() {
 }
 
 #[test]
-fn e47_a_transport_that_always_has_something_left_to_write_costs_no_more_than_what_is_left() {
-    // The transport keeps up, but is never done: each time there is something new behind a rest.
+fn e47_never_drained_outbox_costs_only_its_unwritten_bytes() {
+    // The transport keeps up, but is never done: each time there is new output behind a rest.
     grows_by_at_most(
-        "e47_a_transport_that_always_has_something_left_to_write_costs_no_more_than_what_is_left",
+        "e47_never_drained_outbox_costs_only_its_unwritten_bytes",
         1 << 20,
         || {
             let mut peer = Peer::open(Options::default());
@@ -311,9 +311,9 @@ fn e47_a_transport_that_always_has_something_left_to_write_costs_no_more_than_wh
             for tag in 1..=20_000 {
                 let promise = peer.machine.publish(&publish("", &body[..])).unwrap();
                 peer.machine.poll_transmit(peer.now, &mut out);
-                let octets = out.len().saturating_sub(100);
-                out.advance(octets);
-                peer.machine.handle_transmitted(peer.now, octets);
+                let bytes = out.len().saturating_sub(100);
+                out.advance(bytes);
+                peer.machine.handle_transmitted(peer.now, bytes);
                 peer.method(1, &crate::peer::ack(tag, false));
                 while peer.machine.poll_event().is_some() {}
                 if tag > 1 {
@@ -337,7 +337,7 @@ fn e05_confirms_and_returns_leave_nothing_behind() {
             peer
         },
         |peer| {
-            // One that is never confirmed, and a hundred thousand behind it that are.
+            // One that is never confirmed, and a hundred thousand confirmed ones behind it.
             for tag in 2..=100_000 {
                 let promise = peer.machine.publish(&publish("", "x")).unwrap();
                 peer.take();
@@ -348,11 +348,11 @@ fn e05_confirms_and_returns_leave_nothing_behind() {
     );
 }
 
-/// The connection is lost, and comes back with other names for its queues.
+/// The connection is lost, and recovers with other names for its queues.
 fn lose_and_recover(peer: &mut Peer, turn: usize) {
     let unconfirmed = peer.machine.publish(&publish("", "x")).unwrap();
     peer.take();
-    peer.again();
+    peer.reconnect();
     serve_naming(peer, &turn.to_string());
     assert!(matches!(peer.machine.state(), ConnectionState::Open));
     assert!(matches!(
@@ -392,7 +392,7 @@ fn republished_messages_leave_nothing_behind() {
     let turn = |peer: &mut Peer| {
         let promises = [(); 100].map(|()| peer.machine.publish(&publish("", "x")).unwrap());
         peer.serve();
-        peer.again();
+        peer.reconnect();
         peer.serve();
         peer.method(1, &ack(0, true));
         promises.into_iter().for_each(|promise| peer.done(promise));
@@ -412,7 +412,7 @@ fn republished_messages_leave_nothing_behind() {
 }
 
 #[test]
-fn s22_ten_thousand_queues_that_go_by_themselves_leave_nothing_behind() {
+fn s22_ten_thousand_auto_delete_queues_leave_nothing_behind() {
     let turn = |peer: &mut Peer, turn: usize| {
         let name = format!("auto-{turn}");
         let mut auto = declare(&name);
@@ -427,7 +427,7 @@ fn s22_ten_thousand_queues_that_go_by_themselves_leave_nothing_behind() {
         while peer.machine.poll_event().is_some() {}
     };
     grows_by_at_most(
-        "s22_ten_thousand_queues_that_go_by_themselves_leave_nothing_behind",
+        "s22_ten_thousand_auto_delete_queues_leave_nothing_behind",
         SLACK,
         || {
             let mut peer = dialled();
@@ -436,7 +436,7 @@ fn s22_ten_thousand_queues_that_go_by_themselves_leave_nothing_behind() {
         },
         |peer| {
             (100..10_100).for_each(|number| turn(peer, number));
-            peer.again();
+            peer.reconnect();
             assert!(
                 peer.serve()
                     .iter()
@@ -447,9 +447,9 @@ fn s22_ten_thousand_queues_that_go_by_themselves_leave_nothing_behind() {
 }
 
 #[test]
-fn m11_three_hundred_thousand_publishes_that_nobody_waits_for_leave_nothing_behind() {
+fn m11_unawaited_publishes_leave_nothing_behind() {
     grows_by_at_most(
-        "m11_three_hundred_thousand_publishes_that_nobody_waits_for_leave_nothing_behind",
+        "m11_unawaited_publishes_leave_nothing_behind",
         2 * FRAME_MAX + SLACK,
         || {
             let mut peer = Peer::open(Options::default());
@@ -476,20 +476,20 @@ fn m11_three_hundred_thousand_publishes_that_nobody_waits_for_leave_nothing_behi
 }
 
 #[test]
-fn e48_an_idle_channel_costs_less_than_a_kibibyte() {
+fn e48_idle_channel_costs_less_than_a_kibibyte() {
     grows_by_at_most(
-        "e48_an_idle_channel_costs_less_than_a_kibibyte",
+        "e48_idle_channel_costs_less_than_a_kibibyte",
         2047 * KIB + SLACK,
         || Peer::open(Options::default().request_channels(2047)),
         |peer| {
-            let held: Vec<_> = (0..2000)
+            let unsettled: Vec<_> = (0..2000)
                 .map(|_| {
                     let promise = peer.machine.request(crate::peer::declare("q")).unwrap();
                     peer.machine.abandon(promise);
                     promise
                 })
                 .collect();
-            assert_eq!(held.len(), 2000);
+            assert_eq!(unsettled.len(), 2000);
             while !peer.serve().is_empty() {}
             assert!(peer.machine.stats().open_channels >= 2000);
         },
@@ -497,11 +497,11 @@ fn e48_an_idle_channel_costs_less_than_a_kibibyte() {
 }
 
 #[test]
-fn s62_a_million_deliveries_that_are_taken_slowly_cost_no_more_than_the_bound() {
+fn s62_slow_consumer_of_million_deliveries_stays_bounded() {
     const BOUND: u64 = 1 << 20;
     grows_by_at_most(
-        "s62_a_million_deliveries_that_are_taken_slowly_cost_no_more_than_the_bound",
-        // What is counted of a delivery are its octets, and these have few.
+        "s62_slow_consumer_of_million_deliveries_stays_bounded",
+        // A delivery is counted by its bytes, and these have few.
         4 * BOUND,
         || {
             let mut peer = Peer::open(Options::default().max_buffered_octets(BOUND as usize));
@@ -526,13 +526,13 @@ fn s62_a_million_deliveries_that_are_taken_slowly_cost_no_more_than_the_bound() 
             let (mut delivered, mut pauses) = (0, 0);
             while delivered < 1_000_000 {
                 if peer.machine.wants_input() {
-                    let mut octets = Vec::new();
+                    let mut bytes = Vec::new();
                     for _ in 0..100 {
                         delivered += 1;
-                        octets.extend(method(*channel, &crate::peer::deliver(tag, delivered)));
-                        octets.extend(&content[..]);
+                        bytes.extend(method(*channel, &crate::peer::deliver(tag, delivered)));
+                        bytes.extend(&content[..]);
                     }
-                    peer.feed(&octets);
+                    peer.feed(&bytes);
                     assert!(peer.machine.why_closed().is_none());
                 } else {
                     pauses += 1;
@@ -546,10 +546,10 @@ fn s62_a_million_deliveries_that_are_taken_slowly_cost_no_more_than_the_bound() 
 }
 
 #[test]
-fn e47_a_peer_that_reads_nothing_costs_no_more_than_the_bound() {
+fn e47_peer_that_reads_nothing_costs_bounded_memory() {
     const BOUND: usize = 1 << 20;
     grows_by_at_most(
-        "e47_a_peer_that_reads_nothing_costs_no_more_than_the_bound",
+        "e47_peer_that_reads_nothing_costs_bounded_memory",
         3 * BOUND as u64,
         || {
             let mut peer = Peer::open(Options::default().max_outgoing_octets(BOUND));
@@ -570,8 +570,8 @@ fn e47_a_peer_that_reads_nothing_costs_no_more_than_the_bound() {
 }
 
 #[test]
-fn a02_the_measure_sees_what_is_allocated_and_not_touched() {
-    let name = "a02_the_measure_sees_what_is_allocated_and_not_touched";
+fn a02_measurement_includes_untouched_allocations() {
+    let name = "a02_measurement_includes_untouched_allocations";
     if std::env::var_os("PUKA_MEASURE").is_some() {
         let before = status("VmPeak");
         let kept: Vec<u8> = Vec::with_capacity(1 << 20);

@@ -1,4 +1,4 @@
-//! Names that are too long: an error before an octet is written.
+//! Names that are too long are refused before anything is written.
 
 use crate::peer::{Peer, rabbitmq, start, tune};
 use crate::pipe::{ManualClock, Pipe};
@@ -6,7 +6,7 @@ use puka::machine::Consume;
 use puka::protocol::{EncodeError, ShortStr, Table};
 use puka::{Client, Error, Options};
 
-/// Texts of 256, 300 and 511 octets, one octet a character and more.
+/// Returns texts of 256, 300 and 511 bytes, with one byte a character and more.
 fn too_long() -> Vec<String> {
     vec![
         "x".repeat(256),
@@ -19,7 +19,7 @@ fn too_long() -> Vec<String> {
     ]
 }
 
-/// Texts of 255 octets.
+/// Returns texts of 255 bytes.
 fn longest() -> Vec<String> {
     vec![
         "x".repeat(255),
@@ -28,7 +28,7 @@ fn longest() -> Vec<String> {
     ]
 }
 
-/// A client whose connection is open, and what was written so far.
+/// Returns a client with an open connection, and the bytes written so far.
 fn client() -> (Client, Pipe, puka::Driver<Pipe, ManualClock>) {
     let pipe = Pipe::default();
     let clock = ManualClock::default();
@@ -52,7 +52,7 @@ fn is_refused<T>(
 }
 
 #[test]
-fn a18_a_short_string_takes_255_octets_and_not_one_more() {
+fn a18_short_string_has_at_most_255_bytes() {
     for text in longest() {
         assert_eq!(ShortStr::new(&text).unwrap().len(), 255);
     }
@@ -67,7 +67,7 @@ fn a18_a_short_string_takes_255_octets_and_not_one_more() {
 }
 
 #[test]
-fn a18_names_that_are_too_long_are_refused_before_an_octet_is_written() {
+fn a18_too_long_names_are_refused_before_writing() {
     let (client, pipe, mut driver) = client();
     pipe.written();
     for name in &too_long() {
@@ -132,7 +132,7 @@ fn a18_names_that_are_too_long_are_refused_before_an_octet_is_written() {
 }
 
 #[test]
-fn a18_a_consumer_tag_that_is_too_long_is_refused_and_not_cut() {
+fn a18_too_long_consumer_tag_is_refused() {
     let (client, pipe, mut driver) = client();
     pipe.written();
     for name in &too_long() {
@@ -148,7 +148,7 @@ fn a18_a_consumer_tag_that_is_too_long_is_refused_and_not_cut() {
 }
 
 #[test]
-fn a18_names_of_255_octets_are_sent_whole() {
+fn a18_names_of_255_bytes_are_sent_whole() {
     let (client, pipe, mut driver) = client();
     pipe.written();
     for name in &longest() {
@@ -164,7 +164,7 @@ fn a18_names_of_255_octets_are_sent_whole() {
 }
 
 #[test]
-fn a18_a_virtual_host_that_is_too_long_is_refused_before_an_octet_is_written() {
+fn a18_too_long_virtual_host_is_refused_before_writing() {
     let mut peer = Peer::new(Options::default().virtual_host(&"v".repeat(256)));
     let promise = peer.machine.connect();
     assert!(peer.names().is_empty(), "nothing is written");
@@ -178,7 +178,7 @@ fn a18_a_virtual_host_that_is_too_long_is_refused_before_an_octet_is_written() {
 }
 
 #[test]
-fn a18_a_virtual_host_that_is_too_long_is_never_cut() {
+fn a18_too_long_virtual_host_is_never_truncated() {
     let mut peer = Peer::new(Options::default().virtual_host(&"v".repeat(256)));
     let promise = peer.machine.connect();
     peer.feed(&start(&rabbitmq(), b"PLAIN"));
@@ -198,7 +198,7 @@ fn a18_a_virtual_host_that_is_too_long_is_never_cut() {
 }
 
 #[test]
-fn a18_a_users_tag_never_makes_a_tag_longer_than_255_octets_or_cuts_a_character() {
+fn a18_generated_tag_fits_255_bytes_at_character_boundary() {
     for tag in longest() {
         let mut peer = Peer::open(Options::default());
         let terms = Consume {
@@ -214,7 +214,7 @@ fn a18_a_users_tag_never_makes_a_tag_longer_than_255_octets_or_cuts_a_character(
 }
 
 #[test]
-fn a21_no_error_and_no_debug_output_shows_the_password() {
+fn a21_errors_and_debug_output_hide_the_password() {
     let options = Options::from_uri("amqp://user:hunter2@localhost/").unwrap();
     assert!(!format!("{options:?}").contains("hunter2"));
     let pipe = Pipe::default();

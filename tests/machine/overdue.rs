@@ -102,7 +102,7 @@ fn late_message_of_a_get_stays_unsettled() {
         peer.method(1, &channel::CloseOk {});
         assert!(
             peer.names().is_empty(),
-            "closing its channel has put it back"
+            "closing its channel has requeued it"
         );
         assert!(peer.machine.is_idle() && peer.machine.why_closed().is_none());
     }
@@ -125,7 +125,7 @@ fn late_reply_is_still_recorded() {
     ];
     peer.feed(&late.concat());
     peer.take();
-    peer.again();
+    peer.reconnect();
     assert_eq!(
         count(&peer.names(), "queue.declare"),
         1,
@@ -150,7 +150,7 @@ fn refusal_that_crosses_the_close_is_answered_once() {
 }
 
 #[test]
-fn broker_that_answers_nothing_gets_few_channels() {
+fn unanswered_requests_use_few_channels() {
     let mut peer = pool_of(4);
     let mut sent = Vec::new();
     for _ in 0..50 {
@@ -196,29 +196,29 @@ fn overdue_channels_leave_numbers_for_others() {
 }
 
 /// Gets messages until no more may stay unsettled.
-fn hold(peer: &mut Peer) -> Vec<Delivered> {
-    let mut held = Vec::new();
+fn get_until_limit(peer: &mut Peer) -> Vec<Delivered> {
+    let mut unsettled = Vec::new();
     loop {
         let get = peer.get();
         if let Some(refused) = peer.machine.fetch(get) {
             assert!(matches!(refused, Err(Error::ChannelLimit)), "{refused:?}");
-            return held;
+            return unsettled;
         }
         let channel = peer.serve().last().unwrap().channel;
         peer.content(channel, &get_ok(1), b"x");
         let Some(Ok(Reply::Delivery(Some(got)))) = peer.machine.fetch(get) else {
             panic!("no message")
         };
-        held.push(got.delivered);
+        unsettled.push(got.delivered);
     }
 }
 
 #[test]
-fn held_gets_leave_channels_for_the_rest() {
+fn unsettled_gets_leave_channels_for_other_requests() {
     for (numbers, most) in [(3, 1), (4, 2), (10, 7), (20, 16), (2047, 1790)] {
         let mut peer = Peer::open(Options::default().channel_max(numbers));
-        let held = hold(&mut peer);
-        assert_eq!(held.len(), most, "{numbers} channels");
+        let unsettled = get_until_limit(&mut peer);
+        assert_eq!(unsettled.len(), most, "{numbers} channels");
         declared(&mut peer);
         let _published = peer.machine.publish(&publish("other", "x")).unwrap();
         assert_eq!(
@@ -230,7 +230,7 @@ fn held_gets_leave_channels_for_the_rest() {
             peer.consumer(&consume("q"));
         }
         peer.machine
-            .settle(&held[0], Settle::Ack { multiple: false })
+            .settle(&unsettled[0], Settle::Ack { multiple: false })
             .unwrap();
         if numbers < 10 {
             peer.got(2, b"another");
@@ -242,7 +242,7 @@ fn held_gets_leave_channels_for_the_rest() {
 fn few_channels_still_get_one_message() {
     for numbers in [1, 2] {
         let mut peer = Peer::open(Options::default().channel_max(numbers));
-        assert_eq!(hold(&mut peer).len(), 1, "{numbers} channels");
+        assert_eq!(get_until_limit(&mut peer).len(), 1, "{numbers} channels");
     }
 }
 
@@ -252,12 +252,12 @@ fn consumers_leave_one_channel_for_a_get() {
     for _ in 0..8 {
         peer.consumer(&consume("q"));
     }
-    assert_eq!(hold(&mut peer).len(), 1);
+    assert_eq!(get_until_limit(&mut peer).len(), 1);
     declared(&mut peer);
 }
 
 #[test]
-fn get_waits_for_one_that_may_bring_nothing() {
+fn get_waits_for_a_possibly_empty_get() {
     let mut peer = Peer::open(Options::default().channel_max(4));
     let gets = [(); 3].map(|()| peer.get());
     let names: Vec<_> = peer.serve().iter().map(crate::peer::Sent::name).collect();
@@ -280,7 +280,7 @@ fn get_waits_for_one_that_may_bring_nothing() {
 #[test]
 fn gets_without_acknowledgement_are_not_limited() {
     let mut peer = Peer::open(Options::default().channel_max(4));
-    let _held = hold(&mut peer);
+    let _held = get_until_limit(&mut peer);
     let get = peer
         .machine
         .request(basic::Get {

@@ -39,7 +39,7 @@ fn without_deadlock(test: impl FnOnce() + Send + 'static) {
 
 /// Makes values whose drop calls the client, and counts the dropped ones.
 #[derive(Clone, Debug, Default)]
-struct Asking {
+struct DropCalls {
     client: Arc<OnceLock<Client>>,
     dropped: Arc<AtomicUsize>,
 }
@@ -47,16 +47,16 @@ struct Asking {
 /// A value whose drop calls the client: the owner of a body, an error, a mechanism.
 #[derive(Debug)]
 struct Owner {
-    asking: Asking,
+    drop_calls: DropCalls,
     body: Vec<u8>,
 }
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        if let Some(client) = self.asking.client.get() {
+        if let Some(client) = self.drop_calls.client.get() {
             let _ = client.blocked();
         }
-        self.asking.dropped.fetch_add(1, Ordering::SeqCst);
+        self.drop_calls.dropped.fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -87,16 +87,16 @@ impl SaslMechanism for Owner {
     }
 }
 
-impl Asking {
+impl DropCalls {
     fn of(client: &Client) -> Self {
-        let asking = Self::default();
-        asking.client.set(client.clone()).unwrap();
-        asking
+        let drop_calls = Self::default();
+        drop_calls.client.set(client.clone()).unwrap();
+        drop_calls
     }
 
     fn owner(&self, len: usize) -> Owner {
         Owner {
-            asking: self.clone(),
+            drop_calls: self.clone(),
             body: vec![7; len],
         }
     }
@@ -114,32 +114,32 @@ impl Asking {
 const SIZES: [usize; 3] = [10, 8 << 10, 300 << 10];
 
 #[test]
-fn a_written_body_is_dropped_without_the_lock() {
+fn written_body_is_dropped_without_the_lock() {
     without_deadlock(|| {
         let (client, pipe, _clock, mut driver) = opened(Options::default());
-        let asking = Asking::of(&client);
+        let drop_calls = DropCalls::of(&client);
         for confirms in [true, false] {
             for size in SIZES {
                 drop(
                     client
-                        .basic_publish("", "q", asking.body(size))
+                        .basic_publish("", "q", drop_calls.body(size))
                         .confirm(confirms)
                         .send(),
                 );
             }
         }
         pipe.serve(&mut driver);
-        assert_eq!(asking.dropped(), 6);
+        assert_eq!(drop_calls.dropped(), 6);
     });
 }
 
 #[test]
-fn a_body_with_an_owner_is_written_whole() {
+fn body_with_an_owner_is_written_whole() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
-    let asking = Asking::of(&client);
+    let drop_calls = DropCalls::of(&client);
     pipe.written();
     for size in SIZES {
-        drop(client.basic_publish("", "q", asking.body(size)).send());
+        drop(client.basic_publish("", "q", drop_calls.body(size)).send());
     }
     assert!(pipe.poll(&mut driver).is_none());
     let frames = pipe.frames();
@@ -153,16 +153,16 @@ fn a_body_with_an_owner_is_written_whole() {
 }
 
 #[test]
-fn a_held_body_is_dropped_without_the_lock() {
+fn buffered_body_is_dropped_without_the_lock() {
     without_deadlock(|| {
         // It expires, the connection is lost, and it is written after the handshake.
         for end in 0..3 {
             let (pipe, clock) = (Pipe::default(), ManualClock::default());
             let options = Options::default().request_timeout(SECOND);
             let (client, mut driver) = puka::open(pipe.clone(), clock.clone(), options);
-            let asking = Asking::of(&client);
+            let drop_calls = DropCalls::of(&client);
             let promises =
-                SIZES.map(|size| client.basic_publish("", "q", asking.body(size)).send());
+                SIZES.map(|size| client.basic_publish("", "q", drop_calls.body(size)).send());
             let _ = pipe.poll(&mut driver);
             match end {
                 0 => clock.pass(2 * SECOND),
@@ -170,7 +170,7 @@ fn a_held_body_is_dropped_without_the_lock() {
                 _ => pipe.open(&mut driver),
             }
             pipe.serve(&mut driver);
-            assert_eq!(asking.dropped(), SIZES.len(), "end {end}");
+            assert_eq!(drop_calls.dropped(), SIZES.len(), "end {end}");
             drop(promises);
         }
     });
@@ -181,10 +181,14 @@ fn lost_body_is_dropped_without_the_lock() {
     without_deadlock(|| {
         for drops_driver in [false, true] {
             let (client, pipe, clock, mut driver) = opened(Options::default());
-            let asking = Asking::of(&client);
+            let drop_calls = DropCalls::of(&client);
             pipe.script().stalled = true;
             for _ in 0..10 {
-                drop(client.basic_publish("", "q", asking.body(300 << 10)).send());
+                drop(
+                    client
+                        .basic_publish("", "q", drop_calls.body(300 << 10))
+                        .send(),
+                );
             }
             assert!(pipe.poll(&mut driver).is_none());
             if !drops_driver {
@@ -195,7 +199,7 @@ fn lost_body_is_dropped_without_the_lock() {
                 assert!(pipe.poll(&mut driver).is_some());
             }
             drop(driver);
-            assert_eq!(asking.dropped(), 10);
+            assert_eq!(drop_calls.dropped(), 10);
         }
     });
 }
@@ -222,7 +226,7 @@ pub(crate) fn poll(driver: &mut DialDriver<Net, ManualClock>) -> Poll<Result<(),
     Pin::new(driver).poll(&mut Context::from_waker(Waker::noop()))
 }
 
-pub(crate) fn shake_hands(pipe: &Pipe, driver: &mut DialDriver<Net, ManualClock>) {
+pub(crate) fn complete_handshake(pipe: &Pipe, driver: &mut DialDriver<Net, ManualClock>) {
     pipe.feed(&start(&rabbitmq(), b"PLAIN"));
     pipe.feed(&method(0, &tune(2047, 131_072, 60)));
     pipe.feed(&method(0, &connection::OpenOk {}));
@@ -239,10 +243,10 @@ fn body_to_republish_is_dropped_without_the_lock() {
             let recovery = Recovery::default().republish_unconfirmed(1);
             let options = Options::default().recovery(recovery);
             let (client, mut driver) = puka::connect(Net(pipe.clone()), clock.clone(), options);
-            shake_hands(&pipe, &mut driver);
-            let asking = Asking::of(&client);
+            complete_handshake(&pipe, &mut driver);
+            let drop_calls = DropCalls::of(&client);
             let promises =
-                SIZES.map(|size| client.basic_publish("", "q", asking.body(size)).send());
+                SIZES.map(|size| client.basic_publish("", "q", drop_calls.body(size)).send());
             assert!(poll(&mut driver).is_pending());
             pipe.feed(
                 &[
@@ -271,7 +275,7 @@ fn body_to_republish_is_dropped_without_the_lock() {
             for _ in 0..3 {
                 let _ = poll(&mut driver);
             }
-            assert_eq!(asking.dropped(), SIZES.len(), "end {end}");
+            assert_eq!(drop_calls.dropped(), SIZES.len(), "end {end}");
             for promise in promises {
                 assert!(block_on(poll_once(promise)).is_some(), "end {end}");
             }
@@ -282,63 +286,63 @@ fn body_to_republish_is_dropped_without_the_lock() {
 #[test]
 fn users_error_is_dropped_without_the_lock() {
     without_deadlock(|| {
-        let asking = Asking::default();
-        let asked = asking.clone();
+        let drop_calls = DropCalls::default();
+        let asked = drop_calls.clone();
         let (pipe, clock) = (Pipe::default(), ManualClock::default());
         let options = Options::default()
             .recovery(Recovery::default().retry_first_connect(true))
             .credentials_from(move || Err(asked.owner(0).into()));
         let (client, mut driver) = puka::connect(Net(pipe.clone()), clock.clone(), options);
-        asking.client.set(client).unwrap();
+        drop_calls.client.set(client).unwrap();
         for _ in 0..50 {
             pipe.feed(&start(&rabbitmq(), b"PLAIN"));
             let _ = poll(&mut driver);
             pipe.script().reads.clear();
             clock.pass(40 * SECOND);
         }
-        assert!(asking.dropped() > 0);
+        assert!(drop_calls.dropped() > 0);
     });
 }
 
 #[test]
-fn a_streams_error_is_dropped_without_the_lock() {
+fn streams_error_is_dropped_without_the_lock() {
     without_deadlock(|| {
-        let asking = Asking::default();
+        let drop_calls = DropCalls::default();
         let (pipe, clock) = (Pipe::default(), ManualClock::default());
         let options = Options::default().recovery(Recovery::default());
         let (client, mut driver) = puka::connect(Net(pipe.clone()), clock.clone(), options);
-        asking.client.set(client).unwrap();
-        shake_hands(&pipe, &mut driver);
+        drop_calls.client.set(client).unwrap();
+        complete_handshake(&pipe, &mut driver);
         for _ in 0..3 {
-            pipe.read(Read::OwnError(io::Error::other(asking.owner(0))));
+            pipe.read(Read::OwnError(io::Error::other(drop_calls.owner(0))));
             for _ in 0..2 {
                 assert!(poll(&mut driver).is_pending());
                 clock.pass(2 * SECOND);
             }
-            shake_hands(&pipe, &mut driver);
+            complete_handshake(&pipe, &mut driver);
         }
-        assert!(asking.dropped() > 0);
+        assert!(drop_calls.dropped() > 0);
     });
 }
 
-/// A stream of the user may be TLS itself, with a verifier of the user. Its error ends the
-/// handshake over that stream.
+/// A user's stream may be TLS itself, with a verifier of the user, whose error ends the handshake
+/// over that stream.
 #[cfg(feature = "tls")]
 #[test]
-fn a_verifiers_error_is_dropped_without_the_lock() {
+fn verifiers_error_is_dropped_without_the_lock() {
     use puka::tls::rustls::{CertificateError, Error as RustlsError, OtherError};
     use puka::{Notice, TlsFault, TlsOptions};
     without_deadlock(|| {
-        let asking = Asking::default();
+        let drop_calls = DropCalls::default();
         let (pipe, clock) = (Pipe::default(), ManualClock::default());
         let tls = TlsOptions::default().danger_accept_any_certificate(true);
         let options = Options::default()
             .tls(tls)
             .recovery(Recovery::default().retry_first_connect(true));
         let (client, mut driver) = puka::connect(Net(pipe.clone()), clock.clone(), options);
-        asking.client.set(client.clone()).unwrap();
+        drop_calls.client.set(client.clone()).unwrap();
         let mut fail = || {
-            let refusal = CertificateError::Other(OtherError(Arc::new(asking.owner(0))));
+            let refusal = CertificateError::Other(OtherError(Arc::new(drop_calls.owner(0))));
             pipe.read(Read::OwnError(io::Error::other(
                 RustlsError::InvalidCertificate(refusal),
             )));
@@ -348,7 +352,7 @@ fn a_verifiers_error_is_dropped_without_the_lock() {
         for _ in 0..3 {
             fail();
         }
-        assert!(asking.dropped() > 0);
+        assert!(drop_calls.dropped() > 0);
         // Only now, because a notice shares the error, which the state machine then drops first.
         let mut notices = client.notices();
         fail();
@@ -364,20 +368,20 @@ fn a_verifiers_error_is_dropped_without_the_lock() {
 }
 
 #[test]
-fn a_mechanism_is_dropped_without_the_lock() {
+fn mechanism_is_dropped_without_the_lock() {
     without_deadlock(|| {
-        let asking = Asking::default();
-        let made = asking.clone();
+        let drop_calls = DropCalls::default();
+        let made = drop_calls.clone();
         let (pipe, clock) = (Pipe::default(), ManualClock::default());
         let options = Options::default()
             .custom_mechanism("OWN", move || made.owner(0))
             .unwrap();
         let (client, mut driver) = puka::open(pipe.clone(), clock, options);
-        asking.client.set(client).unwrap();
+        drop_calls.client.set(client).unwrap();
         pipe.feed(&start(&rabbitmq(), b"OWN"));
         assert!(pipe.poll(&mut driver).is_none());
         pipe.read(Read::Eof);
         assert!(pipe.poll(&mut driver).is_some());
-        assert_eq!(asking.dropped(), 1);
+        assert_eq!(drop_calls.dropped(), 1);
     });
 }

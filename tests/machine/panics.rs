@@ -36,7 +36,7 @@ impl Clock for PanickingClock {
 }
 
 #[test]
-fn a_sleep_that_panics_is_made_again() {
+fn panicking_sleep_is_replaced() {
     let sleeps = Arc::new(AtomicUsize::new(0));
     let clock = PanickingClock(ManualClock::default(), sleeps.clone());
     let (_client, mut driver) = puka::open(Pipe::default(), clock, Options::default());
@@ -111,7 +111,7 @@ fn panicking_waker_does_not_abort_an_unwinding_thread() {
 }
 
 #[test]
-fn a_credential_source_that_panics_fails_the_login() {
+fn panicking_credential_source_fails_the_login() {
     let (pipe, clock) = (Pipe::default(), ManualClock::default());
     let options = Options::default().credentials_from(|| panic!("a credential source"));
     let (_client, mut driver) = puka::open(pipe.clone(), clock, options);
@@ -150,7 +150,7 @@ impl Dial for PanickingNet {
 }
 
 #[test]
-fn a_dialer_that_panics_is_asked_again() {
+fn panicking_dialer_is_called_again() {
     let net = PanickingNet {
         panics: AtomicUsize::new(2),
     };

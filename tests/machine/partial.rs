@@ -32,7 +32,7 @@ fn body(peer: &mut Peer, consumer: ConsumerId) -> Result<usize, u64> {
 }
 
 #[test]
-fn the_largest_partly_received_content_is_drained() {
+fn largest_partly_received_content_is_drained() {
     let options = Options::default().max_buffered_octets(100 * KIB);
     let (mut peer, consumers) = begun(options, 3, 60 * KIB as u64);
     let [small, large, late] = [0, 1, 2].map(|place| consumers[place]);

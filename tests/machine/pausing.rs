@@ -46,7 +46,7 @@ fn reply_does_not_wait_behind_untaken_deliveries() {
     peer.pass(BOUND);
     assert!(
         peer.machine.wants_input(),
-        "the reply is in the stream behind the deliveries"
+        "the reply is behind the deliveries in the stream"
     );
 
     // The consumer is throttled: another tag with a prefetch count of 1 replaces it.
@@ -232,7 +232,7 @@ fn second_pause_does_not_stall_again() {
 }
 
 #[test]
-fn timeouts_say_that_reading_is_paused() {
+fn timeouts_report_that_reading_is_paused() {
     // Consumers that a prefetch count does not slow down, or that can't have a second tag.
     let mut offset = Table::new();
     offset.insert("x-stream-offset", "first").unwrap();
@@ -266,7 +266,10 @@ fn timeouts_say_that_reading_is_paused() {
             .any(|it| it.channel == channel && it.is(basic::Consume::ID));
         assert!(!consumed, "{it:?}");
         (11..=40).for_each(|delivery| peer.deliver(channel, &tag, delivery, b"x"));
-        assert!(!peer.machine.wants_input(), "which is four times the limit");
+        assert!(
+            !peer.machine.wants_input(),
+            "the hard limit is four times the limit"
+        );
         peer.pass(60 * BOUND);
         let error = peer.error(request);
         let Error::ReadingPaused(paused) = &error else {
@@ -277,7 +280,8 @@ fn timeouts_say_that_reading_is_paused() {
         assert_eq!(
             error.to_string(),
             format!(
-                "the request took longer than 30 s; reading is paused: 40 deliveries of {bytes} bytes are buffered"
+                "the request took longer than 30 s; reading is paused: 40 deliveries of {bytes} \
+                 bytes are buffered"
             )
         );
         for (promise, what) in [(publish, "the confirm"), (call, "the request")] {
@@ -302,11 +306,11 @@ fn stream_without_an_offset_is_not_throttled() {
     let (mut peer, _, channel, tag) = paused(&consume("q"), 9);
     let mut headers = Table::new();
     headers.insert("x-stream-offset", 7_i64).unwrap();
-    let mut octets = method(channel, &deliver(&tag, 10));
+    let mut bytes = method(channel, &deliver(&tag, 10));
     let mut properties = Properties::NONE;
     properties.headers = Some(headers.as_ref().into());
-    octets.extend(header(channel, 0, properties));
-    peer.feed(&octets);
+    bytes.extend(header(channel, 0, properties));
+    peer.feed(&bytes);
     assert!(!peer.machine.wants_input());
     let (started, _) = tags(&throttled(&mut peer));
     assert!(started.is_empty(), "{started:?}");
@@ -363,7 +367,7 @@ fn prefetch_count_of_its_own_is_kept() {
         );
         assert!(
             peer.machine.wants_input(),
-            "reading goes on for what is in flight"
+            "reading continues for the deliveries in flight"
         );
         peer.taken(id);
         assert!(prefetch_counts(&peer.serve()).is_empty());
@@ -554,11 +558,11 @@ fn throttled_consumer_keeps_its_prefetch_count() {
         }
         let changed = peer.machine.qos(id, 50).unwrap();
         peer.done(changed);
-        peer.again();
+        peer.reconnect();
         let sent = peer.serve();
         assert_eq!(prefetch_counts(&sent), [50]);
         assert_eq!(tags(&sent), (vec![tag], vec![]));
-        assert!(peer.taken(id).is_empty(), "they come again");
+        assert!(peer.taken(id).is_empty(), "they will be delivered again");
     }
     let (mut peer, id, channel, _) = paused(&consume("q"), 10);
     throttled(&mut peer);
@@ -567,7 +571,7 @@ fn throttled_consumer_keeps_its_prefetch_count() {
     peer.method(channel, &basic::RecoverOk {});
     sent.iter()
         .filter_map(answer)
-        .for_each(|octets| peer.feed(&octets));
+        .for_each(|bytes| peer.feed(&bytes));
     peer.serve();
     peer.done(recovered);
     assert_eq!(prefetch_counts(&sent), [0]);
@@ -585,7 +589,7 @@ fn recovery_does_not_wait_behind_untaken_deliveries() {
         ..consume("q")
     });
     (1..=10).for_each(|delivery| peer.deliver(channel, &tag, delivery, b"x"));
-    peer.again();
+    peer.reconnect();
     peer.take();
     assert!(!peer.machine.wants_input());
     peer.pass(BOUND);

@@ -1,4 +1,4 @@
-//! A scripted server and its machine: what one writes the other reads, when the test says so.
+//! A scripted server and its state machine. Bytes move between them when the test says so.
 
 use puka::machine::{
     Body, Connection, Consume, ConsumerId, Delivered, Dialling, Outgoing, PromiseId, Publish, Reply,
@@ -12,7 +12,7 @@ use puka::{Broken, Error, Options};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// A frame that the machine wrote.
+/// A frame that the state machine wrote.
 #[derive(Clone, Debug)]
 pub(crate) struct Sent {
     pub(crate) kind: FrameKind,
@@ -26,7 +26,7 @@ impl Sent {
         Method::decode(&self.payload).unwrap()
     }
 
-    /// The channel and the method, such as `1 queue.declare`, or what else it is.
+    /// Returns the channel and the method, such as `1 queue.declare`, or the kind of frame.
     pub(crate) fn name(&self) -> String {
         match self.kind {
             FrameKind::Method => format!("{} {}", self.channel, self.method().id()),
@@ -53,11 +53,11 @@ impl Sent {
 pub(crate) struct Peer {
     pub(crate) machine: Connection,
     pub(crate) now: Instant,
-    /// What the machine has read of the server.
+    /// Decodes the server's bytes for the state machine.
     received: Decoder,
-    /// What the server has read of the machine.
+    /// Decodes the state machine's bytes for the server.
     sent: Decoder,
-    /// Frames that the machine wrote and the test has not looked at.
+    /// Frames of the state machine that the test has not looked at.
     pub(crate) inbox: VecDeque<Sent>,
     /// Runs filters as soon as they are due, as a driver does.
     pub(crate) runs_filters: bool,
@@ -75,18 +75,18 @@ pub(crate) fn tune(channel_max: u16, frame_max: u32, heartbeat: u16) -> connecti
     }
 }
 
-/// The octets of a method frame.
+/// Returns the bytes of a method frame.
 pub(crate) fn method(channel: u16, method: &impl Encode) -> Vec<u8> {
-    let mut octets = Vec::new();
-    frame::method(&mut octets, channel, u32::MAX, method).unwrap();
-    octets
+    let mut bytes = Vec::new();
+    frame::method(&mut bytes, channel, u32::MAX, method).unwrap();
+    bytes
 }
 
-/// The octets of a content header frame.
+/// Returns the bytes of a content header frame.
 pub(crate) fn header(channel: u16, body_size: u64, properties: Properties<'_>) -> Vec<u8> {
-    let mut octets = Vec::new();
+    let mut bytes = Vec::new();
     frame::content_header(
-        &mut octets,
+        &mut bytes,
         channel,
         u32::MAX,
         &ContentHeader {
@@ -95,17 +95,17 @@ pub(crate) fn header(channel: u16, body_size: u64, properties: Properties<'_>) -
         },
     )
     .unwrap();
-    octets
+    bytes
 }
 
-/// The octets of any frame.
+/// Returns the bytes of any frame.
 pub(crate) fn raw(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
-    let mut octets = vec![kind];
-    octets.extend(channel.to_be_bytes());
-    octets.extend(u32::try_from(payload.len()).unwrap().to_be_bytes());
-    octets.extend(payload);
-    octets.push(frame::FRAME_END);
-    octets
+    let mut bytes = vec![kind];
+    bytes.extend(channel.to_be_bytes());
+    bytes.extend(u32::try_from(payload.len()).unwrap().to_be_bytes());
+    bytes.extend(payload);
+    bytes.push(frame::FRAME_END);
+    bytes
 }
 
 pub(crate) fn start(properties: &Table, mechanisms: &[u8]) -> Vec<u8> {
@@ -119,7 +119,7 @@ pub(crate) fn start(properties: &Table, mechanisms: &[u8]) -> Vec<u8> {
     method(0, &start)
 }
 
-/// What RabbitMQ says of itself, in short.
+/// Returns RabbitMQ's server properties, shortened.
 pub(crate) fn rabbitmq() -> Table {
     let mut properties = Table::new();
     properties.insert("product", "RabbitMQ").unwrap();
@@ -189,7 +189,7 @@ pub(crate) fn ack(delivery_tag: u64, multiple: bool) -> basic::Ack {
 }
 
 impl Peer {
-    /// A machine that has not written anything.
+    /// Returns a state machine that has not written anything.
     pub(crate) fn new(options: Options) -> Self {
         let now = Instant::now();
         Self {
@@ -202,15 +202,15 @@ impl Peer {
         }
     }
 
-    /// A connection that is dialled again when it is lost, and is open.
+    /// Returns an open connection that reconnects after a loss.
     pub(crate) fn dialled(options: Options) -> Self {
         let mut peer = Self::undialled(options);
         peer.dial();
-        peer.shake_hands(tune(2047, 131_072, 60));
+        peer.complete_handshake(tune(2047, 131_072, 60));
         peer
     }
 
-    /// A connection that waits to be dialled.
+    /// Returns a connection that waits to be dialled.
     pub(crate) fn undialled(options: Options) -> Self {
         let now = Instant::now();
         let machine = Connection::dialled(now, options);
@@ -225,7 +225,7 @@ impl Peer {
         }
     }
 
-    /// Time passes until it is to be dialled, and it is. Gives how many tries there were.
+    /// Advances time until a dial is due, and completes it. Returns the number of attempts.
     pub(crate) fn dial(&mut self) -> u32 {
         let dialling = self.until_dialling();
         self.received = Decoder::new();
@@ -240,32 +240,32 @@ impl Peer {
             if let Some(dialling) = self.machine.poll_dial(self.now) {
                 return dialling;
             }
-            let next = self.machine.tend(self.now).expect("it waits to dial");
+            let next = self.machine.tend(self.now).expect("a dial is due later");
             self.now = self.now.max(next);
             self.machine.handle_timeout(self.now);
         }
         panic!("it is never dialled");
     }
 
-    /// The transport goes, and another is dialled.
-    pub(crate) fn again(&mut self) {
+    /// Loses the transport and dials another.
+    pub(crate) fn reconnect(&mut self) {
         self.machine.handle_loss(Broken::Eof);
         self.dial();
-        self.shake_hands(tune(2047, 131_072, 60));
+        self.complete_handshake(tune(2047, 131_072, 60));
     }
 
-    /// A connection that is open, with RabbitMQ's limits.
+    /// Returns an open connection with RabbitMQ's limits.
     pub(crate) fn open(options: Options) -> Self {
         Self::tuned(options, tune(2047, 131_072, 60))
     }
 
     pub(crate) fn tuned(options: Options, tune: connection::Tune) -> Self {
         let mut peer = Self::new(options);
-        peer.shake_hands(tune);
+        peer.complete_handshake(tune);
         peer
     }
 
-    pub(crate) fn shake_hands(&mut self, tune: connection::Tune) {
+    pub(crate) fn complete_handshake(&mut self, tune: connection::Tune) {
         assert_eq!(self.names(), ["protocol header"]);
         self.feed(&start(&rabbitmq(), b"PLAIN AMQPLAIN"));
         assert_eq!(self.names(), ["0 connection.start-ok"]);
@@ -275,20 +275,20 @@ impl Peer {
         self.method(0, &connection::OpenOk {});
     }
 
-    /// Lets the machine write, and the transport take all of it.
+    /// Lets the state machine write, and the transport accept all of it.
     pub(crate) fn pump(&mut self) {
         let mut out = Outgoing::default();
         while self.machine.poll_transmit(self.now, &mut out) {
-            let octets = out.len();
+            let bytes = out.len();
             let pieces: Vec<Vec<u8>> = out.pieces().map(<[u8]>::to_vec).collect();
             pieces.iter().for_each(|piece| self.sent.extend(piece));
-            out.advance(octets);
-            self.machine.handle_transmitted(self.now, octets);
+            out.advance(bytes);
+            self.machine.handle_transmitted(self.now, bytes);
         }
         while let Some(frame) = self
             .sent
             .next_frame()
-            .expect("the machine writes proper frames")
+            .expect("the state machine writes valid frames")
         {
             let (kind, channel) = (frame.kind(), frame.channel());
             self.inbox.push_back(Sent {
@@ -299,12 +299,12 @@ impl Peer {
         }
         assert!(
             self.sent.pending().is_empty(),
-            "the machine writes whole frames"
+            "the state machine writes whole frames"
         );
         while self.machine.poll_event().is_some() {}
     }
 
-    /// What the machine wrote since the last look.
+    /// Returns the frames that were written since the last look.
     pub(crate) fn take(&mut self) -> Vec<Sent> {
         self.pump();
         self.inbox.drain(..).collect()
@@ -314,9 +314,9 @@ impl Peer {
         self.take().iter().map(Sent::name).collect()
     }
 
-    /// The server writes octets.
-    pub(crate) fn feed(&mut self, octets: &[u8]) {
-        self.received.extend(octets);
+    /// Feeds bytes of the server.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
+        self.received.extend(bytes);
         self.machine.handle_input(self.now, &mut self.received);
         if self.runs_filters {
             while let Some(step) = self.machine.poll_filter() {
@@ -325,17 +325,17 @@ impl Peer {
         }
     }
 
-    /// The server writes a method.
+    /// Feeds a method of the server.
     pub(crate) fn method(&mut self, channel: u16, it: &impl Encode) {
         self.feed(&method(channel, it));
     }
 
-    /// The server writes a message.
+    /// Feeds a message of the server.
     pub(crate) fn content(&mut self, channel: u16, it: &impl Encode, body: &[u8]) {
-        let mut octets = method(channel, it);
-        octets.extend(header(channel, body.len() as u64, Properties::default()));
-        frame::body(&mut octets, channel, 131_072, body);
-        self.feed(&octets);
+        let mut bytes = method(channel, it);
+        bytes.extend(header(channel, body.len() as u64, Properties::default()));
+        frame::body(&mut bytes, channel, 131_072, body);
+        self.feed(&bytes);
     }
 
     pub(crate) fn deliver(&mut self, channel: u16, consumer_tag: &str, tag: u64, body: &[u8]) {
@@ -343,13 +343,13 @@ impl Peer {
         self.content(channel, &deliver, body);
     }
 
-    /// Time passes, and what is due is done when it is due.
+    /// Advances time, and handles every deadline when it is due.
     pub(crate) fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         loop {
             self.pump();
             match self.machine.poll_timeout() {
-                // Whoever drives would dial.
+                // A driver would dial.
                 Some(at) if at <= self.now && self.machine.is_down() => break,
                 Some(at) if at <= self.now => self.machine.handle_timeout(self.now),
                 Some(at) if at <= end => self.now = at,
@@ -360,13 +360,14 @@ impl Peer {
         self.pump();
     }
 
-    /// Answers what the machine wrote, as a broker does that has every queue, until it writes
-    /// nothing more. Publishes and gets are left to the test. Gives everything that was written.
+    /// Replies to the state machine's output, as a broker does that has every queue, until it
+    /// writes nothing more. Publishes and gets are left to the test. Returns everything that was
+    /// written.
     pub(crate) fn serve(&mut self) -> Vec<Sent> {
         self.serve_with(answer)
     }
 
-    /// Feeds these replies to what the machine writes, until it writes nothing more. Returns
+    /// Feeds these replies to the state machine's output, until it writes nothing more. Returns
     /// everything that was written.
     pub(crate) fn serve_with(&mut self, reply: impl Fn(&Sent) -> Option<Vec<u8>>) -> Vec<Sent> {
         let mut all = Vec::new();
@@ -403,7 +404,7 @@ impl Peer {
         })
     }
 
-    /// Starts a consumer; gives it, its channel and its tag.
+    /// Starts a consumer. Returns it with its channel and its tag.
     pub(crate) fn consumer(&mut self, it: &Consume<'_>) -> (ConsumerId, u16, String) {
         let promise = self.machine.consume(it).unwrap();
         let sent = self.serve();
@@ -417,7 +418,7 @@ impl Peer {
         }
     }
 
-    /// Gets a message of the queue `q`; gives it and its channel.
+    /// Gets a message of the queue `q`. Returns it with its channel.
     pub(crate) fn got(&mut self, tag: u64, body: &[u8]) -> Delivered {
         let promise = self.get();
         let channel = self.serve().last().unwrap().channel;
@@ -444,7 +445,7 @@ impl Peer {
         taken.into()
     }
 
-    /// The error that a promise is answered with.
+    /// Returns the error of a promise.
     pub(crate) fn error(&mut self, promise: PromiseId) -> Error {
         match self.machine.fetch(promise) {
             Some(Err(error)) => error,
@@ -459,7 +460,7 @@ impl Peer {
         }
     }
 
-    /// Answers of `()`.
+    /// Checks a result of `()`.
     pub(crate) fn done(&mut self, promise: PromiseId) {
         match self.machine.fetch(promise) {
             Some(Ok(Reply::Done)) => {}
@@ -467,8 +468,8 @@ impl Peer {
         }
     }
 
-    /// Why the connection is closed.
-    pub(crate) fn why(&self) -> &Error {
+    /// Returns why the connection is closed.
+    pub(crate) fn close_reason(&self) -> &Error {
         self.machine.why_closed().expect("it is closed")
     }
 }
@@ -493,7 +494,7 @@ pub(crate) fn get_ok(tag: u64) -> basic::GetOk<'static> {
     }
 }
 
-/// The tag of a consume or a cancel.
+/// Returns the tag of a consume or a cancel.
 pub(crate) fn tag_of(sent: &Sent) -> String {
     match sent.method() {
         Method::Basic(basic::Method::Consume(it)) => it.consumer_tag.to_string(),
@@ -502,7 +503,7 @@ pub(crate) fn tag_of(sent: &Sent) -> String {
     }
 }
 
-/// The answer to a method that has one.
+/// Returns the reply to a method that has one.
 pub(crate) fn answer(sent: &Sent) -> Option<Vec<u8>> {
     let channel = sent.channel;
     if sent.kind != FrameKind::Method {

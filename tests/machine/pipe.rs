@@ -1,4 +1,4 @@
-//! A scripted stream and a clock that a test turns, for the driver.
+//! A scripted stream and a manual clock, for the driver.
 
 use crate::peer::{answer, method, rabbitmq, start, tune};
 use futures_lite::{AsyncRead, AsyncWrite};
@@ -14,12 +14,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-/// What a read gives next.
+/// The result of a read.
 #[derive(Debug)]
 pub(crate) enum Read {
-    Octets(Vec<u8>),
+    Bytes(Vec<u8>),
     Error(io::ErrorKind),
-    /// An error of the stream's own.
+    /// An error of the stream itself.
     OwnError(io::Error),
     Eof,
 }
@@ -28,33 +28,34 @@ pub(crate) enum Read {
 pub(crate) struct Script {
     pub(crate) reads: VecDeque<Read>,
     pub(crate) written: Vec<u8>,
-    /// The most that one write takes; nothing when 0 and `stalled`.
+    /// The most that one write accepts; nothing when 0 and `stalled`.
     pub(crate) most: Option<usize>,
     pub(crate) stalled: bool,
     pub(crate) write_error: Option<io::ErrorKind>,
     pub(crate) interruptions: usize,
     pub(crate) close_is_pending: bool,
     pub(crate) closed: bool,
-    /// The pieces of each write, how many were of the plain kind, and calls of other kinds.
+    /// The sizes of the pieces of each write, the number of plain writes, and the number of other
+    /// calls.
     pub(crate) writes: Vec<usize>,
     pub(crate) plain_writes: usize,
     pub(crate) polled_reads: usize,
     pub(crate) flushes: usize,
-    /// Who publishes when a read finds nothing, as another thread may.
+    /// A client that publishes when a read finds nothing, as another thread may.
     pub(crate) publisher: Option<Client>,
-    /// What there is to read after the next write, of which the stream does not tell.
+    /// Input that appears after the next write, without a wake.
     pub(crate) read_with_write: Option<Vec<u8>>,
-    /// Flushes that come to nothing, each with what there is to read because of it.
+    /// Flushes that return `Pending`, each with the input that appears because of it.
     pub(crate) stuck_flushes: VecDeque<Vec<u8>>,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
 
-/// A stream of which the test is the other end.
+/// A stream whose other end is the test.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pipe(Arc<Mutex<Script>>);
 
-/// Counts how often a driver was woken.
+/// Counts the wakes of a driver.
 #[derive(Debug, Default)]
 pub(crate) struct Wakes(AtomicUsize);
 
@@ -75,12 +76,12 @@ impl Pipe {
         self.0.lock().unwrap()
     }
 
-    /// What was written since the last look.
+    /// Returns the bytes that were written since the last look.
     pub(crate) fn written(&self) -> Vec<u8> {
         std::mem::take(&mut self.script().written)
     }
 
-    /// Frames written since the last look.
+    /// Returns the frames that were written since the last look.
     pub(crate) fn frames(&self) -> Vec<crate::peer::Sent> {
         let mut decoder = Decoder::new();
         decoder.set_frame_max(1 << 24);
@@ -98,9 +99,9 @@ impl Pipe {
         frames
     }
 
-    /// The server writes octets.
-    pub(crate) fn feed(&self, octets: &[u8]) {
-        self.read(Read::Octets(octets.to_vec()));
+    /// Feeds bytes of the server.
+    pub(crate) fn feed(&self, bytes: &[u8]) {
+        self.read(Read::Bytes(bytes.to_vec()));
     }
 
     pub(crate) fn read(&self, read: Read) {
@@ -112,7 +113,7 @@ impl Pipe {
         waker.into_iter().for_each(Waker::wake);
     }
 
-    /// The stream takes octets again.
+    /// Lets the stream accept bytes again.
     pub(crate) fn unstall(&self) {
         let waker = {
             let mut script = self.script();
@@ -131,7 +132,7 @@ impl Pipe {
         }
     }
 
-    /// The same, by somebody who is woken.
+    /// The same with a waker that counts.
     pub(crate) fn poll_with(
         &self,
         driver: &mut Driver<Self, ManualClock>,
@@ -144,7 +145,7 @@ impl Pipe {
         }
     }
 
-    /// Does the handshake, as RabbitMQ would.
+    /// Performs the handshake, as RabbitMQ would.
     pub(crate) fn open(&self, driver: &mut Driver<Self, ManualClock>) {
         self.open_with(driver, tune(2047, 131_072, 60));
     }
@@ -157,7 +158,7 @@ impl Pipe {
         self.written();
     }
 
-    /// Answers what the driver writes until it writes nothing more; gives the names of what it
+    /// Replies to the driver's output until it writes nothing more. Returns the names of what it
     /// wrote.
     pub(crate) fn serve(&self, driver: &mut Driver<Self, ManualClock>) -> Vec<String> {
         let mut names = Vec::new();
@@ -170,7 +171,7 @@ impl Pipe {
             frames
                 .iter()
                 .filter_map(answer)
-                .for_each(|octets| self.feed(&octets));
+                .for_each(|bytes| self.feed(&bytes));
             names.extend(
                 frames
                     .iter()
@@ -190,12 +191,12 @@ impl AsyncRead for Pipe {
         let mut script = self.script();
         script.polled_reads += 1;
         match script.reads.pop_front() {
-            Some(Read::Octets(mut octets)) => {
-                let count = octets.len().min(into.len());
-                into[..count].copy_from_slice(&octets[..count]);
-                octets.drain(..count);
-                if !octets.is_empty() {
-                    script.reads.push_front(Read::Octets(octets));
+            Some(Read::Bytes(mut bytes)) => {
+                let count = bytes.len().min(into.len());
+                into[..count].copy_from_slice(&bytes[..count]);
+                bytes.drain(..count);
+                if !bytes.is_empty() {
+                    script.reads.push_front(Read::Bytes(bytes));
                 }
                 Poll::Ready(Ok(count))
             }
@@ -222,10 +223,10 @@ impl AsyncWrite for Pipe {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        octets: &[u8],
+        bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.script().plain_writes += 1;
-        self.poll_write_vectored(cx, &[IoSlice::new(octets)])
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -247,7 +248,7 @@ impl AsyncWrite for Pipe {
         }
         script.writes.push(slices.len());
         let read = script.read_with_write.take();
-        script.reads.extend(read.map(Read::Octets));
+        script.reads.extend(read.map(Read::Bytes));
         let mut left = script.most.unwrap_or(usize::MAX);
         let mut taken = 0;
         for slice in slices {
@@ -262,13 +263,13 @@ impl AsyncWrite for Pipe {
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut script = self.script();
         script.flushes += 1;
-        let Some(octets) = script.stuck_flushes.pop_front() else {
+        let Some(bytes) = script.stuck_flushes.pop_front() else {
             return Poll::Ready(Ok(()));
         };
         script.reads.extend(
-            Some(octets)
-                .filter(|octets| !octets.is_empty())
-                .map(Read::Octets),
+            Some(bytes)
+                .filter(|bytes| !bytes.is_empty())
+                .map(Read::Bytes),
         );
         Poll::Pending
     }
@@ -287,11 +288,11 @@ impl AsyncWrite for Pipe {
 struct Time {
     now: Instant,
     sleepers: Vec<(Instant, Waker)>,
-    /// Every deadline that a sleep was made for.
+    /// The deadlines of all sleeps.
     armed: Vec<Instant>,
 }
 
-/// A clock that stands still unless it is turned.
+/// A clock that advances only when the test advances it.
 #[derive(Clone, Debug)]
 pub(crate) struct ManualClock(Arc<Mutex<Time>>);
 
@@ -327,7 +328,7 @@ impl ManualClock {
     }
 }
 
-/// A sleep until then.
+/// A sleep until a deadline.
 #[derive(Debug)]
 pub(crate) struct Sleep(ManualClock, Instant);
 
@@ -339,7 +340,7 @@ impl Future for Sleep {
         if clock.now >= self.1 {
             return Poll::Ready(());
         }
-        // One waker for each sleep, the last one, as a proper timer has it.
+        // Stores only the last waker of each sleep, as a proper timer does.
         clock
             .sleepers
             .retain(|(at, waker)| *at != self.1 || !waker.will_wake(cx.waker()));

@@ -1,4 +1,4 @@
-//! A pipeline without a prefetch count on the broker in memory: its driver and its publishes.
+//! A pipeline without a prefetch count on the in-memory broker: its driver and its publishes.
 
 use crate::pipe::{ManualClock, Wakes};
 use puka::{Client, Clock, Driver, Error, Options};
@@ -105,7 +105,7 @@ fn pipeline_without_prefetch_count_does_not_stall() {
     assert_eq!(
         pipeline(2000, Options::default()),
         1,
-        "it waits for the first pause only"
+        "it is delayed by the first pause only"
     );
 }
 

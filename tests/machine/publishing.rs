@@ -1,14 +1,15 @@
-//! Publishes on their way out: what is refused, what waits, what a return finds.
+//! Outgoing publishes: which are refused, which wait, and which publish a return matches.
 
 use crate::peer::{Peer, Sent, ack, channel_close, publish, short};
+use crate::unconfirmed::unconfirmed;
 use puka::machine::{Notice, Publish};
-use puka::protocol::method::{basic, channel, confirm, connection};
+use puka::protocol::method::{basic, channel, confirm};
 use puka::protocol::{ContentHeader, Properties, ShortStr, Table, Value};
-use puka::{Error, Options, Recovery};
+use puka::{Error, Options};
 use std::time::Duration;
 
-/// The headers of the last publish that was written.
-fn headers(sent: &[Sent]) -> Table {
+/// Returns the headers of the last publish that was written.
+pub(crate) fn headers(sent: &[Sent]) -> Table {
     let header = sent
         .iter()
         .rev()
@@ -21,7 +22,7 @@ fn headers(sent: &[Sent]) -> Table {
         .map_or(Table::new(), |headers| headers.table().unwrap().to_table())
 }
 
-fn returned(peer: &mut Peer, headers: &Table, body: &[u8]) {
+pub(crate) fn returned(peer: &mut Peer, headers: &Table, body: &[u8]) {
     let mut properties = Properties::default();
     properties.headers = Some(headers.as_ref().into());
     let it = basic::Return {
@@ -30,10 +31,10 @@ fn returned(peer: &mut Peer, headers: &Table, body: &[u8]) {
         exchange: ShortStr::EMPTY,
         routing_key: short("key"),
     };
-    let mut octets = crate::peer::method(1, &it);
-    octets.extend(crate::peer::header(1, body.len() as u64, properties));
-    octets.extend(crate::peer::raw(3, 1, body));
-    peer.feed(&octets);
+    let mut bytes = crate::peer::method(1, &it);
+    bytes.extend(crate::peer::header(1, body.len() as u64, properties));
+    bytes.extend(crate::peer::raw(3, 1, body));
+    peer.feed(&bytes);
 }
 
 fn mandatory(peer: &mut Peer, headers: Option<&Table>) -> (puka::machine::PromiseId, Table) {
@@ -46,7 +47,7 @@ fn mandatory(peer: &mut Peer, headers: Option<&Table>) -> (puka::machine::Promis
 }
 
 #[test]
-fn e34_a_return_finds_its_own_publish_among_equal_ones() {
+fn e34_return_matches_its_own_publish_among_equals() {
     let mut peer = Peer::open(Options::default());
     let (first, _) = mandatory(&mut peer, None);
     let (second, stamp) = mandatory(&mut peer, None);
@@ -63,7 +64,7 @@ fn e34_a_return_finds_its_own_publish_among_equal_ones() {
             assert_eq!(returned.message.body(), b"same body");
             assert!(
                 returned.message.headers().unwrap().is_empty(),
-                "our header is taken off again"
+                "our header is removed"
             );
         }
         other => panic!("{other:?}"),
@@ -75,21 +76,21 @@ fn e34_a_return_finds_its_own_publish_among_equal_ones() {
 }
 
 #[test]
-fn e34_a_returned_message_that_is_published_again_has_a_stamp_of_its_own() {
+fn e34_republished_returned_message_has_its_own_stamp() {
     let mut peer = Peer::open(Options::default());
     let (_, old) = mandatory(&mut peer, None);
     let (promise, stamps) = mandatory(&mut peer, Some(&old));
     assert_eq!(
         stamps.get("x-puka-publish"),
         Some(Value::I64(2)),
-        "the first of a name is the one that counts"
+        "the first header of a name counts"
     );
     returned(&mut peer, &stamps, b"same body");
     assert!(matches!(peer.error(promise), Error::NoRoute(_)));
 }
 
 #[test]
-fn e34_a_return_that_belongs_to_nothing_does_no_harm() {
+fn e34_unmatched_return_does_no_harm() {
     let mut peer = Peer::open(Options::default());
     let (promise, _) = mandatory(&mut peer, None);
     for wrong in [0_i64, 2, -1, i64::MIN, i64::MAX] {
@@ -103,7 +104,7 @@ fn e34_a_return_that_belongs_to_nothing_does_no_harm() {
 }
 
 #[test]
-fn s52_s54_returns_under_one_multiple_ack_find_their_own_publishes() {
+fn s52_s54_returns_before_multiple_ack_match_their_own_publishes() {
     let mut peer = Peer::open(Options::default());
     let mut sent = Vec::new();
     for n in 0..60 {
@@ -116,7 +117,7 @@ fn s52_s54_returns_under_one_multiple_ack_find_their_own_publishes() {
             sent.push((promise, Some(stamp)));
         }
     }
-    // Every other mandatory one comes back, in any order, and a single frame confirms them all.
+    // Every other mandatory one is returned, in any order, and a single frame confirms them all.
     let back: Vec<_> = (0..60).filter(|n| n % 3 == 1).collect();
     for n in back.iter().rev() {
         let (_, Some(stamp)) = &sent[*n] else {
@@ -137,7 +138,7 @@ fn s52_s54_returns_under_one_multiple_ack_find_their_own_publishes() {
 }
 
 #[test]
-fn s53_s54_a_mandatory_message_is_routed_returned_refused_or_unknown() {
+fn s53_s54_mandatory_message_is_routed_returned_nacked_or_unconfirmed() {
     let mut peer = Peer::open(Options::default());
     let [
         (routed, _),
@@ -147,7 +148,7 @@ fn s53_s54_a_mandatory_message_is_routed_returned_refused_or_unknown() {
         (unknown, _),
     ] = [0; 5].map(|_| mandatory(&mut peer, None));
     returned(&mut peer, &stamp, b"same body");
-    // Returned and refused: it came back, which is all there is to know.
+    // Returned and refused: the return is the outcome.
     returned(&mut peer, &second, b"same body");
     peer.method(
         1,
@@ -177,7 +178,7 @@ fn s53_s54_a_mandatory_message_is_routed_returned_refused_or_unknown() {
 }
 
 #[test]
-fn s51_a_body_that_was_handed_over_can_be_changed() {
+fn s51_published_body_can_be_changed() {
     let mut peer = Peer::open(Options::default());
     for size in [3, 300_000] {
         let mut body = vec![1_u8; size];
@@ -185,15 +186,15 @@ fn s51_a_body_that_was_handed_over_can_be_changed() {
         body.fill(2);
         let sent = peer.serve();
         let bodies = sent.iter().filter(|sent| sent.name().contains("body"));
-        let octets: Vec<u8> = bodies.flat_map(|sent| sent.payload.clone()).collect();
-        assert!(octets.len() == size && octets.iter().all(|octet| *octet == 1));
+        let bytes: Vec<u8> = bodies.flat_map(|sent| sent.payload.clone()).collect();
+        assert!(bytes.len() == size && bytes.iter().all(|byte| *byte == 1));
         peer.method(1, &ack(0, true));
         peer.done(promise);
     }
 }
 
 #[test]
-fn e37_channel_flow_is_answered_and_holds_back_only_its_channel() {
+fn e37_channel_flow_is_answered_and_stops_one_channel() {
     let mut peer = Peer::open(Options::default());
     let _first = peer.machine.publish(&publish("a", "x")).unwrap();
     peer.serve();
@@ -209,12 +210,12 @@ fn e37_channel_flow_is_answered_and_holds_back_only_its_channel() {
     let names: Vec<_> = peer.serve().iter().map(Sent::name).collect();
     assert!(
         names.contains(&"2 basic.publish".to_owned()),
-        "another exchange is not concerned: {names:?}"
+        "another exchange is not affected: {names:?}"
     );
 }
 
 #[test]
-fn e37_what_a_flow_held_back_follows_in_order() {
+fn e37_publishes_delayed_by_a_flow_follow_in_order() {
     let mut peer = Peer::open(Options::default());
     let _first = peer.machine.publish(&publish("", "x")).unwrap();
     peer.serve();
@@ -234,7 +235,7 @@ fn e37_what_a_flow_held_back_follows_in_order() {
 }
 
 #[test]
-fn e38_the_frames_of_a_message_stand_together_and_outlive_their_future() {
+fn e38_frames_of_a_message_stay_together() {
     let mut peer = Peer::open(Options::default());
     let large = vec![7_u8; 300_000];
     let first = peer.machine.publish(&publish("", large.clone())).unwrap();
@@ -284,10 +285,10 @@ fn e39_immediate_is_refused_before_it_closes_the_connection() {
         !names.iter().any(|name| name.contains("publish")),
         "{names:?}"
     );
-    // And one that was held when nothing was known of the server.
+    // The same for one that was queued before the server's limits were known.
     let mut peer = Peer::new(Options::default());
     let promise = peer.machine.publish(&it).unwrap();
-    peer.shake_hands(crate::peer::tune(0, 0, 0));
+    peer.complete_handshake(crate::peer::tune(0, 0, 0));
     peer.serve();
     assert!(matches!(
         peer.error(promise),
@@ -299,7 +300,7 @@ fn e39_immediate_is_refused_before_it_closes_the_connection() {
 }
 
 #[test]
-fn e12_what_a_broker_would_close_the_channel_over_is_refused() {
+fn e12_publishes_that_brokers_refuse_are_refused_locally() {
     let mut peer = Peer::open(Options::default());
     let mut wrong = [Properties::NONE; 5];
     wrong[0].expiration = Some(short("-1"));
@@ -335,14 +336,13 @@ fn e12_what_a_broker_would_close_the_channel_over_is_refused() {
 }
 
 #[test]
-fn e26_a_missing_exchange_fails_all_publishes_to_it_and_only_those() {
+fn e26_missing_exchange_fails_exactly_its_publishes() {
     let mut peer = Peer::open(Options::default());
     let wrong: Vec<_> = (0..3)
         .map(|_| peer.machine.publish(&publish("a", "x")).unwrap())
         .collect();
     let fine = peer.machine.publish(&publish("b", "x")).unwrap();
-    // The broker takes one thing after the other, so it does not answer what stands behind the
-    // first publish.
+    // The broker executes methods in order, so it does not answer those behind the first publish.
     peer.take();
     peer.method(1, &channel::OpenOk {});
     peer.method(1, &confirm::SelectOk {});
@@ -368,7 +368,7 @@ fn e26_a_missing_exchange_fails_all_publishes_to_it_and_only_those() {
 }
 
 #[test]
-fn v03_an_exchange_that_goes_midway_refuses_the_last_and_who_knows_which_others() {
+fn v03_exchange_deleted_midway_leaves_earlier_publishes_unconfirmed() {
     let mut peer = Peer::open(Options::default());
     let several = [0, 1, 2].map(|_| peer.machine.publish(&publish("a", "x")).unwrap());
     peer.serve();
@@ -384,7 +384,7 @@ fn v03_an_exchange_that_goes_midway_refuses_the_last_and_who_knows_which_others(
 }
 
 #[test]
-fn v03_before_the_first_publish_has_gone_through_an_error_is_its_own() {
+fn v03_error_before_first_confirm_fails_the_first_publish() {
     let mut peer = Peer::open(Options::default());
     let several = [0, 1].map(|_| peer.machine.publish(&publish("a", "x")).unwrap());
     peer.take();
@@ -400,7 +400,7 @@ fn v03_before_the_first_publish_has_gone_through_an_error_is_its_own() {
 }
 
 #[test]
-fn v03_an_error_of_one_publish_is_the_answer_only_when_it_was_the_only_one() {
+fn v03_publish_error_is_exact_only_for_lone_publishes() {
     let mut peer = Peer::open(Options::default());
     let only = peer.machine.publish(&publish("a", "x")).unwrap();
     peer.serve();
@@ -416,14 +416,13 @@ fn v03_an_error_of_one_publish_is_the_answer_only_when_it_was_the_only_one() {
         &channel_close(406, "PRECONDITION_FAILED - invalid expiration"),
     );
     for promise in several {
-        assert!(
-            matches!(peer.error(promise), Error::Unconfirmed(why) if matches!(*why, Error::PreconditionFailed(_)))
-        );
+        assert!(matches!(peer.error(promise), Error::Unconfirmed(why)
+            if matches!(*why, Error::PreconditionFailed(_))));
     }
 }
 
 #[test]
-fn v03_a_publish_that_timed_out_still_counts_as_one_that_may_be_at_fault() {
+fn v03_timed_out_publish_may_still_cause_the_error() {
     let second = std::time::Duration::from_secs(1);
     let mut peer = Peer::tuned(Options::default().heartbeat(0), crate::peer::tune(0, 0, 0));
     let late = peer.machine.publish(&publish("a", "x")).unwrap();
@@ -439,243 +438,12 @@ fn v03_a_publish_that_timed_out_still_counts_as_one_that_may_be_at_fault() {
     let error = peer.error(innocent);
     assert!(
         matches!(error, Error::Unconfirmed(_)),
-        "two were in flight, so nobody can know: {error:?}"
-    );
-}
-
-fn unconfirmed(peer: &mut Peer, exchange: &str) -> puka::machine::PromiseId {
-    peer.machine
-        .publish_unconfirmed(&publish(exchange, "x"))
-        .unwrap()
-}
-
-#[test]
-fn without_a_confirm_it_is_done_at_once_on_a_channel_of_its_own() {
-    let mut peer = Peer::open(Options::default());
-    let confirmed = peer.machine.publish(&publish("", "x")).unwrap();
-    for _ in 0..2 {
-        let promise = unconfirmed(&mut peer, "");
-        peer.done(promise);
-    }
-    let names: Vec<_> = peer.serve().iter().map(Sent::name).collect();
-    let on_2: Vec<_> = names.iter().filter(|name| name.starts_with('2')).collect();
-    let content = ["2 basic.publish", "2 header 1", "2 body 1"];
-    assert_eq!(
-        on_2,
-        [&["2 channel.open"][..], &content, &content].concat(),
-        "{names:?}"
-    );
-    assert!(peer.is_pending(confirmed));
-    peer.method(1, &ack(1, false));
-    peer.done(confirmed);
-    assert!(peer.machine.is_idle());
-}
-
-#[test]
-fn without_a_confirm_nothing_can_come_back() {
-    let mut peer = Peer::open(Options::default());
-    for (name, mandatory, immediate) in [("mandatory", true, false), ("immediate", false, true)] {
-        let mut it = publish("", "x");
-        (it.mandatory, it.immediate) = (mandatory, immediate);
-        let refused = peer.machine.publish_unconfirmed(&it);
-        assert!(
-            matches!(refused, Err(Error::InvalidArgument { what, .. }) if what == name),
-            "{name}: {refused:?}"
-        );
-    }
-    assert!(peer.names().is_empty());
-}
-
-#[test]
-fn without_a_confirm_a_refusal_is_a_notice_and_the_next_has_another_channel() {
-    let mut peer = Peer::open(Options::default());
-    let listener = peer.machine.listen();
-    let promise = unconfirmed(&mut peer, "a");
-    peer.done(promise);
-    peer.serve();
-    peer.method(1, &channel_close(404, "NOT_FOUND - no exchange 'a'"));
-    let notice = peer.machine.take_notice(listener);
-    assert!(
-        matches!(&notice, Some(Notice::ChannelClosed(Error::NotFound(_)))),
-        "{notice:?}"
-    );
-    let promise = unconfirmed(&mut peer, "a");
-    peer.done(promise);
-    let names: Vec<_> = peer.serve().iter().map(Sent::name).collect();
-    assert_eq!(
-        names[..3],
-        ["1 channel.close-ok", "1 channel.open", "1 basic.publish"],
-        "{names:?}"
-    );
-    assert!(peer.machine.is_idle());
-}
-
-#[test]
-fn without_a_confirm_a_refusal_is_told_of_a_channel_that_was_to_make_room() {
-    let mut peer = Peer::open(Options::default().publish_channels(1));
-    let listener = peer.machine.listen();
-    unconfirmed(&mut peer, "a");
-    peer.serve();
-    unconfirmed(&mut peer, "b");
-    assert!(peer.names().contains(&"1 channel.close".to_owned()));
-    peer.method(1, &channel_close(404, "NOT_FOUND - no exchange 'a'"));
-    let notice = peer.machine.take_notice(listener);
-    assert!(
-        matches!(&notice, Some(Notice::ChannelClosed(Error::NotFound(_)))),
-        "{notice:?}"
+        "two were in flight, so the cause is uncertain: {error:?}"
     );
 }
 
 #[test]
-fn without_confirms_the_order_is_kept_when_a_channel_makes_room_and_comes_back() {
-    let mut peer = Peer::open(Options::default().publish_channels(1));
-    peer.machine
-        .publish_unconfirmed(&publish("a", &[7; 1 << 20]))
-        .unwrap();
-    unconfirmed(&mut peer, "b");
-    let last = unconfirmed(&mut peer, "a");
-    assert!(
-        peer.is_pending(last),
-        "the first to it may not be with the broker yet"
-    );
-    let names: Vec<_> = peer.names();
-    assert!(names.contains(&"1 channel.close".to_owned()), "{names:?}");
-    assert_eq!(
-        names.iter().filter(|name| name.contains("publish")).count(),
-        2,
-        "{names:?}"
-    );
-    peer.method(1, &channel::CloseOk {});
-    peer.done(last);
-    assert!(peer.names().iter().any(|name| name.contains("publish")));
-}
-
-#[test]
-fn without_confirms_publishes_to_many_exchanges_use_few_channels() {
-    let mut peer = Peer::open(Options::default().publish_channels(3));
-    let promises: Vec<_> = (0..20)
-        .map(|number| unconfirmed(&mut peer, &number.to_string()))
-        .collect();
-    assert!(
-        peer.machine.stats().open_channels <= 4,
-        "{}",
-        peer.machine.stats().open_channels
-    );
-    let mut sent = 0;
-    for _ in 0..20 {
-        sent += peer
-            .serve()
-            .iter()
-            .filter(|sent| sent.name().contains("publish"))
-            .count();
-    }
-    assert_eq!(sent, 20);
-    promises.into_iter().for_each(|promise| peer.done(promise));
-    assert!(peer.machine.is_idle());
-}
-
-#[test]
-fn without_a_confirm_it_waits_for_the_brokers_leave_and_its_time_runs_out() {
-    let mut peer = Peer::open(Options::default());
-    peer.method(
-        0,
-        &connection::Blocked {
-            reason: short("low on memory"),
-        },
-    );
-    let held = unconfirmed(&mut peer, "");
-    assert!(peer.is_pending(held));
-    assert!(peer.names().is_empty());
-    peer.method(0, &connection::Unblocked {});
-    peer.done(held);
-    let names: Vec<_> = peer.serve().iter().map(Sent::name).collect();
-    assert_eq!(
-        names,
-        [
-            "1 channel.open",
-            "1 basic.publish",
-            "1 header 1",
-            "1 body 1"
-        ]
-    );
-
-    peer.method(
-        0,
-        &connection::Blocked {
-            reason: short("low on memory"),
-        },
-    );
-    let late = unconfirmed(&mut peer, "");
-    peer.pass(std::time::Duration::from_secs(31));
-    assert!(matches!(peer.error(late), Error::Timeout { .. }));
-    peer.method(0, &connection::Unblocked {});
-    assert!(
-        !peer.names().iter().any(|name| name.contains("publish")),
-        "what is given up is not sent"
-    );
-}
-
-#[test]
-fn without_confirms_many_are_bounded_by_octets_and_not_by_their_number() {
-    let options = Options::default()
-        .max_publishes_in_flight(1)
-        .max_outgoing_octets(10_000);
-    let mut peer = Peer::open(options);
-    let body = [7; 900];
-    let sent = (0..100)
-        .take_while(|_| {
-            peer.machine
-                .publish_unconfirmed(&publish("", &body))
-                .is_ok()
-        })
-        .count();
-    assert!((9..=11).contains(&sent), "{sent}");
-}
-
-#[test]
-fn a_confirm_of_what_asks_for_none_is_answered_by_503() {
-    let mut peer = Peer::open(Options::default());
-    unconfirmed(&mut peer, "");
-    peer.serve();
-    peer.method(1, &ack(1, false));
-    assert!(
-        matches!(peer.why(), Error::CommandInvalid(_)),
-        "{:?}",
-        peer.why()
-    );
-}
-
-#[test]
-fn a_confirm_of_unknown_publishes_forgets_nothing_kept() {
-    for it in [
-        ack(u64::MAX, true),
-        ack(3, true),
-        ack(3, false),
-        ack(u64::MAX, false),
-    ] {
-        let recovery = Recovery::default().republish_unconfirmed(1);
-        let mut peer = Peer::dialled(Options::default().recovery(recovery));
-        let promises = [0, 1].map(|_| peer.machine.publish(&publish("", "x")).unwrap());
-        peer.serve();
-        peer.method(1, &it);
-        assert!(peer.machine.is_down(), "{it:?} is a fault of the server");
-        peer.dial();
-        peer.shake_hands(crate::peer::tune(2047, 131_072, 60));
-        let sent = peer.serve();
-        assert_eq!(
-            sent.iter()
-                .filter(|sent| sent.is(basic::Publish::ID))
-                .count(),
-            2,
-            "{it:?}"
-        );
-        peer.method(1, &ack(2, true));
-        promises.into_iter().for_each(|promise| peer.done(promise));
-    }
-}
-
-#[test]
-fn a_return_behind_its_confirm_answers_the_call() {
+fn return_behind_its_confirm_answers_the_call() {
     let mut peer = Peer::open(Options::default());
     let call = peer.machine.call(&publish("", "x"), None).unwrap();
     let sent = peer.serve();
@@ -685,7 +453,7 @@ fn a_return_behind_its_confirm_answers_the_call() {
 }
 
 #[test]
-fn refusal_while_the_connection_closes_is_told() {
+fn refusal_while_the_connection_closes_is_reported() {
     let mut peer = Peer::open(Options::default());
     let listener = peer.machine.listen();
     unconfirmed(&mut peer, "a");
@@ -694,14 +462,11 @@ fn refusal_while_the_connection_closes_is_told() {
     assert_eq!(peer.names(), ["0 connection.close"]);
     assert!(
         peer.machine.take_notice(listener).is_none(),
-        "the last notice comes last"
+        "the last notice arrives last"
     );
     let late = peer.machine.listen();
     peer.method(1, &channel_close(404, "NOT_FOUND - no exchange 'a'"));
-    assert!(
-        peer.names().is_empty(),
-        "while it closes nothing is answered"
-    );
+    assert!(peer.names().is_empty(), "nothing completes while it closes");
     peer.method(0, &puka::protocol::method::connection::CloseOk {});
     peer.done(closed);
     for listener in [listener, late] {
@@ -724,7 +489,7 @@ fn refusal_while_the_connection_closes_is_told() {
 }
 
 #[test]
-fn listeners_are_told_of_an_unanswered_close() {
+fn listeners_receive_an_unanswered_close() {
     let mut peer = Peer::open(Options::default());
     let listener = peer.machine.listen();
     let _closed = peer.machine.close();

@@ -1,5 +1,5 @@
-//! What always holds, under random steps of both sides: every promise is answered once, and nothing
-//! is left behind.
+//! Invariants under random steps of both sides: every promise completes once, and nothing is left
+//! behind.
 //!
 //! A failing seed is in the message; `PUKA_SEED=n` replays it alone.
 
@@ -28,7 +28,7 @@ impl Random {
     }
 }
 
-/// What the server knows of a channel.
+/// The server's view of a channel.
 #[derive(Default)]
 struct Channel {
     tags: Vec<String>,
@@ -46,7 +46,7 @@ struct Run {
     unanswered: Vec<Sent>,
     promises: Vec<PromiseId>,
     consumers: Vec<ConsumerId>,
-    held: Vec<Delivered>,
+    unsettled: Vec<Delivered>,
 }
 
 impl Run {
@@ -63,12 +63,12 @@ impl Run {
             unanswered: Vec::new(),
             promises: Vec::new(),
             consumers: Vec::new(),
-            held: Vec::new(),
+            unsettled: Vec::new(),
         }
     }
 
     fn ask(&mut self) {
-        let asked = match self.random.below(9) {
+        let requested = match self.random.below(9) {
             0 => self.peer.machine.request(declare("q")),
             1 => Ok(self.peer.get()),
             2 => self.peer.machine.consume(&consume("q")),
@@ -84,7 +84,7 @@ impl Run {
             },
             7 => match self.random.one_of(&self.consumers) {
                 Some(id) => {
-                    self.held.extend(self.peer.taken(id));
+                    self.unsettled.extend(self.peer.taken(id));
                     return;
                 }
                 None => return,
@@ -97,15 +97,15 @@ impl Run {
                 return;
             }
         };
-        self.promises.extend(asked);
+        self.promises.extend(requested);
     }
 
     fn settle(&mut self) {
-        if self.held.is_empty() {
+        if self.unsettled.is_empty() {
             return;
         }
-        let place = self.random.below(self.held.len());
-        let delivered = self.held.swap_remove(place);
+        let place = self.random.below(self.unsettled.len());
+        let delivered = self.unsettled.swap_remove(place);
         let multiple = self.random.below(4) == 0;
         let how = match self.random.below(3) {
             0 => Settle::Ack { multiple },
@@ -128,14 +128,14 @@ impl Run {
             match self.peer.machine.fetch(promise) {
                 None => rest.push(promise),
                 Some(Ok(Reply::Consumer(id))) => self.consumers.push(id),
-                Some(Ok(Reply::Delivery(Some(got)))) => self.held.push(got.delivered),
+                Some(Ok(Reply::Delivery(Some(got)))) => self.unsettled.push(got.delivered),
                 Some(_) => {}
             }
         }
         self.promises = rest;
     }
 
-    /// What the machine wrote arrives.
+    /// The server receives the state machine's output.
     fn read(&mut self) {
         for sent in self.peer.take() {
             if sent.is(channel::CloseOk::ID) {
@@ -173,7 +173,7 @@ impl Run {
             }
             return;
         }
-        // Only what was answered so far may be spoken of.
+        // Only tags that were answered so far may be named.
         let silent = self
             .unanswered
             .iter()
@@ -229,7 +229,7 @@ impl Run {
     }
 
     fn reply(&mut self, sent: &Sent) {
-        // A channel that the server has closed has nothing to say until it is opened again.
+        // A channel that the server has closed carries nothing until it is opened again.
         let Some(channel) = self.channels.get_mut(&sent.channel) else {
             return;
         };
@@ -241,8 +241,8 @@ impl Run {
             } else {
                 self.peer.method(sent.channel, &basic::GetEmpty {});
             }
-        } else if let Some(octets) = answer(sent) {
-            self.peer.feed(&octets);
+        } else if let Some(bytes) = answer(sent) {
+            self.peer.feed(&bytes);
             if sent.is(channel::Close::ID) {
                 self.channels.remove(&sent.channel);
             }
@@ -264,7 +264,7 @@ impl Run {
         for promise in std::mem::take(&mut self.promises) {
             assert!(
                 self.peer.machine.fetch(promise).is_some(),
-                "seed {seed}: a promise without an answer"
+                "seed {seed}: a promise is incomplete"
             );
             assert!(self.peer.machine.fetch(promise).is_none());
         }
@@ -313,7 +313,7 @@ fn run(seed: u64) {
 }
 
 #[test]
-fn v01_under_random_steps_every_promise_is_answered_once_and_nothing_is_left() {
+fn v01_random_steps_complete_every_promise_once() {
     match std::env::var("PUKA_SEED")
         .ok()
         .and_then(|seed| seed.parse().ok())

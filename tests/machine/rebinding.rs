@@ -1,7 +1,7 @@
 //! Bindings after a loss: which are the same, and to which queues they lead.
 
 use crate::peer::{Peer, Sent, answer, channel_close, consume, declare, raw, short};
-use crate::restoring::{all_told, ask, bind, dialled, exchange_declare, report, unbind};
+use crate::restoring::{ask, bind, describe_all, dialled, exchange_declare, report, unbind};
 use puka::machine::ConnectionState;
 use puka::protocol::method::{basic, queue};
 use puka::protocol::{Method, Table};
@@ -49,12 +49,12 @@ fn unbound(bindings: &[&Table], removed: &Table) -> Vec<Table> {
             ..unbind("q", "amq.headers", "")
         },
     );
-    peer.again();
+    peer.reconnect();
     bound(&peer.serve())
 }
 
 #[test]
-fn an_unbind_may_order_its_arguments_differently() {
+fn unbind_may_order_its_arguments_differently() {
     let binding = table(&[("b", 1), ("a", 2), ("b", 3)]);
     assert!(unbound(&[&binding], &table(&[("a", 2), ("b", 1), ("b", 3)])).is_empty());
     // Entries of the same name have an order.
@@ -72,7 +72,7 @@ fn bindings_with_other_arguments_are_different_bindings() {
 }
 
 #[test]
-fn a_binding_to_a_recreated_queue_returns() {
+fn binding_to_a_recreated_queue_is_restored() {
     let mut peer = dialled();
     for _ in 0..2 {
         ask(&mut peer, exchange_declare("x"));
@@ -90,9 +90,9 @@ fn a_binding_to_a_recreated_queue_returns() {
     );
     ask(&mut peer, declare("q"));
     ask(&mut peer, bind("q", "x", "key"));
-    peer.again();
+    peer.reconnect();
     assert_eq!(
-        all_told(&peer.serve()),
+        describe_all(&peer.serve()),
         ["exchange x", "queue q", "bind q to x by key"]
     );
 }
@@ -111,9 +111,9 @@ fn serve_refusing(peer: &mut Peer, mut refusals: usize, code: u16, text: &str) -
             }
         }
         all.extend(
-            all_told(&sent)
+            describe_all(&sent)
                 .into_iter()
-                .filter(|told| told != "channel.close-ok"),
+                .filter(|name| name != "channel.close-ok"),
         );
         peer.pass(Duration::from_millis(100));
         peer.feed(&raw(8, 0, b""));
@@ -126,7 +126,7 @@ fn serve_refusing(peer: &mut Peer, mut refusals: usize, code: u16, text: &str) -
 }
 
 #[test]
-fn a_locked_queue_is_bound_once_it_is_free() {
+fn locked_queue_is_bound_once_it_is_free() {
     let mut peer = dialled();
     ask(
         &mut peer,
@@ -137,7 +137,7 @@ fn a_locked_queue_is_bound_once_it_is_free() {
     );
     ask(&mut peer, bind("own", "amq.direct", "key"));
     let (consumer, ..) = peer.consumer(&consume("own"));
-    peer.again();
+    peer.reconnect();
     let sent = serve_refusing(
         &mut peer,
         3,
@@ -155,13 +155,13 @@ fn a_locked_queue_is_bound_once_it_is_free() {
 }
 
 #[test]
-fn a_queue_declared_differently_is_still_bound() {
+fn queue_declared_differently_is_still_bound() {
     let mut peer = dialled();
     let listener = peer.machine.listen();
     ask(&mut peer, declare("q"));
     ask(&mut peer, bind("q", "amq.direct", "key"));
     let (consumer, ..) = peer.consumer(&consume("q"));
-    peer.again();
+    peer.reconnect();
     let sent = serve_refusing(
         &mut peer,
         1,
@@ -182,7 +182,7 @@ fn a_queue_declared_differently_is_still_bound() {
 }
 
 #[test]
-fn a_queue_with_another_consumer_is_not_forgotten() {
+fn queue_with_another_consumer_is_not_forgotten() {
     let mut peer = dialled();
     ask(
         &mut peer,
@@ -205,9 +205,9 @@ fn a_queue_with_another_consumer_is_not_forgotten() {
         peer.serve();
     };
     cancel(&mut peer, 0);
-    peer.again();
+    peer.reconnect();
     assert_eq!(
-        all_told(&peer.serve()),
+        describe_all(&peer.serve()),
         ["queue q", "bind q to amq.direct by key", "consume q"]
     );
     // The broker cancels all consumers of a deleted queue.
@@ -232,6 +232,6 @@ fn a_queue_with_another_consumer_is_not_forgotten() {
             .and_then(|it| it.ended())
             .is_some()
     );
-    peer.again();
-    assert!(all_told(&peer.serve()).is_empty());
+    peer.reconnect();
+    assert!(describe_all(&peer.serve()).is_empty());
 }

@@ -1,4 +1,4 @@
-//! A TLS record that arrives in parts is a sign of life, although none of it can be read yet.
+//! A TLS record that arrives in parts counts as input, although none of it can be decrypted yet.
 
 use crate::owners::Net;
 use crate::peer::{method, rabbitmq, raw, start, tune};
@@ -112,7 +112,7 @@ impl World {
 }
 
 #[test]
-fn part_of_a_record_is_a_sign_of_life() {
+fn partial_tls_record_counts_as_input() {
     let mut world = World::open();
     // As many heartbeats as fit into one record.
     world
@@ -127,7 +127,7 @@ fn part_of_a_record_is_a_sign_of_life() {
         world.poll();
         assert!(world.is_open());
     }
-    // Silence is noticed all the same.
+    // Silence is detected nevertheless.
     for _ in 0..6 {
         world.clock.pass(SECOND);
         world.poll();

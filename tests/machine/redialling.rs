@@ -1,6 +1,6 @@
 //! The driver that dials, and what clients see when it connects again.
 
-use crate::owners::{Net, poll, shake_hands};
+use crate::owners::{Net, complete_handshake, poll};
 use crate::peer::{answer, deliver, header, method, raw};
 use crate::pipe::{ManualClock, Pipe, Read};
 use futures_lite::future::{block_on, poll_once};
@@ -11,7 +11,7 @@ use puka::protocol::Properties;
 fn deliveries_taken_before_a_loss_are_dropped() {
     let (pipe, clock) = (Pipe::default(), ManualClock::default());
     let (client, mut driver) = puka::connect(Net(pipe.clone()), clock, Options::default());
-    shake_hands(&pipe, &mut driver);
+    complete_handshake(&pipe, &mut driver);
     let consuming = client.basic_consume("q").prefetch_count(10).send();
     for _ in 0..3 {
         assert!(poll(&mut driver).is_pending());

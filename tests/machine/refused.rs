@@ -15,8 +15,9 @@ const IN_USE: (u16, &str) = (
 );
 const LOCKED: (u16, &str) = (
     405,
-    "RESOURCE_LOCKED - cannot obtain exclusive access to locked queue 'q' in vhost '/'. It could be originally declared \
-     on another connection or the exclusive property value does not match that of the original declaration.",
+    "RESOURCE_LOCKED - cannot obtain exclusive access to locked queue 'q' in vhost '/'. It could \
+     be originally declared on another connection or the exclusive property value does not match \
+     that of the original declaration.",
 );
 const NODE_DOWN: (u16, &str) = (
     404,
@@ -27,7 +28,7 @@ const NO_QUEUE: (u16, &str) = (404, "NOT_FOUND - no queue 'q' in vhost '/'");
 /// How long refused consumers are started again when there are no heartbeats.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// An open connection without heartbeats.
+/// Returns an open connection without heartbeats.
 fn dialled() -> Peer {
     let mut peer = Peer::undialled(
         Options::default()
@@ -35,15 +36,15 @@ fn dialled() -> Peer {
             .recovery(Recovery::default().seed(7)),
     );
     peer.dial();
-    peer.shake_hands(tune(2047, 131_072, 0));
+    peer.complete_handshake(tune(2047, 131_072, 0));
     peer
 }
 
-/// The transport goes, and another is dialled.
-fn again(peer: &mut Peer) {
+/// Loses the transport and dials another.
+fn reconnect(peer: &mut Peer) {
     peer.machine.handle_loss(Broken::Eof);
     peer.dial();
-    peer.shake_hands(tune(2047, 131_072, 0));
+    peer.complete_handshake(tune(2047, 131_072, 0));
 }
 
 fn exclusive(queue: &str) -> Consume<'_> {
@@ -105,12 +106,12 @@ fn is_open(peer: &Peer) -> bool {
     matches!(peer.machine.state(), ConnectionState::Open)
 }
 
-/// A connection whose consumer was refused for now after a loss.
+/// Returns a connection whose consumer was refused for now after a loss.
 fn refused() -> (Peer, ConsumerId, ListenerId) {
     let mut peer = dialled();
     let (id, ..) = peer.consumer(&exclusive("q"));
     let listener = peer.machine.listen();
-    again(&mut peer);
+    reconnect(&mut peer);
     assert_eq!(refuse(&mut peer, IN_USE), 1);
     assert!(
         is_open(&peer)
@@ -124,7 +125,7 @@ fn refused() -> (Peer, ConsumerId, ListenerId) {
 }
 
 #[test]
-fn a_consumer_refused_for_now_starts_later() {
+fn consumer_refused_for_now_starts_later() {
     let other = (403, "ACCESS_REFUSED - Queue q is busy");
     let stopped = (
         404,
@@ -153,7 +154,7 @@ fn a_consumer_refused_for_now_starts_later() {
         };
         let (id, _, tag) = peer.consumer(&it);
         let (other, ..) = peer.consumer(&consume("other"));
-        again(&mut peer);
+        reconnect(&mut peer);
         assert_eq!(refuse(&mut peer, refusal), 1);
         assert!(is_open(&peer), "{refusal:?}");
         assert!(
@@ -168,9 +169,9 @@ fn a_consumer_refused_for_now_starts_later() {
                     .is_none(),
             "{refusal:?}"
         );
-        let told = notices(&mut peer, listener);
-        let [report] = reports(&told)[..] else {
-            panic!("{told:?}")
+        let received = notices(&mut peer, listener);
+        let [report] = reports(&received)[..] else {
+            panic!("{received:?}")
         };
         assert_eq!(
             (report.consumers, report.failed.len()),
@@ -197,10 +198,10 @@ fn a_consumer_refused_for_now_starts_later() {
                 .any(|sent| sent.is(basic::Qos::ID) && sent.method() == qos.into())
         );
         assert_eq!(tag_of(started), tag, "{refusal:?}");
-        let told = notices(&mut peer, listener);
+        let received = notices(&mut peer, listener);
         assert!(
-            matches!(&told[..], [Notice::ConsumerRestored(it)] if **it == *tag),
-            "{told:?}"
+            matches!(&received[..], [Notice::ConsumerRestored(it)] if **it == *tag),
+            "{received:?}"
         );
         peer.content(started.channel, &deliver(&tag, 1), b"m");
         assert_eq!(peer.taken(id).len(), 1, "{refusal:?}");
@@ -210,7 +211,7 @@ fn a_consumer_refused_for_now_starts_later() {
 }
 
 #[test]
-fn a_consumer_refused_for_good_ends_at_once() {
+fn consumer_refused_for_good_ends_at_once() {
     let permission =
         "ACCESS_REFUSED - access to queue 'q' in vhost '/' refused for user 'in exclusive use'";
     let read = "ACCESS_REFUSED - read access to queue 'q' in vhost '/' refused for user 'guest'";
@@ -233,7 +234,7 @@ fn a_consumer_refused_for_good_ends_at_once() {
             exclusive: is_exclusive,
             ..consume("q")
         });
-        again(&mut peer);
+        reconnect(&mut peer);
         assert_eq!(refuse(&mut peer, refusal), 1);
         assert!(
             matches!(
@@ -274,8 +275,8 @@ fn delays_double_until_patience_ends() {
     peer.pass(PATIENCE);
     assert_eq!(consumes(&peer.serve()), 0);
     assert_eq!(reports(&notices(&mut peer, listener)).len(), 1);
-    // What was reported is not reported with the next recovery, too.
-    again(&mut peer);
+    // A reported failure is not reported again with the next recovery.
+    reconnect(&mut peer);
     peer.serve();
     assert!(reports(&notices(&mut peer, listener))[0].failed.is_empty());
 }
@@ -288,7 +289,7 @@ fn patience_is_three_heartbeat_timeouts() {
             .recovery(Recovery::default().seed(7)),
     );
     let (id, ..) = peer.consumer(&exclusive("q"));
-    peer.again();
+    peer.reconnect();
     refuse(&mut peer, IN_USE);
     let start = peer.now;
     while peer
@@ -318,7 +319,7 @@ fn patience_begins_with_each_connection() {
             .is_none()
     );
     peer.dial();
-    peer.shake_hands(tune(2047, 131_072, 0));
+    peer.complete_handshake(tune(2047, 131_072, 0));
     assert_eq!(
         refuse(&mut peer, IN_USE),
         1,
@@ -345,10 +346,10 @@ fn patience_begins_with_each_connection() {
             .is_none(),
         "the last attempt was successful"
     );
-    let told = notices(&mut peer, listener);
+    let received = notices(&mut peer, listener);
     assert!(
-        matches!(told.last(), Some(Notice::ConsumerRestored(_))),
-        "{told:?}"
+        matches!(received.last(), Some(Notice::ConsumerRestored(_))),
+        "{received:?}"
     );
 }
 
@@ -361,7 +362,7 @@ fn requests_go_on_while_a_consumer_waits() {
         peer.machine.fetch(promise),
         Some(Ok(Reply::Queue(_)))
     ));
-    // It has one deadline, which does not pass again and again.
+    // It has one deadline, which does not pass repeatedly.
     let mut timeouts = 0;
     while let Some(at) = peer.machine.poll_timeout().filter(|_| timeouts < 100) {
         peer.now = at;
@@ -380,7 +381,7 @@ fn requests_go_on_while_a_consumer_waits() {
 }
 
 #[test]
-fn a_waiting_consumer_does_what_is_asked() {
+fn waiting_consumer_carries_out_requests() {
     let (mut peer, id, _) = refused();
     let recovered = peer.machine.recover(id).unwrap();
     peer.done(recovered);
@@ -428,7 +429,7 @@ fn a_waiting_consumer_does_what_is_asked() {
 }
 
 #[test]
-fn a_consumer_refused_while_it_is_cancelled_ends() {
+fn consumer_refused_while_it_is_cancelled_ends() {
     let (mut peer, id, _) = refused();
     peer.pass(Duration::from_millis(500));
     let number = peer.take().last().unwrap().channel;
@@ -447,7 +448,7 @@ fn a_consumer_refused_while_it_is_cancelled_ends() {
 }
 
 #[test]
-fn a_queue_gone_after_the_recovery_ends_its_consumer() {
+fn queue_missing_after_recovery_ends_its_consumer() {
     let (mut peer, id, _) = refused();
     peer.pass(Duration::from_millis(500));
     assert_eq!(refuse(&mut peer, NO_QUEUE), 1);
@@ -458,7 +459,7 @@ fn a_queue_gone_after_the_recovery_ends_its_consumer() {
 }
 
 #[test]
-fn a_consumer_of_several_queues_waits_and_goes_on_without_one() {
+fn consumer_of_several_queues_continues_without_one() {
     let mut peer = dialled();
     let promise = peer
         .machine
@@ -468,7 +469,7 @@ fn a_consumer_of_several_queues_waits_and_goes_on_without_one() {
     let Some(Ok(Reply::Consumer(id))) = peer.machine.fetch(promise) else {
         panic!("it has not started")
     };
-    again(&mut peer);
+    reconnect(&mut peer);
     let start = peer.now;
     while peer.machine.consumer(id).unwrap().ended_queues().count() == 0 {
         refuse(&mut peer, NODE_DOWN);
@@ -499,14 +500,14 @@ fn a_consumer_of_several_queues_waits_and_goes_on_without_one() {
 }
 
 #[test]
-fn a_channel_is_reserved_for_a_refused_consumer() {
+fn channel_is_reserved_for_a_refused_consumer() {
     let mut peer = dialled();
     let (id, ..) = peer.consumer(&exclusive("q"));
     let listener = peer.machine.listen();
     peer.machine.handle_loss(Broken::Eof);
     peer.dial();
     // Consumers may have three of five channels.
-    peer.shake_hands(tune(5, 131_072, 0));
+    peer.complete_handshake(tune(5, 131_072, 0));
     refuse(&mut peer, IN_USE);
     for _ in 0..2 {
         peer.consumer(&consume("other"));
@@ -517,10 +518,10 @@ fn a_channel_is_reserved_for_a_refused_consumer() {
     assert!(matches!(peer.error(transaction), Error::ChannelLimit));
     peer.pass(Duration::from_millis(500));
     peer.serve();
-    let told = notices(&mut peer, listener);
+    let received = notices(&mut peer, listener);
     assert!(
-        matches!(told.last(), Some(Notice::ConsumerRestored(_))),
-        "{told:?}"
+        matches!(received.last(), Some(Notice::ConsumerRestored(_))),
+        "{received:?}"
     );
     assert!(
         peer.machine
@@ -529,14 +530,14 @@ fn a_channel_is_reserved_for_a_refused_consumer() {
             .is_none()
     );
 
-    // Nor does another consumer on its way back take it.
+    // Nor does another recovering consumer use it.
     peer.machine.handle_loss(Broken::Eof);
     peer.dial();
-    peer.shake_hands(tune(4, 131_072, 0));
+    peer.complete_handshake(tune(4, 131_072, 0));
     refuse(&mut peer, IN_USE);
-    let told = notices(&mut peer, listener);
-    let [report] = reports(&told)[..] else {
-        panic!("{told:?}")
+    let received = notices(&mut peer, listener);
+    let [report] = reports(&received)[..] else {
+        panic!("{received:?}")
     };
     let refusals = report
         .failed
@@ -551,14 +552,14 @@ fn a_channel_is_reserved_for_a_refused_consumer() {
     ));
 
     // It is free for another once its consumer has ended.
-    again(&mut peer);
+    reconnect(&mut peer);
     refuse(&mut peer, IN_USE);
     peer.machine.drop_consumer(id);
     peer.consumer(&consume("other"));
 }
 
 #[test]
-fn a_hard_error_beside_a_starting_consumer_blames_neither() {
+fn hard_error_beside_starting_consumer_blames_neither() {
     for class_and_method in [(60, 20), (0, 0)] {
         let (mut peer, id, _) = refused();
         peer.pass(Duration::from_millis(500));
@@ -580,7 +581,7 @@ fn a_hard_error_beside_a_starting_consumer_blames_neither() {
         );
         assert!(peer.is_pending(promise));
         peer.dial();
-        peer.shake_hands(tune(2047, 131_072, 0));
+        peer.complete_handshake(tune(2047, 131_072, 0));
         peer.serve();
         assert!(matches!(
             peer.machine.fetch(promise),
@@ -596,20 +597,20 @@ fn a_hard_error_beside_a_starting_consumer_blames_neither() {
 }
 
 #[test]
-fn a_consumer_starts_while_another_is_not_read() {
+fn consumer_starts_while_another_is_not_read() {
     let options = Options::default()
         .heartbeat(0)
         .max_buffered_deliveries(2)
         .recovery(Recovery::default());
     let mut peer = Peer::undialled(options);
     peer.dial();
-    peer.shake_hands(tune(2047, 131_072, 0));
+    peer.complete_handshake(tune(2047, 131_072, 0));
     let (id, ..) = peer.consumer(&exclusive("q"));
     let (.., tag) = peer.consumer(&Consume {
         prefetch_count: 2,
         ..consume("other")
     });
-    again(&mut peer);
+    reconnect(&mut peer);
     let sent = serve_refusing(&mut peer, IN_USE);
     let other = sent
         .iter()

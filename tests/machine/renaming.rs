@@ -20,14 +20,14 @@ fn renamed() -> Peer {
     own.exclusive = true;
     peer.machine.request(own).unwrap();
     peer.serve_naming("first");
-    again(&mut peer, "second");
+    reconnect(&mut peer, "second");
     peer
 }
 
-fn again(peer: &mut Peer, name: &str) -> Vec<Sent> {
+fn reconnect(peer: &mut Peer, name: &str) -> Vec<Sent> {
     peer.machine.handle_loss(Broken::Eof);
     peer.dial();
-    peer.shake_hands(tune(2047, 131_072, 0));
+    peer.complete_handshake(tune(2047, 131_072, 0));
     peer.serve_naming(name)
 }
 
@@ -244,7 +244,7 @@ fn dead_letters_reach_a_renamed_queue() {
     peer.machine.request(mortal).unwrap();
     assert_eq!(dead_letters(&peer.serve()), ["second"]);
     for name in ["third", "fourth"] {
-        assert_eq!(dead_letters(&again(&mut peer, name)), [name]);
+        assert_eq!(dead_letters(&reconnect(&mut peer, name)), [name]);
     }
 }
 
@@ -258,7 +258,7 @@ fn dead_letters_survive_more_names_than_are_kept() {
     assert_eq!(dead_letters(&peer.serve()), ["second"]);
     for number in 3..40 {
         let name = format!("name {number}");
-        assert_eq!(dead_letters(&again(&mut peer, &name)), [name]);
+        assert_eq!(dead_letters(&reconnect(&mut peer, &name)), [name]);
     }
 }
 
@@ -270,7 +270,7 @@ fn waiting_publish_follows_the_queue() {
         ["first", "second"].map(|name| peer.machine.publish(&to(name)).unwrap());
     for name in ["third", "fourth"] {
         peer.dial();
-        peer.shake_hands(tune(2047, 131_072, 0));
+        peer.complete_handshake(tune(2047, 131_072, 0));
         assert_eq!(names(&peer.serve_naming(name)), [name; 2]);
         if name == "third" {
             // They are republished, because they are unconfirmed.
@@ -284,7 +284,7 @@ fn waiting_publish_follows_the_queue() {
 #[test]
 fn current_name_of_any_name_is_the_last() {
     let mut peer = renamed();
-    again(&mut peer, "third");
+    reconnect(&mut peer, "third");
     for name in ["first", "second", "third"] {
         assert_eq!(&*peer.machine.current_name(name.as_bytes()), b"third");
     }
@@ -299,7 +299,7 @@ fn current_name_of_any_name_is_the_last() {
     assert_eq!(names(&peer.serve()), ["third"]);
     assert_eq!(&*peer.machine.current_name(b"first"), b"first");
     assert!(
-        again(&mut peer, "fourth")
+        reconnect(&mut peer, "fourth")
             .iter()
             .all(|sent| !sent.is(queue::Declare::ID))
     );
@@ -316,8 +316,8 @@ fn get_that_waits_follows_the_queue() {
         })
         .unwrap();
     peer.take();
-    let sent = again(&mut peer, "third");
-    assert_eq!(names(&sent), ["third"], "it is asked again");
+    let sent = reconnect(&mut peer, "third");
+    assert_eq!(names(&sent), ["third"], "it is requested again");
     let channel = sent
         .iter()
         .find(|sent| sent.is(basic::Get::ID))
@@ -340,15 +340,15 @@ fn consumer_by_an_intermediate_name_keeps_its_queue() {
         })
         .unwrap();
     peer.serve_naming("first");
-    again(&mut peer, "second");
-    again(&mut peer, "third");
+    reconnect(&mut peer, "second");
+    reconnect(&mut peer, "third");
     let (by_first, ..) = peer.consumer(&consume("first"));
     let _by_second = peer.consumer(&consume("second"));
     peer.machine.cancel(by_first).unwrap();
     peer.serve();
     // More names than are stored.
     for number in 4..30 {
-        let sent = again(&mut peer, &number.to_string());
+        let sent = reconnect(&mut peer, &number.to_string());
         assert_eq!(
             names(&sent),
             [number.to_string()],

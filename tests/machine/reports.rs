@@ -1,6 +1,7 @@
-//! Faults that users of other clients have reported, each tried against this one.
+//! Faults that users of other clients have reported, each tried with this one.
 
 use crate::driver::opened;
+use crate::limits::{several, started};
 use crate::peer::{
     Peer, Sent, ack, answer, channel_close, close, consume, declare, deliver, header, method,
     publish, rabbitmq, raw, short, start, tag_of, tune,
@@ -8,11 +9,11 @@ use crate::peer::{
 use crate::pipe::{ManualClock, Pipe, Read};
 use crate::restoring::{ask, bind, dialled, exchange_declare, serve_naming};
 use futures_lite::future::{block_on, poll_once};
-use puka::machine::{ConnectionState, Consume, ConsumerId, Notice, PromiseId, Reply};
-use puka::protocol::method::{basic, channel, connection, queue, tx};
+use puka::machine::{ConnectionState, Consume, Notice};
+use puka::protocol::method::{basic, connection, queue};
 use puka::protocol::{FrameKind, Method, Properties, frame};
-use puka::{Broken, Consumer, Dial, DialDriver, Ended, Error, Options, Recovery, Transport};
-use std::collections::{BTreeMap, BTreeSet};
+use puka::{Consumer, Dial, DialDriver, Ended, Error, Options, Recovery, Transport};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -22,254 +23,10 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
-/// A broker that closes the connection when a channel has more than `most` consumers.
-#[derive(Debug, Default)]
-struct Limited {
-    most: usize,
-    consumers: BTreeMap<u16, usize>,
-    consumes: Vec<(String, u16)>,
-    closes: usize,
-}
-
-impl Limited {
-    fn new(most: usize) -> Self {
-        Self {
-            most,
-            ..Self::default()
-        }
-    }
-
-    /// Answers until nothing more is written, and lets the client connect again.
-    fn serve(&mut self, peer: &mut Peer) {
-        let mut prefetch_count = BTreeMap::new();
-        loop {
-            let sent = peer.take();
-            if sent.is_empty() {
-                return;
-            }
-            for one in sent {
-                if one.is(basic::Consume::ID) {
-                    let count = self.consumers.entry(one.channel).or_default();
-                    *count += 1;
-                    if *count > self.most {
-                        self.refuse(peer);
-                        prefetch_count.clear();
-                        break;
-                    }
-                    let Method::Basic(basic::Method::Consume(it)) = one.method() else {
-                        panic!()
-                    };
-                    let prefetch = prefetch_count.get(&one.channel).copied().unwrap_or(0);
-                    self.consumes.push((it.queue.to_string(), prefetch));
-                } else if one.is(basic::Cancel::ID) {
-                    *self.consumers.entry(one.channel).or_default() -= 1;
-                } else if one.is(channel::Close::ID) || one.is(channel::Open::ID) {
-                    self.consumers.remove(&one.channel);
-                } else if one.is(basic::Qos::ID) {
-                    let Method::Basic(basic::Method::Qos(it)) = one.method() else {
-                        panic!()
-                    };
-                    prefetch_count.insert(one.channel, it.prefetch_count);
-                }
-                if let Some(answer) = answer(&one) {
-                    peer.feed(&answer);
-                }
-            }
-        }
-    }
-
-    fn refuse(&mut self, peer: &mut Peer) {
-        self.closes += 1;
-        assert!(self.closes < 20, "it is repeated for ever");
-        let over = close(
-            530,
-            "NOT_ALLOWED - reached maximum of consumers per channel",
-        );
-        peer.method(
-            0,
-            &connection::Close {
-                class_id: 60,
-                method_id: 20,
-                ..over
-            },
-        );
-        self.again(peer);
-    }
-
-    fn again(&mut self, peer: &mut Peer) {
-        peer.pump();
-        peer.dial();
-        peer.shake_hands(tune(2047, 131_072, 60));
-        self.consumers.clear();
-        self.consumes.clear();
-    }
-}
-
-fn several(peer: &mut Peer, queues: &[&str]) -> PromiseId {
-    let queues: Vec<Consume<'_>> = queues.iter().map(|queue| consume(queue)).collect();
-    peer.machine.consume_multi(&queues, 10, false).unwrap()
-}
-
-fn started(peer: &mut Peer, promise: PromiseId) -> ConsumerId {
-    match peer.machine.fetch(promise) {
-        Some(Ok(Reply::Consumer(id))) => id,
-        other => panic!("{other:?}"),
-    }
-}
-
-#[test]
-fn a_consume_of_too_many_queues_fails_alone() {
-    let mut peer = dialled();
-    let mut broker = Limited::new(2);
-    let (one, ..) = peer.consumer(&consume("a"));
-    let too_many = several(&mut peer, &["b", "c", "d"]);
-    broker.serve(&mut peer);
-    let error = peer.error(too_many);
-    assert!(matches!(error, Error::NotAllowed(_)), "{error:?}");
-    assert!(
-        peer.machine
-            .consumer(one)
-            .and_then(|it| it.ended())
-            .is_none()
-    );
-    assert!(matches!(peer.machine.state(), ConnectionState::Open));
-    for _ in 0..1000 {
-        peer.feed(&raw(8, 0, b""));
-        peer.pass(10 * SECOND);
-        broker.serve(&mut peer);
-    }
-    assert_eq!(broker.closes, 1);
-    assert_eq!(broker.consumes, [("a".to_owned(), 0)]);
-}
-
-#[test]
-fn a_refused_resize_leaves_the_prefetch_count() {
-    for count in [5, 20] {
-        let mut peer = dialled();
-        let mut broker = Limited::new(1);
-        let (one, ..) = peer.consumer(&Consume {
-            prefetch_count: 10,
-            ..consume("a")
-        });
-        broker.consumers.insert(1, 1);
-        let resized = peer.machine.qos(one, count).unwrap();
-        broker.serve(&mut peer);
-        let error = peer.error(resized);
-        assert!(matches!(error, Error::NotAllowed(_)), "{error:?}");
-        assert!(
-            peer.machine
-                .consumer(one)
-                .and_then(|it| it.ended())
-                .is_none(),
-            "{:?}",
-            peer.machine.consumer(one).and_then(|it| it.ended())
-        );
-        assert_eq!(broker.closes, 1);
-        assert_eq!(broker.consumes, [("a".to_owned(), 10)]);
-    }
-}
-
-#[test]
-fn consumers_beyond_a_lowered_limit_end() {
-    let mut peer = dialled();
-    let mut broker = Limited::new(3);
-    let many = several(&mut peer, &["b", "c", "d"]);
-    let others = several(&mut peer, &["e", "f", "g"]);
-    broker.serve(&mut peer);
-    let (many, others) = (started(&mut peer, many), started(&mut peer, others));
-    let single = ["a", "h"].map(|name| peer.consumer(&consume(name)).0);
-    broker.most = 2;
-    peer.machine.handle_loss(Broken::Eof);
-    broker.again(&mut peer);
-    broker.serve(&mut peer);
-    for _ in 0..1000 {
-        peer.feed(&raw(8, 0, b""));
-        peer.pass(10 * SECOND);
-        broker.serve(&mut peer);
-    }
-    assert!(single.iter().all(|id| {
-        peer.machine
-            .consumer(*id)
-            .and_then(|it| it.ended())
-            .is_none()
-    }));
-    assert!(
-        peer.machine
-            .consumer(many)
-            .and_then(|it| it.ended())
-            .is_some()
-            && peer
-                .machine
-                .consumer(others)
-                .and_then(|it| it.ended())
-                .is_some()
-    );
-    assert!(matches!(peer.machine.state(), ConnectionState::Open));
-    // Together at first, then one at a time.
-    assert_eq!(broker.closes, 3);
-}
-
-#[test]
-fn a_call_without_its_reply_consumer_fails_once() {
-    for count in [1, 3] {
-        let mut peer = dialled();
-        let mut broker = Limited::new(0);
-        let calls: Vec<_> = (0..count)
-            .map(|_| peer.machine.call(&publish("", "12"), None).unwrap())
-            .collect();
-        broker.serve(&mut peer);
-        for _ in 0..100 {
-            peer.feed(&raw(8, 0, b""));
-            peer.pass(SECOND);
-            broker.serve(&mut peer);
-        }
-        for call in calls {
-            let error = peer.error(call);
-            assert!(matches!(error, Error::Unconfirmed(_)), "{error:?}");
-        }
-        assert_eq!(broker.closes, 1);
-    }
-}
-
-#[test]
-fn a_resize_refused_after_a_loss_is_undone() {
-    let mut peer = dialled();
-    let mut broker = Limited::new(1);
-    let (one, ..) = peer.consumer(&Consume {
-        prefetch_count: 10,
-        ..consume("a")
-    });
-    peer.machine.handle_loss(Broken::Eof);
-    broker.again(&mut peer);
-    let sent = peer.take();
-    let resized = peer.machine.qos(one, 20).unwrap();
-    for it in sent {
-        if it.is(basic::Consume::ID) {
-            broker.consumers.insert(it.channel, 1);
-        }
-        peer.feed(&answer(&it).unwrap_or_default());
-    }
-    broker.serve(&mut peer);
-    for _ in 0..100 {
-        peer.feed(&raw(8, 0, b""));
-        peer.pass(SECOND);
-        broker.serve(&mut peer);
-    }
-    assert!(matches!(peer.error(resized), Error::NotAllowed(_)));
-    assert!(
-        peer.machine
-            .consumer(one)
-            .and_then(|it| it.ended())
-            .is_none()
-    );
-    assert_eq!(broker.closes, 1);
-    assert_eq!(broker.consumes, [("a".to_owned(), 10)]);
-}
-
-/// Answers as a broker does that closes the connection over the `qos` for which `refuses` returns
-/// `true`. Returns how often it does.
+/// Replies as a broker does that closes the connection over the `qos` for which `refuses` returns
+/// `true`. Returns the number of closes.
 fn serve_without_qos(peer: &mut Peer, refuses: impl Fn(&basic::Qos) -> bool) -> usize {
     let mut closes = 0;
     for _ in 0..100 {
@@ -292,7 +49,7 @@ fn serve_without_qos(peer: &mut Peer, refuses: impl Fn(&basic::Qos) -> bool) -> 
                     );
                     peer.pump();
                     peer.dial();
-                    peer.shake_hands(tune(2047, 131_072, 60));
+                    peer.complete_handshake(tune(2047, 131_072, 60));
                     break;
                 }
             }
@@ -303,7 +60,7 @@ fn serve_without_qos(peer: &mut Peer, refuses: impl Fn(&basic::Qos) -> bool) -> 
 }
 
 #[test]
-fn a_refused_qos_fails_its_consume() {
+fn refused_qos_fails_its_consume() {
     let mut peer = dialled();
     let (one, ..) = peer.consumer(&Consume {
         prefetch_count: 10,
@@ -326,7 +83,7 @@ fn a_refused_qos_fails_its_consume() {
 }
 
 #[test]
-fn a_consumer_whose_qos_is_refused_ends() {
+fn consumer_whose_qos_is_refused_ends() {
     let mut peer = dialled();
     let (one, ..) = peer.consumer(&Consume {
         prefetch_count: 10,
@@ -339,7 +96,7 @@ fn a_consumer_whose_qos_is_refused_ends() {
         prefetch_count: 10,
         ..consume("d")
     });
-    peer.again();
+    peer.reconnect();
     let closes = serve_without_qos(&mut peer, |qos| qos.global);
     assert!(
         matches!(peer.machine.state(), ConnectionState::Open),
@@ -366,7 +123,7 @@ fn a_consumer_whose_qos_is_refused_ends() {
 }
 
 #[test]
-fn a_refused_shared_prefetch_count_is_undone() {
+fn refused_shared_prefetch_count_is_undone() {
     let mut peer = dialled();
     let shared = several(&mut peer, &["b", "c"]);
     peer.serve();
@@ -428,7 +185,7 @@ fn cancelling_keeps_no_ack_deliveries_beyond_the_bound() {
     }
 }
 
-fn told(sent: &[Sent]) -> Vec<String> {
+fn describe(sent: &[Sent]) -> Vec<String> {
     let methods = sent.iter().filter(|it| it.kind == FrameKind::Method);
     methods
         .filter_map(|it| match it.method() {
@@ -443,7 +200,7 @@ fn told(sent: &[Sent]) -> Vec<String> {
 }
 
 #[test]
-fn a_queue_deleted_during_recovery_gets_all_bindings() {
+fn queue_deleted_during_recovery_gets_all_bindings() {
     let steps = ["bind q by k1", "bind q by k2", "bind q by k3", "consume q"];
     for (place, gone) in steps.iter().enumerate() {
         for with_others in [false, true] {
@@ -460,7 +217,7 @@ fn a_queue_deleted_during_recovery_gets_all_bindings() {
                 }
             }
             let (id, ..) = peer.consumer(&consume("q"));
-            peer.again();
+            peer.reconnect();
             // The queue `q` is deleted right before a step of the replay.
             let mut exists = false;
             let mut bindings = BTreeSet::new();
@@ -473,7 +230,9 @@ fn a_queue_deleted_during_recovery_gets_all_bindings() {
                     if closed.contains(&one.channel) {
                         continue;
                     }
-                    let what = told(std::slice::from_ref(one)).pop().unwrap_or_default();
+                    let what = describe(std::slice::from_ref(one))
+                        .pop()
+                        .unwrap_or_default();
                     if what == *gone && !is_deleted {
                         (is_deleted, exists, is_consumed) = (true, false, false);
                         bindings.clear();
@@ -527,7 +286,7 @@ fn a_queue_deleted_during_recovery_gets_all_bindings() {
 }
 
 #[test]
-fn a_named_queue_returns_without_its_ended_consumer() {
+fn named_queue_is_restored_without_its_ended_consumer() {
     let mut peer = dialled();
     ask(
         &mut peer,
@@ -549,17 +308,17 @@ fn a_named_queue_returns_without_its_ended_consumer() {
         peer.machine.consumer(id).and_then(|it| it.ended()),
         Some(Ended::ChannelClosed(_))
     ));
-    peer.again();
+    peer.reconnect();
     let mut all = Vec::new();
     for _ in 0..600 {
-        all.extend(told(&serve_naming(&mut peer, "second")));
+        all.extend(describe(&serve_naming(&mut peer, "second")));
         peer.feed(&raw(8, 0, b""));
         peer.pass(SECOND);
     }
     assert_eq!(all, ["queue "]);
     let again = peer.machine.consume(&consume("amq.gen-first")).unwrap();
     assert_eq!(
-        told(&serve_naming(&mut peer, "second")),
+        describe(&serve_naming(&mut peer, "second")),
         ["consume amq.gen-second"]
     );
     started(&mut peer, again);
@@ -593,7 +352,7 @@ impl Net {
         }
     }
 
-    fn shake_hands(&self, driver: &mut DialDriver<Self, ManualClock>, heartbeat: u16) {
+    fn complete_handshake(&self, driver: &mut DialDriver<Self, ManualClock>, heartbeat: u16) {
         let pipe = self.last();
         pipe.feed(&start(&rabbitmq(), b"PLAIN"));
         pipe.feed(&method(0, &tune(2047, 131_072, heartbeat)));
@@ -643,7 +402,7 @@ fn until_dialled(
 }
 
 #[test]
-fn a_loss_is_noticed_while_deliveries_wait() {
+fn loss_is_detected_while_deliveries_are_buffered() {
     for kind in ["write error", "both", "silence"] {
         let (net, clock) = (Net::default(), ManualClock::default());
         let options = Options::default()
@@ -651,7 +410,7 @@ fn a_loss_is_noticed_while_deliveries_wait() {
             .recovery(Recovery::default().seed(7));
         let (client, mut driver) = puka::connect(net.clone(), clock.clone(), options);
         until_dialled(&net, &clock, &mut driver, 1);
-        net.shake_hands(&mut driver, 10);
+        net.complete_handshake(&mut driver, 10);
         let consuming = client.basic_consume("q").no_ack(true).send();
         net.serve(&mut driver);
         let mut consumer = block_on(poll_once(consuming)).unwrap().unwrap();
@@ -686,7 +445,7 @@ fn a_loss_is_noticed_while_deliveries_wait() {
             seconds += 1;
         }
         assert_eq!(net.dialled(), 2, "{kind}");
-        net.shake_hands(&mut driver, 10);
+        net.complete_handshake(&mut driver, 10);
         net.serve(&mut driver);
         while let Some(Some(Ok(_))) = block_on(poll_once(pin!(Consumer::next(&mut consumer)))) {
             net.serve(&mut driver);
@@ -714,7 +473,7 @@ fn one_transport_is_dialled_at_a_time() {
             .recovery(Recovery::default().seed(7));
         let (client, mut driver) = puka::connect(net.clone(), clock.clone(), options);
         until_dialled(&net, &clock, &mut driver, 1);
-        net.shake_hands(&mut driver, 0);
+        net.complete_handshake(&mut driver, 0);
         let declared = client.queue_declare("q").send();
         let consuming = client.basic_consume("q").send();
         net.serve(&mut driver);
@@ -731,9 +490,9 @@ fn one_transport_is_dialled_at_a_time() {
             match stage {
                 0 => {}
                 1 => net.last().feed(&start(&rabbitmq(), b"PLAIN")),
-                2 => net.shake_hands(&mut driver, 0),
+                2 => net.complete_handshake(&mut driver, 0),
                 3 => {
-                    net.shake_hands(&mut driver, 0);
+                    net.complete_handshake(&mut driver, 0);
                     let first = net.last().frames();
                     first
                         .iter()
@@ -741,7 +500,7 @@ fn one_transport_is_dialled_at_a_time() {
                         .for_each(|bytes| net.last().feed(&bytes));
                 }
                 _ => {
-                    net.shake_hands(&mut driver, 0);
+                    net.complete_handshake(&mut driver, 0);
                     net.serve(&mut driver);
                 }
             }
@@ -756,7 +515,7 @@ fn one_transport_is_dialled_at_a_time() {
 }
 
 #[test]
-fn a_reply_without_an_id_is_dropped() {
+fn reply_without_an_id_is_dropped() {
     let mut peer = Peer::open(Options::default());
     let call = peer.machine.call(&publish("", "12"), None).unwrap();
     peer.serve();
@@ -777,7 +536,7 @@ fn a_reply_without_an_id_is_dropped() {
 }
 
 #[test]
-fn a_changed_prefetch_count_is_restored() {
+fn changed_prefetch_count_is_restored() {
     for (before, after) in [(10, 20), (20, 10), (10, 0), (0, 10), (5, 65535), (65535, 1)] {
         for losses in 1..3 {
             let mut peer = dialled();
@@ -795,7 +554,7 @@ fn a_changed_prefetch_count_is_restored() {
             }
             let mut seen = Vec::new();
             for _ in 0..losses {
-                peer.again();
+                peer.reconnect();
                 seen = peer.serve();
             }
             let counts: Vec<_> = seen
@@ -820,120 +579,5 @@ fn a_changed_prefetch_count_is_restored() {
                 .count();
             assert_eq!(consumes, 3);
         }
-    }
-}
-
-/// Closes the connection over `channel.open`, by name or not, and lets the client connect again.
-fn refuse_channel(peer: &mut Peer, is_named: bool) {
-    let (class_id, method_id) = if is_named { (20, 10) } else { (0, 0) };
-    let over = close(
-        530,
-        "NOT_ALLOWED - number of channels opened has reached the limit",
-    );
-    peer.method(
-        0,
-        &connection::Close {
-            class_id,
-            method_id,
-            ..over
-        },
-    );
-    peer.pump();
-    peer.dial();
-    peer.shake_hands(tune(2047, 131_072, 60));
-}
-
-/// Answers as a broker does that lets a user open only `most` channels. Returns how often it closes
-/// the connection.
-fn serve_few_channels(peer: &mut Peer, most: usize, is_named: bool) -> usize {
-    let mut closes = 0;
-    let mut open = BTreeSet::new();
-    for _ in 0..100 {
-        for one in peer.take() {
-            if one.is(channel::Open::ID) {
-                open.insert(one.channel);
-                if open.len() > most {
-                    closes += 1;
-                    open.clear();
-                    refuse_channel(peer, is_named);
-                    break;
-                }
-            } else if one.is(channel::Close::ID) {
-                open.remove(&one.channel);
-            } else if one.is(tx::Select::ID) {
-                peer.method(one.channel, &tx::SelectOk {});
-            }
-            peer.feed(&answer(&one).unwrap_or_default());
-        }
-    }
-    closes
-}
-
-#[test]
-fn what_needs_a_refused_channel_fails_once() {
-    for is_named in [false, true] {
-        for what in 0..4 {
-            let mut peer = dialled();
-            let ids = ["a", "b", "c"].map(|queue| peer.consumer(&consume(queue)).0);
-            let promise = match what {
-                0 => peer.machine.publish(&publish("", "x")),
-                1 => peer.machine.request(declare("q")),
-                2 => peer.machine.consume(&consume("d")),
-                _ => peer.machine.transaction(),
-            };
-            let promise = promise.unwrap();
-            assert!(peer.take().iter().any(|it| it.is(channel::Open::ID)));
-            refuse_channel(&mut peer, is_named);
-            assert_eq!(
-                serve_few_channels(&mut peer, 3, is_named),
-                0,
-                "{is_named} {what}"
-            );
-            let error = peer.error(promise);
-            assert!(
-                matches!(error, Error::NotAllowed(_) | Error::Unconfirmed(_)),
-                "{what} {error:?}"
-            );
-            assert!(ids.iter().all(|id| {
-                peer.machine
-                    .consumer(*id)
-                    .and_then(|it| it.ended())
-                    .is_none()
-            }));
-            assert!(matches!(peer.machine.state(), ConnectionState::Open));
-        }
-    }
-}
-
-#[test]
-fn requests_that_share_a_refused_channel_are_tried_apart() {
-    for is_named in [false, true] {
-        let mut peer = dialled();
-        let ids = ["a", "b"].map(|queue| peer.consumer(&consume(queue)).0);
-        let begun = [
-            peer.machine.transaction().unwrap(),
-            peer.machine.transaction().unwrap(),
-        ];
-        let declared = peer.machine.request(declare("q")).unwrap();
-        peer.take();
-        refuse_channel(&mut peer, is_named);
-        let closes = serve_few_channels(&mut peer, 4, is_named);
-        let outcomes = [begun[0], begun[1], declared].map(|promise| peer.machine.fetch(promise));
-        let done = outcomes
-            .iter()
-            .filter(|outcome| matches!(outcome, Some(Ok(_))))
-            .count();
-        let refused = |outcome: &&Option<_>| matches!(outcome, Some(Err(Error::NotAllowed(_))));
-        assert_eq!(
-            (done, outcomes.iter().filter(refused).count(), closes),
-            (2, 1, 1),
-            "{outcomes:?}"
-        );
-        assert!(ids.iter().all(|id| {
-            peer.machine
-                .consumer(*id)
-                .and_then(|it| it.ended())
-                .is_none()
-        }));
     }
 }

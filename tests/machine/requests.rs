@@ -1,4 +1,4 @@
-//! Requests: each has its own answer, in time or not, and its channel afterwards.
+//! Requests: each has its own result, in time or not, and its channel afterwards.
 
 use crate::peer::{Peer, consume, declare, method, short};
 use puka::machine::{Reply, Settle};
@@ -18,7 +18,7 @@ fn ok(name: &str) -> queue::DeclareOk<'_> {
 }
 
 #[test]
-fn v01_a_request_that_nobody_answers_ends_at_its_deadline() {
+fn v01_unanswered_request_ends_at_its_deadline() {
     let mut peer = Peer::tuned(Options::default().heartbeat(0), crate::peer::tune(0, 0, 0));
     let request = peer.machine.request(declare("q")).unwrap();
     let get = peer.get();
@@ -40,14 +40,16 @@ fn v01_a_request_that_nobody_answers_ends_at_its_deadline() {
         ));
     }
     peer.pass(2 * SECOND);
+    assert!(matches!(peer.error(sent), Error::Unconfirmed(cause)
+        if matches!(*cause, Error::Timeout { .. })));
     assert!(
-        matches!(peer.error(sent), Error::Unconfirmed(cause) if matches!(*cause, Error::Timeout { .. }))
+        peer.machine.why_closed().is_none(),
+        "the connection is open"
     );
-    assert!(peer.machine.why_closed().is_none(), "the connection lives");
 }
 
 #[test]
-fn v02_a_late_reply_is_absorbed_and_the_next_request_has_its_own() {
+fn v02_late_reply_does_not_reach_the_next_request() {
     let mut peer = Peer::tuned(
         Options::default().request_channels(1).heartbeat(0),
         crate::peer::tune(0, 0, 0),
@@ -71,7 +73,7 @@ fn v02_a_late_reply_is_absorbed_and_the_next_request_has_its_own() {
 }
 
 #[test]
-fn v02_a_request_that_waited_too_long_for_its_turn_is_not_sent() {
+fn v02_request_timed_out_in_the_queue_is_unsent() {
     let mut peer = Peer::tuned(
         Options::default().request_channels(1).heartbeat(0),
         crate::peer::tune(0, 0, 0),
@@ -93,15 +95,15 @@ fn v02_a_request_that_waited_too_long_for_its_turn_is_not_sent() {
 }
 
 #[test]
-fn v06_a_get_that_is_held_holds_up_no_request() {
-    // Settling the message frees its channel: whoever waits for one goes on at once, not at the
-    // next sign of the server.
+fn v06_unsettled_get_delays_no_request() {
+    // Settling the message frees its channel. A consumer that waits for one starts at once, not at
+    // the server's next frame.
     let mut peer = Peer::open(Options::default().request_channels(1).channel_max(1));
     let delivered = peer.got(1, b"x");
     let _request = peer.machine.request(declare("q")).unwrap();
     assert!(
         peer.names().is_empty(),
-        "the only channel has a message to settle"
+        "the only channel has an unsettled message"
     );
     peer.machine
         .settle(&delivered, Settle::Ack { multiple: false })
@@ -113,13 +115,13 @@ fn v06_a_get_that_is_held_holds_up_no_request() {
 }
 
 #[test]
-fn v06_a_consumer_that_waits_for_the_channel_of_a_held_get_starts_when_it_is_settled() {
+fn v06_settled_get_frees_a_channel_for_the_consumer() {
     let mut peer = Peer::open(Options::default().channel_max(1));
     let delivered = peer.got(1, b"x");
     let _started = peer.machine.consume(&consume("q")).unwrap();
     assert!(
         peer.names().is_empty(),
-        "the only channel has a message to settle"
+        "the only channel has an unsettled message"
     );
     peer.machine
         .settle(&delivered, Settle::Ack { multiple: false })
@@ -129,16 +131,16 @@ fn v06_a_consumer_that_waits_for_the_channel_of_a_held_get_starts_when_it_is_set
 }
 
 #[test]
-fn v06_a_hundred_gets_can_be_held_and_another_request_goes_out() {
+fn v06_hundred_unsettled_gets_leave_room_for_requests() {
     let mut peer = Peer::open(Options::default());
-    let held: Vec<_> = (0..100).map(|_| peer.got(1, b"x")).collect();
+    let unsettled: Vec<_> = (0..100).map(|_| peer.got(1, b"x")).collect();
     let request = peer.machine.request(declare("q")).unwrap();
     peer.serve();
     assert!(matches!(
         peer.machine.fetch(request),
         Some(Ok(Reply::Queue(_)))
     ));
-    for delivered in &held {
+    for delivered in &unsettled {
         peer.machine
             .settle(delivered, Settle::Ack { multiple: false })
             .unwrap();
@@ -155,7 +157,7 @@ fn v06_a_hundred_gets_can_be_held_and_another_request_goes_out() {
 }
 
 #[test]
-fn v02_requests_before_the_connection_is_open_are_sent_when_it_is() {
+fn v02_requests_before_open_are_sent_after_it() {
     let mut peer = Peer::new(Options::default());
     let request = peer.machine.request(declare("q")).unwrap();
     let started = peer.machine.consume(&consume("q")).unwrap();
@@ -163,7 +165,7 @@ fn v02_requests_before_the_connection_is_open_are_sent_when_it_is() {
         .machine
         .publish(&crate::peer::publish("", "x"))
         .unwrap();
-    peer.shake_hands(crate::peer::tune(0, 0, 0));
+    peer.complete_handshake(crate::peer::tune(0, 0, 0));
     let served = peer.serve();
     let number = served
         .iter()
@@ -183,7 +185,7 @@ fn v02_requests_before_the_connection_is_open_are_sent_when_it_is() {
 }
 
 #[test]
-fn e11_a_request_that_fits_into_no_frame_is_refused_and_leaves_nothing_behind() {
+fn e11_request_larger_than_a_frame_is_refused() {
     let mut peer = Peer::tuned(
         Options::default().frame_max(4096),
         crate::peer::tune(0, 4096, 0),
@@ -206,7 +208,7 @@ fn e11_a_request_that_fits_into_no_frame_is_refused_and_leaves_nothing_behind() 
 }
 
 #[test]
-fn e11_a_request_that_tuning_made_too_large_is_answered_and_its_channel_is_used_on() {
+fn e11_request_too_large_after_tuning_frees_its_channel() {
     let mut peer = Peer::new(Options::default().request_channels(1));
     let mut arguments = Table::new();
     arguments.insert("large", &*vec![7_u8; 5000]).unwrap();
@@ -217,7 +219,7 @@ fn e11_a_request_that_tuning_made_too_large_is_answered_and_its_channel_is_used_
     large.arguments = arguments.as_ref();
     let not_started = peer.machine.consume(&large).unwrap();
     let fine = peer.machine.request(declare("q")).unwrap();
-    peer.shake_hands(crate::peer::tune(0, 4096, 0));
+    peer.complete_handshake(crate::peer::tune(0, 4096, 0));
     peer.serve();
     assert!(matches!(peer.error(refused), Error::InvalidArgument { .. }));
     assert!(matches!(
@@ -232,7 +234,7 @@ fn e11_a_request_that_tuning_made_too_large_is_answered_and_its_channel_is_used_
 }
 
 #[test]
-fn e11_a_publish_whose_header_fits_into_no_frame_is_refused_and_its_channel_stays_usable() {
+fn e11_publish_with_oversized_header_leaves_channel_usable() {
     let mut peer = Peer::tuned(Options::default(), crate::peer::tune(0, 4096, 0));
     let mut headers = Table::new();
     headers.insert("large", &*vec![7_u8; 4096]).unwrap();
@@ -255,7 +257,7 @@ fn e11_a_publish_whose_header_fits_into_no_frame_is_refused_and_its_channel_stay
 }
 
 #[test]
-fn a11_a_body_above_our_own_limit_is_refused_and_one_of_many_frames_is_cut_right() {
+fn a11_large_body_is_split_and_oversized_body_refused() {
     let mut peer = Peer::open(Options::default().max_message_size(1_000_000));
     let large = vec![7_u8; 1_000_001];
     assert!(matches!(
@@ -281,7 +283,7 @@ fn a11_a_body_above_our_own_limit_is_refused_and_one_of_many_frames_is_cut_right
 }
 
 #[test]
-fn what_is_no_request_is_refused() {
+fn methods_that_are_no_requests_are_refused() {
     let mut peer = Peer::open(Options::default());
     assert!(peer.machine.request(channel::Open {}).is_err());
     assert!(peer.machine.request(ok("q")).is_err());
@@ -296,7 +298,7 @@ fn what_is_no_request_is_refused() {
     nowait.nowait = true;
     assert!(
         peer.machine.request(nowait).is_err(),
-        "no reply would come, and the channel would wait for one for ever"
+        "no reply would arrive, and the channel would wait for ever"
     );
     assert!(peer.names().is_empty());
 }
@@ -368,7 +370,7 @@ fn empty_queue_name_is_refused_before_sending() {
 }
 
 #[test]
-fn a_full_pool_closes_no_other_channel() {
+fn full_pool_closes_no_other_channel() {
     let mut peer = Peer::open(Options::default().request_channels(1));
     let sent = peer
         .machine
@@ -384,7 +386,7 @@ fn a_full_pool_closes_no_other_channel() {
 }
 
 #[test]
-fn a_released_publish_leaves_other_deadlines_alone() {
+fn released_publish_leaves_other_deadlines_alone() {
     let mut peer = Peer::open(Options::default().heartbeat(0));
     let blocked = connection::Blocked {
         reason: short("low on memory"),

@@ -105,19 +105,19 @@ fn one_nack_follows_cancel_ok() {
 }
 
 #[test]
-fn a_nack_does_not_cover_deliveries_in_hand() {
+fn nack_does_not_cover_unsettled_deliveries() {
     let (mut peer, id, channel, tag) = consumer(2);
-    let held = peer.taken(id);
+    let unsettled = peer.taken(id);
     for number in 3..=5 {
         peer.deliver(channel, &tag, number, b"x");
     }
     let _cancelled = peer.machine.cancel(id).unwrap();
-    peer.machine.settle(&held[0], ACK).unwrap();
+    peer.machine.settle(&unsettled[0], ACK).unwrap();
     assert_eq!(take(&mut peer), ["basic.cancel", "ack 1"]);
     cancel_ok(&mut peer, channel, &tag);
     assert_eq!(take(&mut peer), ["nack 3", "nack 4", "nack 5"]);
-    assert!(!reuses(&mut peer, channel), "one is in hand");
-    peer.machine.settle(&held[1], ACK).unwrap();
+    assert!(!reuses(&mut peer, channel), "one is unsettled");
+    peer.machine.settle(&unsettled[1], ACK).unwrap();
     assert_eq!(take(&mut peer), ["ack 2"]);
     assert!(reuses(&mut peer, channel));
 }
@@ -125,13 +125,14 @@ fn a_nack_does_not_cover_deliveries_in_hand() {
 #[test]
 fn pending_acks_leave_before_the_nack() {
     let (mut peer, id, channel, tag) = consumer(2);
-    let held = peer.taken(id);
+    let unsettled = peer.taken(id);
     peer.deliver(channel, &tag, 3, b"x");
     peer.deliver(channel, &tag, 4, b"x");
     let _cancelled = peer.machine.cancel(id).unwrap();
     assert_eq!(take(&mut peer), ["basic.cancel"]);
-    held.iter()
-        .for_each(|held| peer.machine.settle(held, ACK).unwrap());
+    unsettled
+        .iter()
+        .for_each(|unsettled| peer.machine.settle(unsettled, ACK).unwrap());
     cancel_ok(&mut peer, channel, &tag);
     assert_eq!(take(&mut peer), ["ack 2 multiple", "nack 4 multiple"]);
 }
@@ -153,7 +154,7 @@ fn deliveries_that_a_holder_returns_join_the_nack() {
 }
 
 #[test]
-fn a_multiple_ack_leaves_unwanted_deliveries_out() {
+fn multiple_ack_leaves_unwanted_deliveries_out() {
     let (mut peer, id, channel, tag) = consumer(3);
     let taken = peer.taken(id);
     peer.machine.return_later(&taken[0]);
@@ -173,7 +174,7 @@ fn a_multiple_ack_leaves_unwanted_deliveries_out() {
 }
 
 #[test]
-fn a_resized_consumer_waits_for_every_tag() {
+fn resized_consumer_waits_for_every_tag() {
     let mut peer = Peer::open(Options::default());
     let (id, channel, old) = peer.consumer(&Consume {
         prefetch_count: 10,
@@ -190,7 +191,7 @@ fn a_resized_consumer_waits_for_every_tag() {
     cancel_ok(&mut peer, channel, &old);
     assert!(
         take(&mut peer).is_empty(),
-        "the other tag would get it again"
+        "it would be delivered to the other tag"
     );
     peer.method(
         channel,
@@ -256,8 +257,8 @@ fn server_cancel_is_confirmed_before_channel_reuse() {
             peer.machine.consumer(id).and_then(|it| it.ended()),
             Some(Ended::CancelledByServer)
         ));
-        let held = peer.taken(id).remove(0);
-        peer.machine.settle(&held, ACK).unwrap();
+        let unsettled = peer.taken(id).remove(0);
+        peer.machine.settle(&unsettled, ACK).unwrap();
         assert_eq!(take(&mut peer), ["ack 1"]);
         // RabbitMQ 4.3 continues to deliver until it has our cancel.
         for number in 2..=4 {
@@ -274,17 +275,19 @@ fn server_cancel_is_confirmed_before_channel_reuse() {
 fn timed_out_delivery_fails_no_later_request() {
     for settles_late in [false, true] {
         let (mut peer, id, channel, tag) = consumer(2);
-        let held = peer.taken(id);
+        let unsettled = peer.taken(id);
         server_cancel(&mut peer, channel, &tag);
         if !settles_late {
-            held.iter()
-                .for_each(|held| peer.machine.settle(held, ACK).unwrap());
+            unsettled
+                .iter()
+                .for_each(|unsettled| peer.machine.settle(unsettled, ACK).unwrap());
         }
         take(&mut peer);
         cancel_ok(&mut peer, channel, &tag);
-        held.iter()
+        unsettled
+            .iter()
             .filter(|_| settles_late)
-            .for_each(|held| peer.machine.settle(held, ACK).unwrap());
+            .for_each(|unsettled| peer.machine.settle(unsettled, ACK).unwrap());
         peer.machine.drop_consumer(id);
         assert_eq!(
             take(&mut peer).last().map(String::as_str),
@@ -298,8 +301,8 @@ fn timed_out_delivery_fails_no_later_request() {
 #[test]
 fn settled_channel_is_reused_after_server_cancel() {
     let (mut peer, id, channel, tag) = consumer(1);
-    let held = peer.taken(id).remove(0);
-    peer.machine.settle(&held, ACK).unwrap();
+    let unsettled = peer.taken(id).remove(0);
+    peer.machine.settle(&unsettled, ACK).unwrap();
     assert_eq!(take(&mut peer), ["ack 1"]);
     server_cancel(&mut peer, channel, &tag);
     take(&mut peer);
@@ -308,7 +311,7 @@ fn settled_channel_is_reused_after_server_cancel() {
 }
 
 #[test]
-fn consumer_dropped_after_server_cancel_waits_for_cancel_ok() {
+fn consumer_dropped_after_server_cancel_awaits_cancel_ok() {
     let (mut peer, id, channel, tag) = consumer(2);
     server_cancel(&mut peer, channel, &tag);
     peer.machine.drop_consumer(id);
@@ -366,7 +369,7 @@ fn stray_delivery_closes_an_otherwise_unused_channel() {
     assert_eq!(
         take(&mut peer),
         ["channel.close"],
-        "requeueing it would bring it again"
+        "it would be delivered again after a requeue"
     );
     peer.method(channel, &channel::CloseOk {});
     assert!(peer.machine.is_idle() && peer.machine.stats().open_channels == 0);
@@ -395,7 +398,7 @@ fn stray_delivery_closes_the_channel_after_its_request() {
 }
 
 #[test]
-fn a_stray_delivery_is_never_settled_beside_others() {
+fn stray_delivery_is_never_settled_beside_others() {
     let (mut peer, id, channel, tag) = consumer(1);
     peer.deliver(channel, "unknown", 2, b"stray");
     peer.deliver(channel, &tag, 3, b"x");
@@ -414,7 +417,7 @@ fn a_stray_delivery_is_never_settled_beside_others() {
     assert_eq!(
         take(&mut peer),
         ["channel.close"],
-        "the broker takes back all of them"
+        "the broker requeues all of them"
     );
     assert!(peer.machine.is_idle());
 }
@@ -422,12 +425,12 @@ fn a_stray_delivery_is_never_settled_beside_others() {
 #[test]
 fn stray_delivery_keeps_unsettled_deliveries_valid() {
     let (mut peer, id, channel, tag) = consumer(1);
-    let held = peer.taken(id).remove(0);
+    let unsettled = peer.taken(id).remove(0);
     peer.machine.drop_consumer(id);
     peer.serve();
     peer.deliver(channel, &tag, 2, b"stray");
     assert!(take(&mut peer).is_empty());
-    peer.machine.settle(&held, ACK).unwrap();
+    peer.machine.settle(&unsettled, ACK).unwrap();
     let mut sent = take(&mut peer);
     sent.sort();
     assert_eq!(sent, ["ack 1", "channel.close"]);
@@ -459,8 +462,8 @@ fn stray_deliveries_without_end_break_the_connection() {
         }
     }
     assert!(
-        matches!(peer.why(), Error::CommandInvalid(_)),
+        matches!(peer.close_reason(), Error::CommandInvalid(_)),
         "{:?}",
-        peer.why()
+        peer.close_reason()
     );
 }

@@ -16,18 +16,20 @@ fn exclusive(queue: &str) -> Consume<'_> {
 
 /// Serves as a broker does on which another connection has an exclusive consumer of `q`.
 fn refuse_q(peer: &mut Peer) {
-    peer.serve_with(|sent| {
-        let is = sent.kind == FrameKind::Method
-            && matches!(sent.method(), Method::Basic(basic::Method::Consume(it)) if it.queue.as_octets() == b"q");
-        if is {
-            Some(method(sent.channel, &channel_close(403, "ACCESS_REFUSED - queue 'q' in vhost '/' in exclusive use")))
-        } else {
-            answer(sent)
+    let text = "ACCESS_REFUSED - queue 'q' in vhost '/' in exclusive use";
+    peer.serve_with(|sent| match sent.kind {
+        FrameKind::Method if is_consume_of_q(&sent.method()) => {
+            Some(method(sent.channel, &channel_close(403, text)))
         }
+        _ => answer(sent),
     });
 }
 
-/// Returns a client with so many channels, whose consumer of `q` was refused after a loss.
+fn is_consume_of_q(method: &Method<'_>) -> bool {
+    matches!(method, Method::Basic(basic::Method::Consume(it)) if it.queue.as_octets() == b"q")
+}
+
+/// Returns a client with at most `max` channels, whose consumer of `q` was refused after a loss.
 fn refused(max: u16) -> (Peer, ConsumerId) {
     let mut peer = Peer::undialled(
         Options::default()
@@ -35,11 +37,11 @@ fn refused(max: u16) -> (Peer, ConsumerId) {
             .recovery(Recovery::default().seed(7)),
     );
     peer.dial();
-    peer.shake_hands(tune(max, 131_072, 0));
+    peer.complete_handshake(tune(max, 131_072, 0));
     let (id, ..) = peer.consumer(&exclusive("q"));
     peer.machine.handle_loss(Broken::Eof);
     peer.dial();
-    peer.shake_hands(tune(max, 131_072, 0));
+    peer.complete_handshake(tune(max, 131_072, 0));
     refuse_q(&mut peer);
     assert!(
         peer.machine

@@ -1,5 +1,5 @@
-//! Changing the prefetch count of a live consumer, which starts and ends consumers in the broker's
-//! eyes.
+//! Changing the prefetch count of a live consumer, for which the broker sees consumers start and
+//! end.
 
 use crate::peer::{Peer, Sent, answer, consume, tag_of};
 use puka::machine::{Consume, ConsumerId, Reply};
@@ -8,13 +8,13 @@ use puka::protocol::{FrameKind, Method};
 use puka::{Ended, Error, Options};
 use std::collections::BTreeMap;
 
-/// What the broker makes of it: the consumers it has and the prefetch count of each.
+/// A broker: the prefetch count of each consumer.
 #[derive(Default, Debug)]
 struct Broker {
     prefetch_count: u16,
     consumers: BTreeMap<String, u16>,
     unanswered: Vec<Vec<u8>>,
-    /// Consumes that are not answered.
+    /// Consumes without a reply.
     starting: Vec<String>,
 }
 
@@ -45,7 +45,7 @@ impl Broker {
         self.starting.clear();
         std::mem::take(&mut self.unanswered)
             .iter()
-            .for_each(|octets| peer.feed(octets));
+            .for_each(|bytes| peer.feed(bytes));
     }
 
     fn settle(&mut self, peer: &mut Peer) {
@@ -82,7 +82,7 @@ fn consumer(prefetch_count: u16) -> (Peer, Broker, ConsumerId) {
 }
 
 #[test]
-fn e46_a_prefetch_count_is_raised_lowered_and_lifted() {
+fn e46_prefetch_count_is_raised_lowered_and_lifted() {
     let (mut peer, mut broker, id) = consumer(10);
     for prefetch_count in [20, 15, 15, 1, 100, 0, 7] {
         let resized = peer.machine.qos(id, prefetch_count).unwrap();
@@ -110,7 +110,7 @@ fn e46_a_prefetch_count_is_raised_lowered_and_lifted() {
 }
 
 #[test]
-fn e46_of_two_changes_at_once_the_last_one_holds() {
+fn e46_last_of_two_concurrent_changes_holds() {
     for (first, second) in [(5, 20), (5, 3), (5, 12), (20, 30), (20, 5), (0, 5), (20, 0)] {
         let (mut peer, mut broker, id) = consumer(10);
         let resized = [
@@ -137,12 +137,12 @@ fn consumer_delivers_until_its_last_change_has_started() {
     first
         .iter()
         .filter_map(answer)
-        .for_each(|octets| peer.feed(&octets));
+        .for_each(|bytes| peer.feed(&bytes));
     assert!(peer.take().is_empty(), "the second change has not started");
     second
         .iter()
         .filter_map(answer)
-        .for_each(|octets| peer.feed(&octets));
+        .for_each(|bytes| peer.feed(&bytes));
     assert_eq!(
         peer.take()
             .iter()
@@ -153,7 +153,7 @@ fn consumer_delivers_until_its_last_change_has_started() {
 }
 
 #[test]
-fn e43_a_cancel_waits_for_the_consume_ok_of_a_change() {
+fn e43_cancel_waits_for_consume_ok_of_a_change() {
     for prefetch_count in [5, 20] {
         let (mut peer, mut broker, id) = consumer(10);
         let _resized = peer.machine.qos(id, prefetch_count).unwrap();
@@ -168,7 +168,7 @@ fn e43_a_cancel_waits_for_the_consume_ok_of_a_change() {
 }
 
 #[test]
-fn e43_a_consumer_that_is_dropped_during_a_change_leaves_none_behind() {
+fn e43_consumer_dropped_during_a_change_leaves_nothing() {
     let (mut peer, mut broker, id) = consumer(10);
     let resized = peer.machine.qos(id, 20).unwrap();
     peer.machine.abandon(resized);
@@ -179,7 +179,7 @@ fn e43_a_consumer_that_is_dropped_during_a_change_leaves_none_behind() {
 }
 
 #[test]
-fn e42_a_server_cancel_during_a_change_leaves_the_new_one() {
+fn e42_server_cancel_during_a_change_keeps_new_tag() {
     let (mut peer, mut broker, id) = consumer(10);
     let old = broker.consumers.keys().next().unwrap().clone();
     let resized = peer.machine.qos(id, 5).unwrap();
@@ -205,7 +205,7 @@ fn e42_a_server_cancel_during_a_change_leaves_the_new_one() {
 }
 
 #[test]
-fn an_exclusive_consumer_can_not_be_resized_and_an_ended_one_neither() {
+fn exclusive_and_ended_consumers_cannot_be_resized() {
     let mut peer = Peer::open(Options::default());
     let (id, ..) = peer.consumer(&Consume {
         exclusive: true,

@@ -1,7 +1,7 @@
 //! A recovery with a broker whose limits are lower than those of the one before.
 
 use crate::peer::{Peer, Sent, ack, answer, consume, declare, method, publish, short, tune};
-use crate::restoring::{all_told, ask, options, report};
+use crate::restoring::{ask, describe_all, options, report};
 use puka::machine::{ConnectionState, Publish, Reply};
 use puka::protocol::method::{basic, connection, queue};
 use puka::protocol::{FrameKind, Table};
@@ -22,10 +22,10 @@ fn dialled() -> Peer {
     Peer::dialled(options(|recovery| recovery.republish_unconfirmed(3)))
 }
 
-fn again(peer: &mut Peer, tune: connection::Tune) {
+fn reconnect(peer: &mut Peer, tune: connection::Tune) {
     peer.machine.handle_loss(Broken::Eof);
     peer.dial();
-    peer.shake_hands(tune);
+    peer.complete_handshake(tune);
 }
 
 /// Serves as a broker that confirms the first publish on each channel.
@@ -48,8 +48,8 @@ fn consumer_too_large_for_the_frames_ends() {
     });
     let (small, ..) = peer.consumer(&consume("q"));
     let listener = peer.machine.listen();
-    again(&mut peer, small_frames());
-    assert_eq!(all_told(&peer.serve()), ["consume q"]);
+    reconnect(&mut peer, small_frames());
+    assert_eq!(describe_all(&peer.serve()), ["consume q"]);
     assert!(matches!(peer.machine.state(), ConnectionState::Open));
     let ended = peer.machine.consumer(large).and_then(|it| it.ended());
     assert!(
@@ -81,7 +81,7 @@ fn republished_messages_fit_smaller_frames() {
     };
     let refused = peer.machine.publish(&with_headers).unwrap();
     peer.serve();
-    again(&mut peer, small_frames());
+    reconnect(&mut peer, small_frames());
     let sent = serve(&mut peer);
     let bodies = sent
         .iter()
@@ -90,9 +90,8 @@ fn republished_messages_fit_smaller_frames() {
     assert_eq!(bodies.collect::<Vec<_>>(), [4088, 4088, 4088, 4088, 3648]);
     peer.done(large);
     let error = peer.error(refused);
-    assert!(
-        matches!(&error, Error::Unconfirmed(cause) if matches!(**cause, Error::InvalidArgument { .. }))
-    );
+    assert!(matches!(&error, Error::Unconfirmed(cause)
+        if matches!(**cause, Error::InvalidArgument { .. })));
 }
 
 #[test]
@@ -108,8 +107,8 @@ fn entity_too_large_for_the_frames_is_reported() {
     );
     ask(&mut peer, declare("small"));
     let listener = peer.machine.listen();
-    again(&mut peer, small_frames());
-    assert_eq!(all_told(&peer.serve()), ["queue small"]);
+    reconnect(&mut peer, small_frames());
+    assert_eq!(describe_all(&peer.serve()), ["queue small"]);
     let report = report(&mut peer, listener);
     assert!(
         matches!(&report.failed[..], [(_, Error::InvalidArgument { .. })]),
@@ -124,7 +123,7 @@ fn everything_takes_turns_on_the_only_channel() {
         ["", "x", "y"].map(|exchange| peer.machine.publish(&publish(exchange, "x")).unwrap());
     let declared = peer.machine.request(declare("q")).unwrap();
     peer.take();
-    again(&mut peer, tune(1, 131_072, 60));
+    reconnect(&mut peer, tune(1, 131_072, 60));
     let sent = serve(&mut peer);
     assert!(sent.iter().all(|sent| sent.channel == 1), "{sent:?}");
     published.into_iter().for_each(|promise| peer.done(promise));

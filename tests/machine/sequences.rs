@@ -1,9 +1,9 @@
-//! The sequences of `tests/vectors/octets/sequences.json` that only a connection can judge: what
-//! may stand where on a channel.
+//! The sequences of `tests/vectors/bytes/sequences.json` that only a connection can judge: the
+//! allowed order of frames on a channel.
 //!
-//! The vectors speak of channel 1 with the consumer `c` and of methods that either side sends. Here
-//! a machine has consumers on its channels, and the consumer's own tag and numbers take the place
-//! of the vector's.
+//! The vectors name channel 1 with the consumer `c` and methods that either side sends. Here a
+//! state machine has consumers on its channels, and the consumer's own tag and numbers replace
+//! those of the vector.
 
 use crate::peer::{Peer, consume};
 use puka::Options;
@@ -12,17 +12,17 @@ use serde_json::Value;
 
 const VECTORS: &str = include_str!("../vectors/octets/sequences.json");
 
-fn octets(hex: &str) -> Vec<u8> {
+fn bytes(hex: &str) -> Vec<u8> {
     (0..hex.len())
         .step_by(2)
         .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
         .collect()
 }
 
-/// The frames of a vector, with the tag of a consumer that there is in place of the vector's `c`,
-/// `a` or `b`.
-fn with_tag(octets: &[u8], tags: &[(u16, String)]) -> Vec<u8> {
-    let mut rest = octets;
+/// Returns the frames of a vector, with an existing consumer tag instead of the vector's `c`, `a`
+/// or `b`.
+fn with_tag(bytes: &[u8], tags: &[(u16, String)]) -> Vec<u8> {
+    let mut rest = bytes;
     let mut all = Vec::new();
     while let Some(size) = rest.get(3..7) {
         let size = u32::from_be_bytes(size.try_into().unwrap()) as usize;
@@ -57,7 +57,7 @@ fn vectors() -> Vec<Value> {
     file["vectors"].as_array().unwrap().clone()
 }
 
-/// A connection with consumers on channels 1 and 2.
+/// Returns a connection with consumers on channels 1 and 2.
 fn consumers() -> (Peer, Vec<(u16, String)>, Vec<puka::machine::ConsumerId>) {
     let mut peer = Peer::open(Options::default());
     let started = [peer.consumer(&consume("a")), peer.consumer(&consume("b"))];
@@ -70,7 +70,7 @@ fn consumers() -> (Peer, Vec<(u16, String)>, Vec<puka::machine::ConsumerId>) {
 }
 
 #[test]
-fn e04_e06_e07_e14_sequences_that_may_not_stand_are_refused_as_the_vectors_say() {
+fn e04_e06_e07_e14_invalid_sequences_are_refused_as_the_vectors_say() {
     let mut judged = 0;
     for vector in vectors()
         .iter()
@@ -78,10 +78,10 @@ fn e04_e06_e07_e14_sequences_that_may_not_stand_are_refused_as_the_vectors_say()
     {
         let name = vector["name"].as_str().unwrap();
         let (mut peer, tags, _) = consumers();
-        let mut sent = octets(vector["hex"].as_str().unwrap());
-        // Two of them begin or end with qos-ok, which has to be awaited where it stands in front.
+        let mut sent = bytes(vector["hex"].as_str().unwrap());
+        // Two of them begin or end with qos-ok, which must be pending where it comes first.
         if name.ends_with("body-without-header") {
-            // Any method without content that may come will do.
+            // Any allowed method without content will do.
             sent.splice(
                 ..12,
                 crate::peer::method(1, &puka::protocol::method::channel::Flow { active: true }),
@@ -97,9 +97,9 @@ fn e04_e06_e07_e14_sequences_that_may_not_stand_are_refused_as_the_vectors_say()
             other => panic!("{name}: {other}"),
         };
         let fault = peer
-            .why()
+            .close_reason()
             .fault()
-            .unwrap_or_else(|| panic!("{name}: {}", peer.why()));
+            .unwrap_or_else(|| panic!("{name}: {}", peer.close_reason()));
         assert_eq!(fault.code, code, "{name}: {fault}");
         assert!(
             peer.names().contains(&"0 connection.close".to_owned()),
@@ -125,7 +125,7 @@ fn e07_sequences_of_deliveries_arrive_as_the_vectors_say() {
             .find(|vector| vector["name"] == name)
             .unwrap();
         let (mut peer, tags, ids) = consumers();
-        peer.feed(&with_tag(&octets(vector["hex"].as_str().unwrap()), &tags));
+        peer.feed(&with_tag(&bytes(vector["hex"].as_str().unwrap()), &tags));
         assert!(peer.machine.why_closed().is_none(), "{name}");
         for (id, expected) in ids.into_iter().zip(expected) {
             let taken = peer.taken(id);

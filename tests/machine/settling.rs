@@ -1,4 +1,4 @@
-//! Settling deliveries, and what can't be settled.
+//! Settling deliveries, and deliveries that cannot be settled.
 
 use crate::peer::{Peer, Sent, consume};
 use puka::machine::{Delivered, Settle};
@@ -8,7 +8,7 @@ use puka::{Error, Options};
 
 const ACK: Settle = Settle::Ack { multiple: false };
 
-/// A consumer on channel 1 with so many deliveries taken.
+/// Returns a consumer on channel 1 from which this many deliveries were taken.
 fn delivered(count: u64) -> (Peer, Vec<Delivered>) {
     let mut peer = Peer::open(Options::default());
     let (id, channel, tag) = peer.consumer(&consume("q"));
@@ -18,7 +18,7 @@ fn delivered(count: u64) -> (Peer, Vec<Delivered>) {
     (peer, taken)
 }
 
-/// Acks, nacks and rejects as the broker sees them.
+/// Returns acks, nacks and rejects as the broker receives them.
 fn frames(sent: &[Sent]) -> Vec<String> {
     sent.iter()
         .map(|sent| match sent.method() {
@@ -45,7 +45,7 @@ fn frames(sent: &[Sent]) -> Vec<String> {
 }
 
 #[test]
-fn s56_e40_settling_twice_sends_nothing_and_says_stale() {
+fn s56_e40_second_settlement_is_stale_and_sends_nothing() {
     let (mut peer, taken) = delivered(3);
     peer.machine.settle(&taken[0], ACK).unwrap();
     for again in [
@@ -67,7 +67,7 @@ fn s56_e40_settling_twice_sends_nothing_and_says_stale() {
 }
 
 #[test]
-fn e40_a_multiple_ack_settles_what_is_held_up_to_it() {
+fn e40_multiple_ack_settles_everything_up_to_it() {
     let (mut peer, taken) = delivered(5);
     peer.machine
         .settle(&taken[1], Settle::Reject { requeue: false })
@@ -87,7 +87,7 @@ fn e40_a_multiple_ack_settles_what_is_held_up_to_it() {
 }
 
 #[test]
-fn e40_a_multiple_nack_does_not_refuse_what_is_acknowledged() {
+fn e40_multiple_nack_rejects_no_acknowledged_delivery() {
     let (mut peer, taken) = delivered(4);
     peer.machine.settle(&taken[0], ACK).unwrap();
     peer.machine.settle(&taken[2], ACK).unwrap();
@@ -108,7 +108,7 @@ fn e40_a_multiple_nack_does_not_refuse_what_is_acknowledged() {
 }
 
 #[test]
-fn e40_no_ack_ever_says_tag_0_or_a_tag_of_another_channel() {
+fn e40_acks_name_only_tags_of_their_channel() {
     let mut peer = Peer::open(Options::default());
     let (one, first, first_tag) = peer.consumer(&consume("a"));
     let (_, second, second_tag) = peer.consumer(&consume("b"));
@@ -132,7 +132,7 @@ fn e40_no_ack_ever_says_tag_0_or_a_tag_of_another_channel() {
 }
 
 #[test]
-fn acks_of_a_thousand_deliveries_leave_as_one_frame() {
+fn thousand_acks_leave_as_one_frame() {
     let (mut peer, taken) = delivered(1000);
     taken
         .iter()
@@ -141,7 +141,7 @@ fn acks_of_a_thousand_deliveries_leave_as_one_frame() {
 }
 
 #[test]
-fn acks_behind_one_that_is_held_leave_one_by_one_and_never_for_it() {
+fn acks_behind_an_unsettled_delivery_leave_individually() {
     let (mut peer, taken) = delivered(5);
     taken[1..]
         .iter()
@@ -155,7 +155,7 @@ fn acks_behind_one_that_is_held_leave_one_by_one_and_never_for_it() {
 }
 
 #[test]
-fn v08_a_delivery_of_a_closed_connection_is_stale() {
+fn v08_delivery_of_a_closed_connection_is_stale() {
     let (mut peer, taken) = delivered(1);
     peer.machine.handle_loss(puka::Broken::Eof);
     assert!(matches!(

@@ -78,7 +78,7 @@ fn serve_without(peer: &mut Peer, missing: &str, names_it: bool) -> Vec<Sent> {
 }
 
 #[test]
-fn the_other_queues_of_a_consumer_are_restored() {
+fn other_queues_of_a_consumer_are_restored() {
     let mut peer = dialled();
     let (id, channel, tags) = consume_multi(&mut peer, &["a", "b", "c"]);
     peer.method(
@@ -95,7 +95,7 @@ fn the_other_queues_of_a_consumer_are_restored() {
             .and_then(|it| it.ended())
             .is_none()
     );
-    peer.again();
+    peer.reconnect();
     let sent = peer.serve();
     assert_eq!(queues(&sent, basic::Consume::ID), ["a", "c"]);
     assert!(
@@ -110,11 +110,11 @@ fn the_other_queues_of_a_consumer_are_restored() {
         .collect();
     peer.deliver(consumes[1].channel, &tag_of(consumes[1]), 1, b"x");
     let delivered = peer.taken(id);
-    assert_eq!(delivered[0].source, 2, "each queue keeps its place");
+    assert_eq!(delivered[0].source, 2, "each queue keeps its index");
 }
 
 #[test]
-fn the_end_of_one_queue_is_told() {
+fn end_of_one_queue_is_reported() {
     let mut peer = dialled();
     let listener = peer.machine.listen();
     let (id, channel, tags) = consume_multi(&mut peer, &["a", "b"]);
@@ -186,7 +186,7 @@ fn queue_missing_after_a_loss_is_skipped() {
         let mut peer = dialled();
         let listener = peer.machine.listen();
         let (id, ..) = consume_multi(&mut peer, &["a", "b", "c"]);
-        peer.again();
+        peer.reconnect();
         let sent = serve_without(&mut peer, "b", names_it);
         assert_eq!(queues(&sent, basic::Consume::ID), ["a", "b", "c", "a", "c"]);
         assert!(matches!(peer.machine.state(), ConnectionState::Open));
@@ -214,10 +214,10 @@ fn queue_missing_after_a_loss_is_skipped() {
 }
 
 #[test]
-fn a_consumer_whose_last_queue_is_gone_ends() {
+fn consumer_ends_with_its_last_queue() {
     let mut peer = dialled();
     let (id, ..) = consume_multi(&mut peer, &["a", "b"]);
-    peer.again();
+    peer.reconnect();
     let sent = peer.take();
     let channel = sent
         .iter()
@@ -245,14 +245,14 @@ fn auto_delete_queue_outlives_an_unrestored_consumer() {
     // The next broker allows one channel for consumers.
     peer.machine.handle_loss(Broken::Eof);
     peer.dial();
-    peer.shake_hands(tune(3, 131_072, 60));
+    peer.complete_handshake(tune(3, 131_072, 60));
     peer.serve();
     assert!(matches!(
         peer.machine.consumer(id).and_then(|it| it.ended()),
         Some(Ended::ChannelClosed(Error::ChannelLimit))
     ));
     // It was declared there and has had no consumer.
-    peer.again();
+    peer.reconnect();
     assert_eq!(queues(&peer.serve(), queue::Declare::ID), ["kept"]);
 }
 
@@ -261,7 +261,7 @@ fn auto_delete_queue_outlives_a_consumer_never_restarted() {
     let mut peer = dialled();
     declare_auto_delete(&mut peer, "kept");
     let (id, ..) = peer.consumer(&consume("kept"));
-    peer.again();
+    peer.reconnect();
     // The queue is being declared, and the consumer starts after it.
     let _cancelled = peer.machine.cancel(id).unwrap();
     assert!(queues(&peer.serve(), basic::Consume::ID).is_empty());
@@ -269,12 +269,12 @@ fn auto_delete_queue_outlives_a_consumer_never_restarted() {
         peer.machine.consumer(id).and_then(|it| it.ended()),
         Some(Ended::Cancelled)
     ));
-    peer.again();
+    peer.reconnect();
     assert_eq!(queues(&peer.serve(), queue::Declare::ID), ["kept"]);
 }
 
 #[test]
-fn an_auto_delete_queue_outlives_a_refused_consumer() {
+fn auto_delete_queue_outlives_a_refused_consumer() {
     for started in [false, true] {
         let mut peer = dialled();
         declare_auto_delete(&mut peer, "kept");
@@ -288,12 +288,12 @@ fn an_auto_delete_queue_outlives_a_refused_consumer() {
             channel,
             &channel_close(403, "ACCESS_REFUSED - in exclusive use"),
         );
-        peer.again();
+        peer.reconnect();
         let declared = queues(&peer.serve(), queue::Declare::ID);
         assert_eq!(
             declared.is_empty(),
             started,
-            "it goes with its last consumer, once there was one"
+            "it is deleted with its last consumer"
         );
     }
 }
@@ -350,14 +350,14 @@ fn settling_several_leaves_late_deliveries_alone() {
                 nowait: true,
             },
         );
-        peer.deliver(channel, &tags[1], 2, b"never handed out");
+        peer.deliver(channel, &tags[1], 2, b"never taken");
         peer.deliver(channel, &tags[0], 3, b"last");
         let taken = peer.taken(id);
         peer.machine.settle(&taken[1], how).unwrap();
         assert_eq!(
             peer.machine.settle(&taken[0], how).ok(),
             None,
-            "it is settled with the last"
+            "it is settled together with the last"
         );
         let mut unsettled = BTreeSet::from([1, 2, 3]);
         let mut returned = Vec::new();

@@ -1,5 +1,5 @@
-//! Deliveries of a stream: it takes nothing back, and RabbitMQ before 4.0 closes the connection
-//! when it is asked to.
+//! Deliveries of a stream, which requeues nothing. RabbitMQ before 4.0 closes the connection when a
+//! client asks for it.
 
 use crate::peer::{Peer, Sent, consume, deliver, header, method, raw};
 use puka::machine::{Consume, ConsumerId, Settle};
@@ -7,8 +7,8 @@ use puka::protocol::method::basic;
 use puka::protocol::{FrameKind, Method, Properties, Table};
 use puka::{Ended, Options};
 
-/// A consumer that says an offset, or not, with so many deliveries, which have one, or not. Gives
-/// its channel and tag, too.
+/// Returns a consumer with or without an offset and with this many deliveries, which have an offset
+/// or not, and its channel and tag.
 fn consumer(says: bool, have: bool, deliveries: u64) -> (Peer, ConsumerId, u16, String) {
     let mut arguments = Table::new();
     if says {
@@ -42,7 +42,7 @@ fn arrives(peer: &mut Peer, channel: u16, tag: &str, number: u64, has_offset: bo
     peer.feed(&frames.concat());
 }
 
-/// Acknowledgements and refusals, each with its number.
+/// Returns acknowledgements and rejections, each with its number.
 fn settled(sent: &[Sent]) -> Vec<(&'static str, u64, bool)> {
     let methods = sent
         .iter()
@@ -59,7 +59,7 @@ fn settled(sent: &[Sent]) -> Vec<(&'static str, u64, bool)> {
 }
 
 #[test]
-fn what_is_refused_or_dropped_of_a_stream_is_acknowledged() {
+fn rejected_and_dropped_stream_deliveries_are_acknowledged() {
     let (mut peer, id, ..) = consumer(true, true, 5);
     let taken = peer.taken(id);
     peer.machine
@@ -95,7 +95,7 @@ fn what_is_refused_or_dropped_of_a_stream_is_acknowledged() {
 }
 
 #[test]
-fn what_a_consumer_of_a_stream_has_buffered_is_acknowledged_when_it_ends() {
+fn buffered_stream_deliveries_are_acknowledged_at_the_end() {
     for drops in [true, false] {
         let (mut peer, id, channel, tag) = consumer(true, true, 3);
         if drops {
@@ -104,7 +104,7 @@ fn what_a_consumer_of_a_stream_has_buffered_is_acknowledged_when_it_ends() {
             let _cancelled = peer.machine.cancel(id).unwrap();
         }
         assert_eq!(settled(&peer.take()), [("ack", 3, true)]);
-        // And what comes before cancel-ok.
+        // The same for deliveries before cancel-ok.
         arrives(&mut peer, channel, &tag, 4, true);
         assert_eq!(settled(&peer.take()), [("ack", 4, false)]);
         peer.method(
@@ -124,7 +124,7 @@ fn what_a_consumer_of_a_stream_has_buffered_is_acknowledged_when_it_ends() {
 }
 
 #[test]
-fn a_queue_has_its_messages_back_whatever_they_or_its_consumer_say_of_offsets() {
+fn queue_messages_with_offset_headers_are_still_requeued() {
     for (says, have) in [(true, false), (false, true), (false, false)] {
         let (mut peer, id, ..) = consumer(says, have, 3);
         let taken = peer.taken(id);

@@ -1,4 +1,4 @@
-//! Heartbeats and stalls, in virtual time.
+//! Heartbeats and stalled transports, in virtual time.
 
 use crate::peer::{Peer, consume, declare, publish, raw, tune};
 use puka::machine::Outgoing;
@@ -14,7 +14,7 @@ fn with_heartbeat(seconds: u16) -> Peer {
 }
 
 #[test]
-fn e49_a_heartbeat_leaves_after_half_the_timeout_without_anything_else() {
+fn e49_heartbeat_is_sent_after_half_an_idle_timeout() {
     let mut peer = with_heartbeat(2);
     for _ in 0..10 {
         peer.feed(&raw(8, 0, b""));
@@ -23,7 +23,7 @@ fn e49_a_heartbeat_leaves_after_half_the_timeout_without_anything_else() {
         peer.pass(Duration::from_millis(1));
         assert_eq!(peer.names(), ["heartbeat"]);
     }
-    // What is sent anyway stands for one.
+    // Any other output replaces one.
     peer.pass(SECOND / 2);
     let _request = peer.machine.request(declare("q")).unwrap();
     peer.feed(&raw(8, 0, b""));
@@ -33,7 +33,7 @@ fn e49_a_heartbeat_leaves_after_half_the_timeout_without_anything_else() {
 }
 
 #[test]
-fn e49_a_timeout_of_one_second_does_not_flood() {
+fn e49_timeout_of_one_second_does_not_flood() {
     let mut peer = with_heartbeat(1);
     for _ in 0..100 {
         peer.feed(&raw(8, 0, b""));
@@ -43,42 +43,43 @@ fn e49_a_timeout_of_one_second_does_not_flood() {
 }
 
 #[test]
-fn e49_e50_a_server_that_stands_still_is_gone_a_quarter_past_the_timeout() {
+fn e49_e50_silent_server_is_lost_after_1_25_timeouts() {
     let mut peer = with_heartbeat(4);
     let request = peer.machine.request(declare("q")).unwrap();
     peer.pass(5 * SECOND - Duration::from_millis(1));
     assert!(peer.machine.why_closed().is_none());
     peer.pass(Duration::from_millis(1));
     assert!(matches!(
-        peer.why(),
+        peer.close_reason(),
         Error::ConnectionBroken(Broken::HeartbeatMissed(_))
     ));
     assert!(
-        matches!(peer.error(request), Error::ConnectionBroken(Broken::HeartbeatMissed(time)) if time == 5 * SECOND)
+        matches!(peer.error(request), Error::ConnectionBroken(Broken::HeartbeatMissed(time))
+            if time == 5 * SECOND)
     );
     assert!(peer.machine.is_over());
 }
 
 #[test]
-fn e49_any_octet_counts_as_a_sign_of_life_also_a_part_of_a_frame() {
+fn e49_any_received_byte_restarts_the_heartbeat_timeout() {
     let mut peer = with_heartbeat(4);
-    for octet in raw(3, 1, &[0; 50]) {
-        peer.feed(&[octet]);
+    for byte in raw(3, 1, &[0; 50]) {
+        peer.feed(&[byte]);
         peer.pass(4 * SECOND);
         if peer.machine.is_closed() {
             break;
         }
     }
-    // The frame is nobody's, but it was read to its end.
+    // The frame is unwanted, but it was read to its end.
     assert!(
-        matches!(peer.why(), Error::ChannelError(_)),
+        matches!(peer.close_reason(), Error::ChannelError(_)),
         "{:?}",
-        peer.why()
+        peer.close_reason()
     );
 }
 
 #[test]
-fn e49_heartbeats_are_sent_from_tune_ok_on_and_watched_from_open_ok_on() {
+fn e49_heartbeats_start_with_tune_ok_and_open_ok() {
     let mut peer = Peer::new(Options::default().handshake_timeout(100 * SECOND));
     peer.names();
     peer.feed(&crate::peer::start(&crate::peer::rabbitmq(), b"PLAIN"));
@@ -90,13 +91,13 @@ fn e49_heartbeats_are_sent_from_tune_ok_on_and_watched_from_open_ok_on() {
     peer.method(0, &puka::protocol::method::connection::OpenOk {});
     peer.pass(10 * SECOND);
     assert!(matches!(
-        peer.why(),
+        peer.close_reason(),
         Error::ConnectionBroken(Broken::HeartbeatMissed(_))
     ));
 }
 
 #[test]
-fn e49_a_program_that_slept_reads_before_it_judges() {
+fn e49_late_program_reads_before_declaring_a_loss() {
     let mut peer = with_heartbeat(4);
     peer.now += 3600 * SECOND;
     peer.machine.handle_timeout(peer.now);
@@ -109,7 +110,7 @@ fn e49_a_program_that_slept_reads_before_it_judges() {
 }
 
 #[test]
-fn e49_without_a_heartbeat_nothing_is_sent_and_nothing_is_watched() {
+fn e49_disabled_heartbeat_sends_and_watches_nothing() {
     let mut peer = Peer::tuned(Options::default().heartbeat(0), tune(0, 0, 0));
     peer.pump();
     assert_eq!(peer.machine.poll_timeout(), None);
@@ -118,8 +119,8 @@ fn e49_without_a_heartbeat_nothing_is_sent_and_nothing_is_watched() {
 }
 
 #[test]
-fn e46_silence_while_reading_was_paused_is_not_the_servers() {
-    // Whatever the pause: what the server sent meanwhile is there to be read.
+fn e46_paused_reading_does_not_count_as_silence() {
+    // However long the pause, the server's data from that time can still be read.
     for pause in [1, 2, 3, 4, 5, 6, 7, 8, 20] {
         let mut peer = Peer::tuned(Options::default().max_buffered_deliveries(2), tune(0, 0, 4));
         let (id, channel, tag) = peer.consumer(&consume("q"));
@@ -130,7 +131,7 @@ fn e46_silence_while_reading_was_paused_is_not_the_servers() {
         assert!(peer.machine.why_closed().is_none(), "{pause} s");
         assert_eq!(peer.taken(id).len(), 2);
         assert!(peer.machine.wants_input());
-        // The driver writes, looks at the time, and only then reads.
+        // The driver writes, checks the time, and only then reads.
         peer.pass(Duration::ZERO);
         assert!(
             peer.machine.why_closed().is_none(),
@@ -141,7 +142,7 @@ fn e46_silence_while_reading_was_paused_is_not_the_servers() {
         peer.pass(5 * SECOND);
         assert!(
             peer.machine.why_closed().is_some(),
-            "and then it is watched again"
+            "and then silence counts again"
         );
     }
 }
@@ -157,7 +158,7 @@ fn e46_our_heartbeats_go_on_while_reading_is_paused() {
 }
 
 #[test]
-fn e50_a_transport_that_takes_no_octet_is_given_up_and_not_before_its_time() {
+fn e50_stuck_transport_is_given_up_at_its_deadline() {
     let mut peer = with_heartbeat(4);
     let mut out = Outgoing::default();
     let request = peer.machine.request(declare("q")).unwrap();
@@ -177,7 +178,7 @@ fn e50_a_transport_that_takes_no_octet_is_given_up_and_not_before_its_time() {
 }
 
 #[test]
-fn e50_a_transport_that_is_slow_but_moves_is_not_given_up() {
+fn e50_slow_transport_is_not_given_up() {
     let mut peer = with_heartbeat(4);
     let mut out = Outgoing::default();
     let _sent = peer
@@ -196,7 +197,7 @@ fn e50_a_transport_that_is_slow_but_moves_is_not_given_up() {
 }
 
 #[test]
-fn a_call_may_wait_for_ever() {
+fn call_may_have_no_timeout() {
     let mut peer = Peer::tuned(Options::default().heartbeat(0), tune(0, 0, 0));
     peer.pump();
     let call = peer

@@ -1,5 +1,5 @@
-//! Transactions and calls under a scripted server: what is written when, and what a late or wrong
-//! answer does.
+//! Transactions and calls under a scripted server: when they are written, and the effect of a late
+//! or wrong reply.
 
 use crate::peer::{Peer, Sent, ack, channel_close, get_ok, method, publish, short, tune};
 use puka::machine::{PromiseId, Reply, Settle, TransactionId};
@@ -20,7 +20,7 @@ fn begun(peer: &mut Peer) -> TransactionId {
 }
 
 #[test]
-fn nothing_is_written_on_a_channel_between_commit_and_its_answer() {
+fn channel_sends_nothing_between_commit_and_commit_ok() {
     let mut peer = Peer::open(Options::default());
     let id = begun(&mut peer);
     let got: Vec<_> = (1..=2)
@@ -54,7 +54,8 @@ fn nothing_is_written_on_a_channel_between_commit_and_its_answer() {
     assert_eq!(peer.names(), ["1 basic.ack", "1 tx.commit"]);
     peer.method(1, &tx::CommitOk {});
     assert!(
-        matches!(peer.machine.fetch(commit), Some(Ok(Reply::Committed(returned))) if returned.is_empty())
+        matches!(peer.machine.fetch(commit), Some(Ok(Reply::Committed(returned)))
+            if returned.is_empty())
     );
     assert_eq!(peer.names(), ["1 channel.close"]);
     peer.method(1, &channel::CloseOk {});
@@ -62,7 +63,7 @@ fn nothing_is_written_on_a_channel_between_commit_and_its_answer() {
 }
 
 #[test]
-fn a_dropped_transaction_closes_its_channel_and_leaves_its_acks_unsaid() {
+fn dropped_transaction_closes_its_channel_without_sending_acks() {
     let mut peer = Peer::open(Options::default());
     let id = begun(&mut peer);
     let promise = peer
@@ -77,7 +78,7 @@ fn a_dropped_transaction_closes_its_channel_and_leaves_its_acks_unsaid() {
         .unwrap();
     peer.content(1, &get_ok(1), b"got");
     let Some(Ok(Reply::Delivery(Some(got)))) = peer.machine.fetch(promise) else {
-        panic!("nothing got")
+        panic!("no message")
     };
     peer.take();
     peer.machine
@@ -90,7 +91,7 @@ fn a_dropped_transaction_closes_its_channel_and_leaves_its_acks_unsaid() {
 }
 
 #[test]
-fn a_commit_that_is_not_answered_has_an_unknown_outcome() {
+fn unanswered_commit_has_an_unknown_outcome() {
     let mut peer = Peer::open(Options::default());
     let id = begun(&mut peer);
     let commit = peer.machine.commit(id).unwrap();
@@ -99,7 +100,7 @@ fn a_commit_that_is_not_answered_has_an_unknown_outcome() {
         Error::Unconfirmed(cause) => assert!(matches!(*cause, Error::Timeout { .. })),
         other => panic!("{other:?}"),
     }
-    // The answer that comes late ends the transaction all the same.
+    // The late reply ends the transaction nevertheless.
     peer.take();
     peer.method(1, &tx::CommitOk {});
     assert_eq!(peer.names(), ["1 channel.close"]);
@@ -125,7 +126,7 @@ fn get_in(peer: &mut Peer, id: TransactionId) -> Result<PromiseId, Error> {
 }
 
 /// Returns an open connection without heartbeats, and a transaction on channel 1.
-fn quiet() -> (Peer, TransactionId) {
+fn begun_without_heartbeats() -> (Peer, TransactionId) {
     let mut peer = Peer::tuned(Options::default().heartbeat(0), tune(2047, 131_072, 0));
     let id = begun(&mut peer);
     (peer, id)
@@ -133,7 +134,7 @@ fn quiet() -> (Peer, TransactionId) {
 
 #[test]
 fn get_that_times_out_fails_its_transaction() {
-    let (mut peer, id) = quiet();
+    let (mut peer, id) = begun_without_heartbeats();
     let other = peer.machine.transaction().unwrap();
     let late = get_in(&mut peer, id).unwrap();
     peer.pass(Duration::from_secs(20));
@@ -179,7 +180,7 @@ fn get_that_times_out_fails_its_transaction() {
 #[test]
 fn failed_transaction_holds_up_no_other() {
     for times_out in [false, true] {
-        let (mut peer, id) = quiet();
+        let (mut peer, id) = begun_without_heartbeats();
         peer.method(1, &channel::Flow { active: false });
         assert!(!peer.machine.has_room_to_transact());
         get_in(&mut peer, id).unwrap();
@@ -194,7 +195,7 @@ fn failed_transaction_holds_up_no_other() {
 
 #[test]
 fn gets_that_time_out_do_not_add_up() {
-    let (mut peer, id) = quiet();
+    let (mut peer, id) = begun_without_heartbeats();
     let mut pending = 0;
     for _ in 0..100 {
         pending += usize::from(
@@ -209,7 +210,7 @@ fn gets_that_time_out_do_not_add_up() {
 
 #[test]
 fn get_that_times_out_leaves_a_commit_alone() {
-    let (mut peer, id) = quiet();
+    let (mut peer, id) = begun_without_heartbeats();
     let late = get_in(&mut peer, id).unwrap();
     peer.pass(Duration::from_secs(20));
     let commit = peer.machine.commit(id).unwrap();
@@ -225,7 +226,7 @@ fn get_that_times_out_leaves_a_commit_alone() {
 }
 
 #[test]
-fn what_the_server_returns_without_a_reason_is_not_kept() {
+fn unmatched_return_in_a_transaction_is_not_stored() {
     let mut peer = Peer::open(Options::default());
     let id = begun(&mut peer);
     let mut mandatory = publish("", "mandatory");
@@ -249,7 +250,7 @@ fn what_the_server_returns_without_a_reason_is_not_kept() {
 }
 
 #[test]
-fn e37_a_transaction_honours_flow() {
+fn e37_transaction_honours_flow() {
     let mut peer = Peer::open(Options::default());
     let id = begun(&mut peer);
     peer.method(1, &channel::Flow { active: false });
@@ -283,10 +284,10 @@ fn reply(peer: &mut Peer, correlation_id: &str, tag: u64) {
     };
     let mut properties = Properties::default();
     properties.correlation_id = Some(short(correlation_id));
-    let mut octets = method(1, &deliver);
-    octets.extend(crate::peer::header(1, 5, properties));
-    frame::body(&mut octets, 1, 131_072, b"reply");
-    peer.feed(&octets);
+    let mut bytes = method(1, &deliver);
+    bytes.extend(crate::peer::header(1, 5, properties));
+    frame::body(&mut bytes, 1, 131_072, b"reply");
+    peer.feed(&bytes);
 }
 
 /// Returns the correlation ids of the calls that were sent.
@@ -302,7 +303,7 @@ fn correlation_ids(sent: &[Sent]) -> Vec<String> {
 }
 
 #[test]
-fn a_call_and_all_that_it_needs_leave_at_once() {
+fn call_and_its_prerequisites_leave_at_once() {
     let mut peer = Peer::open(Options::default());
     let call = peer.machine.call(&publish("", "12"), None).unwrap();
     let sent = peer.serve();
@@ -333,7 +334,8 @@ fn a_call_and_all_that_it_needs_leave_at_once() {
     assert!(peer.is_pending(call));
     reply(&mut peer, &id, 2);
     assert!(
-        matches!(peer.machine.fetch(call), Some(Ok(Reply::Message(message))) if message.body() == b"reply")
+        matches!(peer.machine.fetch(call), Some(Ok(Reply::Message(message)))
+            if message.body() == b"reply")
     );
     reply(&mut peer, &id, 3);
     assert!(peer.machine.is_idle());
@@ -380,7 +382,7 @@ fn late_reply_answers_no_later_call() {
 }
 
 #[test]
-fn the_broker_makes_the_tag_of_replies() {
+fn broker_chooses_the_tag_of_the_reply_consumer() {
     let mut peer = Peer::open(Options::default());
     let _call = peer.machine.call(&publish("", "12"), None).unwrap();
     let sent = peer.serve();
@@ -395,7 +397,7 @@ fn the_broker_makes_the_tag_of_replies() {
 }
 
 #[test]
-fn a_call_is_forgotten_however_it_ends() {
+fn finished_call_is_forgotten() {
     let mut peer = Peer::open(Options::default());
     let nacked = peer.machine.call(&publish("", "nacked"), None).unwrap();
     let late = peer
@@ -427,11 +429,11 @@ fn a_call_is_forgotten_however_it_ends() {
 }
 
 #[test]
-fn what_is_delivered_before_recover_ok_is_taken_back() {
+fn deliveries_before_recover_ok_are_taken_back() {
     let mut peer = Peer::open(Options::default());
     let (consumer, channel, tag) = peer.consumer(&crate::peer::consume("q"));
     peer.deliver(channel, &tag, 1, b"one");
-    let held = peer.taken(consumer).remove(0);
+    let delivered = peer.taken(consumer).remove(0);
     peer.deliver(channel, &tag, 2, b"buffered");
     let recovered = peer.machine.recover(consumer).unwrap();
     peer.deliver(channel, &tag, 3, b"on its way");
@@ -439,7 +441,8 @@ fn what_is_delivered_before_recover_ok_is_taken_back() {
     peer.method(channel, &basic::RecoverOk {});
     peer.done(recovered);
     assert!(matches!(
-        peer.machine.settle(&held, Settle::Ack { multiple: false }),
+        peer.machine
+            .settle(&delivered, Settle::Ack { multiple: false }),
         Err(Error::Stale)
     ));
     peer.deliver(channel, &tag, 4, b"again");
@@ -458,7 +461,7 @@ fn what_is_delivered_before_recover_ok_is_taken_back() {
 }
 
 #[test]
-fn a_secret_that_is_refused_ends_the_connection() {
+fn refused_secret_ends_the_connection() {
     let mut peer = Peer::open(Options::default());
     let (one, two) = (
         peer.machine
@@ -480,14 +483,14 @@ fn a_secret_that_is_refused_ends_the_connection() {
     let mut peer = Peer::open(Options::default());
     peer.method(0, &puka::protocol::method::connection::UpdateSecretOk {});
     assert!(
-        matches!(peer.why(), Error::CommandInvalid(_)),
-        "one that nobody asked for"
+        matches!(peer.close_reason(), Error::CommandInvalid(_)),
+        "one that was not requested"
     );
 }
 
 #[test]
-fn v01_a_get_of_a_transaction_that_is_dropped_is_answered_at_once() {
-    // Before the answer has come, within the message, and when nobody waits for it any more.
+fn v01_get_of_a_dropped_transaction_completes_at_once() {
+    // Before the reply arrives, within the message, and after the promise was dropped.
     for step in 0..3 {
         let mut peer = Peer::open(Options::default());
         let id = begun(&mut peer);

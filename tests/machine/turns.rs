@@ -98,7 +98,7 @@ impl World {
         }
     }
 
-    fn came(&self, exchange: &str) -> usize {
+    fn arrived(&self, exchange: &str) -> usize {
         self.bodies.get(exchange).map_or(0, Vec::len)
     }
 
@@ -111,25 +111,28 @@ impl World {
 }
 
 #[test]
-fn an_exchange_gets_a_channel_among_busy_ones() {
+fn exchange_gets_a_channel_among_busy_ones() {
     let mut world = World::new(4);
     let busy = ["a", "b", "c", "d"];
     (0..5).for_each(|_| world.step(&busy));
     world.publish("e");
     let steps = (0..1000)
         .take_while(|_| {
-            world.came("e") == 0 && {
+            world.arrived("e") == 0 && {
                 world.step(&busy);
                 true
             }
         })
         .count();
     assert!((1..=20).contains(&steps), "{steps} steps of 10 ms");
-    // An exchange that made room gets a channel again, and none falls behind.
+    // An exchange that freed its channel gets one again, and none falls behind.
     (0..100).for_each(|_| world.step(&busy));
     for exchange in busy {
-        let waiting = world.sent[exchange] - world.came(exchange);
-        assert!(waiting <= 30, "{waiting} publishes to {exchange} wait");
+        let waiting = world.sent[exchange] - world.arrived(exchange);
+        assert!(
+            waiting <= 30,
+            "{waiting} publishes to {exchange} are pending"
+        );
     }
     world.assert_order();
 }
@@ -142,10 +145,10 @@ fn exchanges_that_wait_are_served_in_turn() {
     world.step(&["a", "b", "c"]);
     let all = ["a", "b", "c"];
     let mut order = vec!["a"];
-    let mut before = all.map(|exchange| world.came(exchange));
+    let mut before = all.map(|exchange| world.arrived(exchange));
     for _ in 0..200 {
         world.step(&all);
-        let now = all.map(|exchange| world.came(exchange));
+        let now = all.map(|exchange| world.arrived(exchange));
         for (place, exchange) in all.iter().enumerate() {
             if now[place] > before[place] && order.last() != Some(exchange) {
                 order.push(exchange);
@@ -160,15 +163,15 @@ fn exchanges_that_wait_are_served_in_turn() {
 }
 
 #[test]
-fn an_overdue_publish_does_not_keep_its_channel() {
+fn overdue_publish_does_not_keep_its_channel() {
     let mut world = World::new(1);
     world.publish("stuck");
     world.serve();
     world.publish("other");
     world.peer.pass(Duration::from_secs(29));
-    assert_eq!(world.came("other"), 0);
+    assert_eq!(world.arrived("other"), 0);
     let mut times = 0;
-    while world.came("other") == 0 && times < 5 {
+    while world.arrived("other") == 0 && times < 5 {
         world.publish("other");
         world.peer.pass(Duration::from_secs(1));
         world.serve();
@@ -191,18 +194,18 @@ fn unneeded_room_leaves_a_channel_in_use() {
         .unwrap();
     (0..11).for_each(|_| world.step(&["a"]));
     world.peer.machine.abandon(promise);
-    let before = world.came("a");
+    let before = world.arrived("a");
     (0..5).for_each(|_| world.step(&["a"]));
     assert!(
-        world.came("a") >= before + 5,
+        world.arrived("a") >= before + 5,
         "{} of {before} and 5",
-        world.came("a")
+        world.arrived("a")
     );
     world.assert_order();
 }
 
 #[test]
-fn a_stopped_channel_makes_no_room() {
+fn stopped_channel_frees_no_capacity() {
     let mut world = World::new(1);
     world.step(&["a"]);
     world.step(&[]);
@@ -213,17 +216,17 @@ fn a_stopped_channel_makes_no_room() {
     world.publish("a");
     world.publish("b");
     (0..20).for_each(|_| world.step(&[]));
-    assert_eq!((world.came("a"), world.came("b")), (1, 0));
+    assert_eq!((world.arrived("a"), world.arrived("b")), (1, 0));
     world.peer.feed(&method(
         1,
         &puka::protocol::method::channel::Flow { active: true },
     ));
     (0..20).for_each(|_| world.step(&[]));
-    assert_eq!((world.came("a"), world.came("b")), (2, 1));
+    assert_eq!((world.arrived("a"), world.arrived("b")), (2, 1));
 }
 
 #[test]
-fn a_flow_stops_only_its_own_exchange() {
+fn flow_stops_only_its_own_exchange() {
     let mut world = World::new(4);
     world.step(&["a", "b"]);
     world.peer.feed(&method(
@@ -232,7 +235,7 @@ fn a_flow_stops_only_its_own_exchange() {
     ));
     (0..3).for_each(|_| world.step(&["a", "b", "c"]));
     assert_eq!(
-        (world.came("a"), world.came("b"), world.came("c")),
+        (world.arrived("a"), world.arrived("b"), world.arrived("c")),
         (1, 4, 3)
     );
     world.peer.feed(&method(
@@ -240,12 +243,12 @@ fn a_flow_stops_only_its_own_exchange() {
         &puka::protocol::method::channel::Flow { active: true },
     ));
     world.serve();
-    assert_eq!(world.came("a"), 4);
+    assert_eq!(world.arrived("a"), 4);
     world.assert_order();
 }
 
 #[test]
-fn a_stuck_exchange_does_not_hold_up_turns() {
+fn stuck_exchange_delays_no_turns() {
     for is_stopped in [false, true] {
         let mut world = World::new(4);
         world.publish("stuck");
@@ -261,7 +264,7 @@ fn a_stuck_exchange_does_not_hold_up_turns() {
         world.publish("e");
         (0..100).for_each(|_| world.step(&busy));
         assert_eq!(
-            world.came("e"),
+            world.arrived("e"),
             1,
             "it waits for a publish that is never confirmed"
         );
@@ -270,7 +273,7 @@ fn a_stuck_exchange_does_not_hold_up_turns() {
 }
 
 #[test]
-fn a_stopped_channel_that_closes_frees_its_publishes() {
+fn stopped_channel_that_closes_frees_its_publishes() {
     let mut world = World::new(4);
     world.step(&["a"]);
     world.step(&[]);
@@ -278,20 +281,20 @@ fn a_stopped_channel_that_closes_frees_its_publishes() {
         .peer
         .method(1, &puka::protocol::method::channel::Flow { active: false });
     world.publish("a");
-    // It is tried in vain.
+    // The attempt fails.
     world
         .peer
         .method(1, &puka::protocol::method::channel::Flow { active: false });
     world.step(&[]);
-    assert_eq!(world.came("a"), 1);
+    assert_eq!(world.arrived("a"), 1);
     world.peer.method(1, &channel_close(406, ""));
     world.published.clear();
     world.step(&[]);
-    assert_eq!(world.came("a"), 2);
+    assert_eq!(world.arrived("a"), 2);
 }
 
 #[test]
-fn a_publish_follows_overdue_ones_to_its_exchange() {
+fn publish_follows_overdue_ones_to_its_exchange() {
     let mut world = World::new(2);
     world.publish("stuck");
     world.serve();
@@ -299,29 +302,29 @@ fn a_publish_follows_overdue_ones_to_its_exchange() {
     world.peer.pass(Duration::from_secs(35));
     world.step(&["busy"]);
     world.step(&[]);
-    // The channel with the overdue publish makes room, and its `close-ok` is still to come.
+    // The channel with the overdue publish is being replaced, and its `close-ok` is still to come.
     world.publish("other");
     world.publish("stuck");
     let sent = world.peer.take();
     assert!(sent.iter().any(|one| one.name() == "1 channel.close"));
     sent.iter().for_each(|one| world.look_at(one));
-    assert_eq!((world.came("other"), world.came("stuck")), (1, 1));
+    assert_eq!((world.arrived("other"), world.arrived("stuck")), (1, 1));
     for answer in sent.iter().filter_map(answer) {
         world.peer.feed(&answer);
     }
     (0..3).for_each(|_| world.step(&[]));
-    assert_eq!(world.came("stuck"), 2);
+    assert_eq!(world.arrived("stuck"), 2);
     world.assert_order();
 }
 
 #[test]
-fn an_exchange_stopped_while_it_waits_resumes_later() {
+fn exchange_stopped_while_it_waits_resumes_later() {
     let mut world = World::new(1);
     world.publish("a");
     world.serve();
     world.to_confirm.clear();
     (0..11).for_each(|_| world.step(&[]));
-    // The channel is to make room, and its exchange waits behind another one that gives up.
+    // The channel is to be replaced, and its exchange waits behind another one that gives up.
     let timeout = Some(Duration::from_millis(50));
     let promise = world
         .peer
@@ -332,18 +335,18 @@ fn an_exchange_stopped_while_it_waits_resumes_later() {
     world.publish("a");
     world.peer.feed(&raw(8, 0, b""));
     world.serve();
-    assert_eq!(world.came("a"), 1);
+    assert_eq!(world.arrived("a"), 1);
     world
         .peer
         .method(1, &puka::protocol::method::channel::Flow { active: false });
     (0..11).for_each(|_| world.step(&[]));
     world.peer.machine.abandon(promise);
-    assert_eq!(world.came("a"), 1);
+    assert_eq!(world.arrived("a"), 1);
     world
         .peer
         .method(1, &puka::protocol::method::channel::Flow { active: true });
     world.step(&[]);
-    assert_eq!(world.came("a"), 2);
+    assert_eq!(world.arrived("a"), 2);
 }
 
 #[test]
@@ -356,14 +359,14 @@ fn idle_channels_make_room_at_once() {
     let sent = world.peer.take();
     sent.iter().for_each(|one| world.look_at(one));
     assert_eq!(
-        (world.came("c"), world.came("d")),
+        (world.arrived("c"), world.arrived("d")),
         (1, 1),
-        "no close-ok has come"
+        "no close-ok has arrived"
     );
 }
 
 #[test]
-fn a_resumed_exchange_does_not_wait_behind_others() {
+fn resumed_exchange_does_not_wait_behind_others() {
     let mut world = World::new(2);
     world.step(&["a", "busy"]);
     world
@@ -372,10 +375,10 @@ fn a_resumed_exchange_does_not_wait_behind_others() {
     world.publish("b");
     world.publish("a");
     world.serve();
-    assert_eq!((world.came("a"), world.came("b")), (1, 0));
+    assert_eq!((world.arrived("a"), world.arrived("b")), (1, 0));
     world
         .peer
         .method(1, &puka::protocol::method::channel::Flow { active: true });
     world.serve();
-    assert_eq!((world.came("a"), world.came("b")), (2, 0));
+    assert_eq!((world.arrived("a"), world.arrived("b")), (2, 0));
 }

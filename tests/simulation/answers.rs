@@ -1,8 +1,9 @@
-//! Answers: each once, each of the kind that was asked for, each with a reason.
+//! Checks results: each promise gets one, of the requested kind, and each error has a reason.
 
-use crate::ledger::{Checked, Fate, Violation, ensure};
-use crate::plan::{Feature, Mischief};
-use crate::session::{Asked, Consumer, Session, Waiting};
+use crate::checker::{Checked, PublishOutcome, Violation, ensure};
+use crate::pending::{Consumer, Pending, Request};
+use crate::plan::{Feature, PlantedFault};
+use crate::session::Session;
 use crate::world::World;
 use puka::machine::{Event, PromiseId, Reply};
 use puka::protocol::method::basic;
@@ -11,7 +12,7 @@ use puka::{Error, Peer};
 use std::time::Duration;
 
 impl World {
-    /// Takes what a session tells its application.
+    /// Processes the events of a session.
     pub(crate) fn events(&mut self, client: usize) -> Checked {
         let now = self.now;
         if let Some(session) = self.session(client) {
@@ -25,7 +26,7 @@ impl World {
                 None => return Ok(()),
                 Some(Event::Notices(listener)) => {
                     while let Some(notice) = session.machine.take_notice(listener) {
-                        session.hear(notice)?;
+                        session.handle_notice(notice)?;
                     }
                 }
                 Some(Event::Deliveries(id)) => {
@@ -45,75 +46,75 @@ impl World {
         };
         if session.abandoned.remove(&promise) {
             return ensure(session.machine.fetch(promise).is_none(), || {
-                "an abandoned promise was kept".into()
+                "an abandoned promise was stored".into()
             });
         }
-        if session.mischief == Mischief::LostAnswer && session.hash.is_multiple_of(7) {
+        if session.planted_fault == PlantedFault::LostOutcome && session.hash.is_multiple_of(7) {
             return Ok(());
         }
-        let Some(waiting) = session.waiting.remove(&promise) else {
+        let Some(pending) = session.pending.remove(&promise) else {
             return Err(Violation(format!(
-                "I2: {promise:?} was answered, and nobody waits for it"
+                "I2: {promise:?} was completed and is not pending"
             )));
         };
         let Some(mut outcome) = session.machine.fetch(promise) else {
             return Err(Violation(format!(
-                "I2: {:?} is said to be answered and is not",
-                waiting.asked
+                "I2: {:?} is reported as completed and is pending",
+                pending.request
             )));
         };
         ensure(session.machine.fetch(promise).is_none(), || {
-            "I2: an answer was fetched twice".into()
+            "I2: a result was fetched twice".into()
         })?;
-        if session.mischief == Mischief::SilentClose
+        if session.planted_fault == PlantedFault::SilentClose
             && matches!(outcome, Err(Error::CloseIncomplete { .. }))
         {
             outcome = Ok(Reply::Done);
         }
         if session.closing {
-            session.left.count(&waiting.asked, &outcome);
+            session.left.count(&pending.request, &outcome);
         }
         self.note(client, || match &outcome {
-            Ok(reply) => format!("{:?}: {}", waiting.asked, name_of(reply)),
-            Err(error) => format!("{:?}: {error}", waiting.asked),
+            Ok(reply) => format!("{:?}: {}", pending.request, name_of(reply)),
+            Err(error) => format!("{:?}: {error}", pending.request),
         });
-        if waiting.surely
+        if pending.must_succeed
             && let Err(error) = &outcome
         {
             return Err(Violation(format!(
                 "I9: {:?} had to succeed: {error}",
-                waiting.asked
+                pending.request
             )));
         }
-        if let Asked::Publish(id) = waiting.asked {
-            return self.publish_answered(client, &waiting, id, outcome);
+        if let Request::Publish(id) = pending.request {
+            return self.publish_answered(client, &pending, id, outcome);
         }
-        match waiting.asked {
-            Asked::Call(id) => return self.called(client, &waiting, id, outcome),
-            Asked::Unconfirmed(id) => {
+        match pending.request {
+            Request::Call(id) => return self.called(client, &pending, id, outcome),
+            Request::Unconfirmed(id) => {
                 if let Err(error) = &outcome {
-                    self.check_error(client, &waiting, error)?;
+                    self.check_error(client, &pending, error)?;
                 }
-                return self.on_its_way(client, id, &outcome);
+                return self.publish_unconfirmed_done(client, id, &outcome);
             }
-            Asked::Finish { .. } => return self.finished(client, &waiting, outcome),
+            Request::Finish { .. } => return self.finished(client, &pending, outcome),
             _ => {}
         }
         match outcome {
-            Ok(reply) => self.reply(client, waiting, reply),
+            Ok(reply) => self.reply(client, pending, reply),
             Err(error) => {
                 if let Some(session) = self.session(client)
-                    && let Some(name) = waiting.asked.name()
+                    && let Some(name) = pending.request.name()
                 {
-                    session.record.failed(waiting.method, name, &error);
+                    session.record.failed(pending.method, name, &error);
                 }
-                self.check_error(client, &waiting, &error)
+                self.check_error(client, &pending, &error)
             }
         }
     }
 
-    /// A publish without a confirm is on its way, or was given up before.
-    pub(crate) fn on_its_way(
+    /// The promise of a publish without a confirm is still pending, or was dropped before.
+    pub(crate) fn publish_unconfirmed_done(
         &mut self,
         client: usize,
         id: u64,
@@ -121,115 +122,118 @@ impl World {
     ) -> Checked {
         match outcome {
             Ok(Reply::Done) => {
-                // It may have been lost since, in the same moment.
+                // The connection may have been lost since, at the same instant.
                 if let Some(session) = self
                     .session(client)
-                    .filter(|session| session.line.is_some())
+                    .filter(|session| session.transport.is_some())
                 {
                     session.unconfirmed.push(id);
                 }
-                self.ledger.fate(id, Fate::Unknown)
+                self.checker.record_outcome(id, PublishOutcome::Unknown)
             }
             Ok(reply) => Err(Violation(format!(
-                "a publish was answered by {}",
+                "a publish was completed with {}",
                 name_of(reply)
             ))),
-            Err(error) => self.ledger.fate(id, Fate::Refused(error.to_string())),
+            Err(error) => self
+                .checker
+                .record_outcome(id, PublishOutcome::Refused(error.to_string())),
         }
     }
 
     fn publish_answered(
         &mut self,
         client: usize,
-        waiting: &Waiting,
+        pending: &Pending,
         id: u64,
         outcome: Result<Reply, Error>,
     ) -> Checked {
-        self.ledger.sync(&self.broker)?;
-        let meddles = self.plan.mischief == Mischief::WrongOutcome;
+        self.checker.sync(&self.broker)?;
+        let is_planted = self.plan.planted_fault == PlantedFault::WrongOutcome;
         let error = match outcome {
             Ok(Reply::Done) => {
-                self.ledger.fate(id, Fate::Confirmed)?;
+                self.checker.record_outcome(id, PublishOutcome::Confirmed)?;
                 return self.reached(id);
             }
             Ok(reply) => {
                 return Err(Violation(format!(
-                    "a publish was answered by {}",
+                    "a publish was completed with {}",
                     name_of(&reply)
                 )));
             }
-            Err(Error::Nacked | Error::NotFound(_)) if meddles => {
-                return self.ledger.fate(id, Fate::Confirmed);
+            Err(Error::Nacked | Error::NotFound(_)) if is_planted => {
+                return self.checker.record_outcome(id, PublishOutcome::Confirmed);
             }
             Err(error) => error,
         };
         match &error {
             Error::NoRoute(returned) => {
-                self.ledger.came_back(id, &returned.message)?;
-                self.ledger.fate(id, Fate::Returned)?;
+                self.checker.came_back(id, &returned.message)?;
+                self.checker.record_outcome(id, PublishOutcome::Returned)?;
                 self.reached(id)
             }
             Error::Nacked => {
                 ensure(self.plan.has(Feature::Full), || {
                     format!("message {id} is nacked without a reason")
                 })?;
-                self.ledger.fate(id, Fate::Nacked)
+                self.checker.record_outcome(id, PublishOutcome::Nacked)
             }
             Error::Unconfirmed(cause) => {
-                // A republished message that is refused may have been taken at its first attempt.
+                // A refused republished message may have reached the broker at its first attempt.
                 let is_refusal = match **cause {
                     Error::Nacked => self.plan.has(Feature::Full),
                     Error::NoRoute(_) => true,
                     _ => false,
                 };
                 if !(is_refusal && self.plan.has(Feature::Republish)) {
-                    self.check_error(client, waiting, cause)?;
+                    self.check_error(client, pending, cause)?;
                 }
-                self.ledger.fate(id, Fate::Unknown)
+                self.checker.record_outcome(id, PublishOutcome::Unknown)
             }
             error => {
-                self.check_error(client, waiting, error)?;
-                self.ledger.fate(id, Fate::Refused(error.to_string()))
+                self.check_error(client, pending, error)?;
+                self.checker
+                    .record_outcome(id, PublishOutcome::Refused(error.to_string()))
             }
         }
     }
 
-    fn reply(&mut self, client: usize, waiting: Waiting, reply: Reply) -> Checked {
+    fn reply(&mut self, client: usize, pending: Pending, reply: Reply) -> Checked {
         let wrong = |reply: &Reply| {
             Err(Violation(format!(
-                "{:?} was answered by {}",
-                waiting.asked,
+                "{:?} was completed with {}",
+                pending.request,
                 name_of(reply)
             )))
         };
-        let Waiting { asked, .. } = &waiting;
+        let Pending { request, .. } = &pending;
         if let Some(session) = self.session(client)
-            && let Some(name) = asked.name()
+            && let Some(name) = request.name()
         {
-            session.record.done(waiting.method, name);
+            session.record.done(pending.method, name);
         }
-        match (asked, &reply) {
-            (Asked::Connect, Reply::Connected(_))
-            | (Asked::Done(_) | Asked::Qos(_), Reply::Done) => Ok(()),
-            (Asked::Close, Reply::Done) => {
+        match (request, &reply) {
+            (Request::Connect, Reply::Connected(_))
+            | (Request::Done(_) | Request::Qos(_), Reply::Done) => Ok(()),
+            (Request::Close, Reply::Done) => {
                 let left = self.session(client).map_or(0, |session| session.left.least);
                 ensure(left == 0, || {
-                    format!("a close left {left} undone and said that it did not")
+                    format!("a close left {left} pending and did not report it")
                 })
             }
-            (Asked::Queue(name), Reply::Queue(queue)) if *name == queue.name => Ok(()),
-            (Asked::Queue(name), Reply::Queue(queue)) if name.is_empty() => {
+            (Request::Queue(name), Reply::Queue(queue)) if *name == queue.name => Ok(()),
+            (Request::Queue(name), Reply::Queue(queue)) if name.is_empty() => {
                 self.has_unnamed(client, queue.name.clone())
             }
-            (Asked::Begin, Reply::Transaction(_)) => {
+            (Request::Begin, Reply::Transaction(_)) => {
                 self.begun(client, reply);
                 Ok(())
             }
-            (Asked::Count(_), Reply::Count(_)) | (Asked::Get { .. }, Reply::Delivery(None)) => {
+            (Request::Count(_), Reply::Count(_)) | (Request::Get { .. }, Reply::Delivery(None)) => {
                 Ok(())
             }
-            (Asked::Cancel(_), Reply::Cancelled(tag)) if tag.starts_with("puka.") => Ok(()),
-            (Asked::Get { queue, no_ack }, Reply::Delivery(Some(_))) => {
+            (Request::Cancel(_), Reply::Cancelled(tag)) if tag.starts_with("puka.") => Ok(()),
+            (Request::Get { queue, no_ack }, Reply::Delivery(Some(_))) => {
                 let (queue, no_ack) = (queue.clone(), *no_ack);
                 let Reply::Delivery(Some(got)) = reply else {
                     return Ok(());
@@ -240,7 +244,7 @@ impl World {
                 self.receive(client, &queue, None, got.delivered)
             }
             (
-                Asked::Consume {
+                Request::Consume {
                     queue,
                     no_ack,
                     prefetch,
@@ -254,7 +258,7 @@ impl World {
                     prefetch: *prefetch,
                     exclusive: *exclusive,
                     ended_after: None,
-                    // A stream is polled once before it waits to be woken.
+                    // A stream is polled once before it waits for its waker.
                     awake: true,
                     last_place: None,
                 };
@@ -267,19 +271,21 @@ impl World {
         }
     }
 
-    /// Whether there is a reason for an error.
+    /// Returns `true` if there is a reason for an error.
     pub(crate) fn check_error(
         &mut self,
         client: usize,
-        waiting: &Waiting,
+        pending: &Pending,
         error: &Error,
     ) -> Checked {
         let plan = self.plan;
-        let excused = self.is_excused(client);
+        let may_be_missing = self.may_have_broken(client);
         let closing = self.session(client).is_some_and(|session| session.closing);
         let holds = match error {
             Error::Closed => closing,
-            Error::CloseIncomplete { pending } if waiting.asked == Asked::Close => {
+            Error::CloseIncomplete {
+                pending: incomplete,
+            } if pending.request == Request::Close => {
                 let now = self.now;
                 self.session(client).is_some_and(
                     |Session {
@@ -292,38 +298,38 @@ impl World {
                             left.without_transport || left.timed_out || !abandoned.is_empty();
                         (has_waited || may_be_early)
                             && (left.least..=left.least + left.unknown + abandoned.len())
-                                .contains(pending)
+                                .contains(incomplete)
                     },
                 )
             }
             Error::ConnectionBroken(_) | Error::ConnectionForced(_) | Error::LoginRefused => {
-                excused
+                may_be_missing
             }
-            Error::InternalError(_) => excused && plan.has(Feature::Internal),
+            Error::InternalError(_) => may_be_missing && plan.has(Feature::Internal),
             Error::AccessRefused(fault)
-                if waiting.asked == Asked::Connect || !fault.text.contains('\'') =>
+                if pending.request == Request::Connect || !fault.text.contains('\'') =>
             {
-                excused && plan.has(Feature::Refused)
+                may_be_missing && plan.has(Feature::Refused)
             }
-            Error::Timeout { .. } => plan.may_time_out() || excused,
+            Error::Timeout { .. } => plan.may_time_out() || may_be_missing,
             Error::ReadingPaused(_) => plan.has(Feature::SmallBounds),
-            Error::Stale => matches!(waiting.asked, Asked::Cancel(_) | Asked::Qos(_)),
-            Error::ChannelLimit => match waiting.asked {
-                // Other consumers have all the channels.
-                Asked::Consume { .. } | Asked::Begin => {
+            Error::Stale => matches!(pending.request, Request::Cancel(_) | Request::Qos(_)),
+            Error::ChannelLimit => match pending.request {
+                // Other consumers use all the channels.
+                Request::Consume { .. } | Request::Begin => {
                     plan.has(Feature::FewChannels) || plan.has(Feature::FewerChannels)
                 }
-                // Its consumer could not be started again.
-                Asked::Cancel(_) | Asked::Qos(_) => plan.has(Feature::FewerChannels),
-                // The channels left are needed for other requests.
-                Asked::Get { no_ack, .. } => {
+                // Its consumer could not be restarted.
+                Request::Cancel(_) | Request::Qos(_) => plan.has(Feature::FewerChannels),
+                // The remaining channels are reserved for other requests.
+                Request::Get { no_ack, .. } => {
                     !no_ack && (plan.has(Feature::FewChannels) || plan.has(Feature::FewerChannels))
                 }
                 _ => false,
             },
-            // The consumer was on its way to start again.
+            // The consumer was being restarted.
             Error::InvalidArgument { .. } => {
-                matches!(waiting.asked, Asked::Qos(_)) && plan.has(Feature::Exclusive)
+                matches!(pending.request, Request::Qos(_)) && plan.has(Feature::Exclusive)
             }
             // It crossed the close of its channel, caused by the late ack of an earlier get, and
             // was not executed.
@@ -331,79 +337,79 @@ impl World {
                 plan.has(Feature::Overdue) && fault.method == MethodId::NONE
             }
             Error::ConsumerCancelled(_) => {
-                matches!(waiting.asked, Asked::Consume { .. } | Asked::Qos(_))
+                matches!(pending.request, Request::Consume { .. } | Request::Qos(_))
             }
             error => match error.fault() {
                 Some(fault) => {
                     fault.found_by == Peer::Server
-                        && (fault.method == waiting.method || fault.method == basic::Consume::ID)
-                        && self.may_be_refused(waiting, fault.code, &fault.text)
+                        && (fault.method == pending.method || fault.method == basic::Consume::ID)
+                        && self.may_be_refused(pending, fault.code, &fault.text)
                 }
                 None => false,
             },
         };
         ensure(holds, || {
-            format!("{:?} failed without a reason: {error:?}", waiting.asked)
+            format!("{:?} failed without a reason: {error:?}", pending.request)
         })
     }
 
-    fn may_be_refused(&self, waiting: &Waiting, code: ReplyCode, text: &str) -> bool {
+    fn may_be_refused(&self, pending: &Pending, code: ReplyCode, text: &str) -> bool {
         let plan = self.plan;
         let names = |names: &str| {
             names
                 .split('|')
                 .any(|name| text.contains(&format!("'{name}'")))
         };
-        match &waiting.asked {
-            Asked::Queue(name) | Asked::Count(name) | Asked::Done(name) => names(name),
-            Asked::Get { queue, .. } | Asked::Consume { queue, .. } => names(queue),
-            // Its consumer could not start again: the queue is gone, another consumer is exclusive,
-            // or the lost connection still owns the queue when patience ends.
-            Asked::Qos(_) => {
+        match &pending.request {
+            Request::Queue(name) | Request::Count(name) | Request::Done(name) => names(name),
+            Request::Get { queue, .. } | Request::Consume { queue, .. } => names(queue),
+            // Its consumer could not be restarted: the queue is gone, another consumer is
+            // exclusive, or the lost connection still owns the queue when the retries end.
+            Request::Qos(_) => {
                 matches!(
                     code,
                     ReplyCode::NOT_FOUND | ReplyCode::ACCESS_REFUSED | ReplyCode::RESOURCE_LOCKED
                 )
             }
-            Asked::Publish(_) => code == ReplyCode::NOT_FOUND,
-            Asked::Call(_) => code == ReplyCode::NOT_FOUND,
-            Asked::Finish { .. } | Asked::Unconfirmed(_) => false,
-            // The channel of the consumer was closed, as it was to start again.
-            Asked::Cancel(_) => plan.has(Feature::Qos) || plan.has(Feature::Recover),
-            Asked::Connect | Asked::Close | Asked::Begin => false,
+            Request::Publish(_) => code == ReplyCode::NOT_FOUND,
+            Request::Call(_) => code == ReplyCode::NOT_FOUND,
+            Request::Finish { .. } | Request::Unconfirmed(_) => false,
+            // The channel of the consumer was closed while it was restarted.
+            Request::Cancel(_) => plan.has(Feature::Qos) || plan.has(Feature::Recover),
+            Request::Connect | Request::Close | Request::Begin => false,
         }
     }
 
-    /// Whether a session may have broken.
-    pub(crate) fn is_excused(&mut self, client: usize) -> bool {
+    /// Returns `true` if a session may have lost its connection.
+    pub(crate) fn may_have_broken(&mut self, client: usize) -> bool {
         self.session(client)
-            .is_none_or(|session| session.excuse.is_some())
+            .is_none_or(|session| session.break_reason.is_some())
     }
 
-    /// No promise may be waited for longer than its deadline allows.
+    /// Checks that no promise is pending longer than its deadline allows.
     pub(crate) fn check_deadlines(&mut self) -> Checked {
         let (now, plan) = (self.now, self.plan);
         for session in self.clients.iter().flatten() {
-            for waiting in session.waiting.values() {
-                let limit = match waiting.asked {
-                    // It may be tried again and again.
-                    Asked::Connect if session.recovers => continue,
-                    Asked::Publish(_) if session.recovers && plan.has(Feature::Republish) => {
+            for pending in session.pending.values() {
+                let limit = match pending.request {
+                    // It may be retried repeatedly.
+                    Request::Connect if session.recovers => continue,
+                    Request::Publish(_) if session.recovers && plan.has(Feature::Republish) => {
                         continue;
                     }
-                    Asked::Connect => plan.handshake_timeout(),
-                    Asked::Close => plan.close_timeout(),
-                    // It may be held back first.
-                    Asked::Publish(_) => plan.request_timeout().mul_f32(2.2),
+                    Request::Connect => plan.handshake_timeout(),
+                    Request::Close => plan.close_timeout(),
+                    // It may be delayed first.
+                    Request::Publish(_) => plan.request_timeout().mul_f32(2.2),
                     _ => plan.request_timeout(),
                 };
-                let waited = now - waiting.since;
+                let waited = now - pending.since;
                 ensure(
                     waited <= limit + session.slept + Duration::from_millis(1),
                     || {
                         format!(
-                            "I1/I10: {:?} of session {} waits for {waited:?}",
-                            waiting.asked, session.number
+                            "I1/I10: {:?} of session {} is pending for {waited:?}",
+                            pending.request, session.number
                         )
                     },
                 )?;
@@ -420,7 +426,7 @@ fn name_of(reply: &Reply) -> String {
             format!("delivery {} of message {id:?}", got.delivered.tag)
         }
         Reply::Connected(_) => "connected".into(),
-        // Its correlation id is another each time.
+        // The correlation id differs each time.
         Reply::Message(reply) => format!("the reply {:?}", crate::observer::id_of(reply.body())),
         reply => format!("{reply:?}"),
     }

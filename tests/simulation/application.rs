@@ -1,18 +1,17 @@
-//! What the application does with what it gets: takes deliveries, settles them, holds them, drops
-//! them.
+//! The application's use of deliveries: it takes, settles, keeps and drops them.
 
-use crate::heard::id_of_copy;
-use crate::ledger::{Checked, Violation, ensure};
+use crate::checker::{Checked, Violation, ensure};
+use crate::pending::{Consumer, Unsettled};
 use crate::plan::Feature;
+use crate::publishes::id_of_copy;
 use crate::random::Random;
-use crate::session::{Consumer, Held};
 use crate::world::World;
 use puka::machine::{ConsumerId, Delivered, Ended, Settle};
 use puka::{Error, Peer};
 use std::collections::VecDeque;
 
 impl World {
-    /// The application is handed a message.
+    /// Checks a delivery that the application takes.
     pub(crate) fn receive(
         &mut self,
         client: usize,
@@ -20,7 +19,7 @@ impl World {
         consumer: Option<ConsumerId>,
         delivered: Delivered,
     ) -> Checked {
-        self.ledger.sync(&self.broker)?;
+        self.checker.sync(&self.broker)?;
         let plan = self.plan;
         let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut) else {
             return Ok(());
@@ -33,10 +32,10 @@ impl World {
                 .is_some()
         });
         let alive = session.is_sound() && !has_ended;
-        let line = (!session.machine.is_down()).then_some(session.lines);
+        let transport = (!session.machine.is_down()).then_some(session.transports);
         let (copy, place) =
-            self.ledger
-                .handed(queue, delivered.redelivered, alive, &delivered.message)?;
+            self.checker
+                .delivered(queue, delivered.redelivered, alive, &delivered.message)?;
         let id = id_of_copy(copy);
         if let Some(found) = consumer.and_then(|consumer| session.consumers.get_mut(&consumer))
             && !delivered.redelivered
@@ -57,31 +56,35 @@ impl World {
         if delivered.is_settled() {
             return Ok(());
         }
-        session.held.push(Held {
+        session.unsettled.push(Unsettled {
             delivered,
             queue: queue.to_owned(),
             copy,
             consumer,
             stale: false,
-            line,
+            transport,
         });
         if let Some(consumer) = consumer {
-            let of_it =
-                |held: &&Held| held.consumer == Some(consumer) && !held.stale && held.line == line;
-            let held = session.held.iter().filter(of_it).count();
+            let of_it = |unsettled: &&Unsettled| {
+                unsettled.consumer == Some(consumer)
+                    && !unsettled.stale
+                    && unsettled.transport == transport
+            };
+            let unsettled = session.unsettled.iter().filter(of_it).count();
             let most = session
                 .consumers
                 .get(&consumer)
                 .map_or(0, |consumer| usize::from(consumer.prefetch));
-            let within = most == 0 || held <= most || line.is_none() || plan.has(Feature::Qos);
+            let within =
+                most == 0 || unsettled <= most || transport.is_none() || plan.has(Feature::Qos);
             ensure(within, || {
-                format!("{held} unsettled deliveries with a prefetch count of {most}")
+                format!("{unsettled} unsettled deliveries with a prefetch count of {most}")
             })?;
         }
         Ok(())
     }
 
-    /// Looks for deliveries.
+    /// Takes deliveries of consumers.
     pub(crate) fn take(&mut self, client: usize, random: &mut Random) -> Checked {
         let Some(session) = self.session(client) else {
             return Ok(());
@@ -98,7 +101,7 @@ impl World {
         self.take_from(client, id, 1 + random.below(8)).map(|_| ())
     }
 
-    /// Takes deliveries of a consumer. False when it has no more for now.
+    /// Takes deliveries of a consumer. Returns `false` if no more are available.
     pub(crate) fn take_from(
         &mut self,
         client: usize,
@@ -129,7 +132,7 @@ impl World {
                 if matches!(ended, Ended::ChannelClosed(_)) {
                     session.broken_consumers.insert(id);
                 }
-                session.record.spoil(&queue);
+                session.record.mark_uncertain(&queue);
                 self.note(client, || format!("{id:?} has ended: {ended:?}"));
                 self.check_ended(client, &consumer, &ended)?;
             }
@@ -154,9 +157,9 @@ impl World {
             ..
         } = consumer;
         let was_patient = ended_after.is_some_and(|after| after >= self.plan.patience());
-        // It may have been refused when its prefetch count was to be changed.
+        // It may have been refused when its prefetch count was changed.
         let is_resized = !exclusive && self.plan.has(Feature::Qos);
-        let excused = self.is_excused(client);
+        let may_be_missing = self.may_have_broken(client);
         let closing = self.session(client).is_some_and(|session| session.closing);
         let holds = match ended {
             Ended::Cancelled => true,
@@ -170,15 +173,15 @@ impl World {
                 ];
                 may_be.iter().any(|it| plan.has(*it)) || queue.starts_with(['a', 'x'])
             }
-            // It could not be started again, as there were fewer channels than consumers.
+            // It could not be restarted, because there were fewer channels than consumers.
             Ended::ChannelClosed(Error::ChannelLimit) => self.plan.has(Feature::FewerChannels),
             Ended::ChannelClosed(error @ (Error::AccessRefused(_) | Error::ResourceLocked(_))) => {
                 ensure(was_patient || is_resized, || {
-                    format!("a consumer of {queue} has ended before its patience: {error}")
+                    format!("a consumer of {queue} was given up too early: {error}")
                 })?;
                 true
             }
-            // When its prefetch count was to be changed, and its queue was gone.
+            // Its queue was gone when its prefetch count was changed.
             Ended::ChannelClosed(error) => {
                 [Feature::Qos, Feature::Recover, Feature::Overdue]
                     .iter()
@@ -188,7 +191,7 @@ impl World {
                         .is_some_and(|fault| fault.found_by == Peer::Server)
             }
             Ended::ConnectionBroken(Error::Closed) => closing,
-            Ended::ConnectionBroken(_) => excused,
+            Ended::ConnectionBroken(_) => may_be_missing,
             _ => false,
         };
         ensure(holds, || {
@@ -196,24 +199,24 @@ impl World {
         })
     }
 
-    /// Settles a delivery that the application holds.
+    /// Settles one of the application's deliveries.
     pub(crate) fn settle(&mut self, client: usize, random: &mut Random) -> Checked {
         let plan = self.plan;
         let Some(session) = self.session(client) else {
             return Ok(());
         };
-        if session.held.is_empty() {
+        if session.unsettled.is_empty() {
             return Ok(());
         }
         let index = if random.chance(60) {
             0
         } else {
-            random.below(session.held.len())
+            random.below(session.unsettled.len())
         };
         let is_got = session
-            .held
+            .unsettled
             .get(index)
-            .is_some_and(|held| held.consumer.is_none());
+            .is_some_and(|unsettled| unsettled.consumer.is_none());
         if plan.has(Feature::Hoard) && is_got && random.chance(90) {
             return Ok(());
         }
@@ -231,25 +234,27 @@ impl World {
         let Some(session) = self.session(client) else {
             return Ok(());
         };
-        let held = session.held.remove(index);
-        let settled = session.machine.settle(&held.delivered, how);
-        let (id, consumer) = (id_of_copy(held.copy), held.consumer);
-        let is_old = held.line != Some(session.lines) || session.machine.is_down();
+        let unsettled = session.unsettled.remove(index);
+        let settled = session.machine.settle(&unsettled.delivered, how);
+        let (id, consumer) = (id_of_copy(unsettled.copy), unsettled.consumer);
+        let is_old = unsettled.transport != Some(session.transports) || session.machine.is_down();
         self.note(client, || {
             format!("settles message {id} of {consumer:?}: {how:?}: {settled:?}")
         });
         match settled {
             Ok(()) => {
-                ensure(!held.stale, || format!("message {id} was settled twice"))?;
+                ensure(!unsettled.stale, || {
+                    format!("message {id} was settled twice")
+                })?;
                 ensure(!is_old, || {
-                    format!("I6: message {id} of a connection that went was settled")
+                    format!("I6: message {id} of a lost connection was settled")
                 })?;
             }
             Err(Error::Stale) if is_old => return Ok(()),
             Err(Error::Stale) => {
-                let overdue = self.ledger.is_overdue(id);
+                let overdue = self.checker.is_overdue(id);
                 let ended = overdue || self.may_be_stale(client, consumer);
-                return ensure(held.stale || ended, || {
+                return ensure(unsettled.stale || ended, || {
                     format!("message {id} is stale without a reason")
                 });
             }
@@ -264,15 +269,17 @@ impl World {
             Settle::Nack { multiple, requeue } => (multiple, !requeue),
             Settle::Reject { requeue } => (false, !requeue),
         };
-        let mut settled = vec![(held.queue, held.copy)];
+        let mut settled = vec![(unsettled.queue, unsettled.copy)];
         let Some(session) = self.session(client) else {
             return Ok(());
         };
         if multiple && consumer.is_some() {
-            let tag = held.delivered.tag;
-            let earlier = session.held.iter_mut();
+            let tag = unsettled.delivered.tag;
+            let earlier = session.unsettled.iter_mut();
             for other in earlier
-                .filter(|other| other.consumer == consumer && other.line == held.line)
+                .filter(|other| {
+                    other.consumer == consumer && other.transport == unsettled.transport
+                })
                 .filter(|other| other.delivered.tag < tag && !other.stale)
             {
                 other.stale = true;
@@ -282,7 +289,7 @@ impl World {
         if gone {
             let settled: Vec<_> = settled
                 .iter()
-                .map(|(queue, copy)| self.ledger.settles(queue, *copy))
+                .map(|(queue, copy)| self.checker.settles(queue, *copy))
                 .collect();
             if let Some(session) = self.session(client) {
                 session
@@ -307,18 +314,20 @@ impl World {
         session.machine.why_closed().is_some() || consumer.is_some_and(ended)
     }
 
-    /// A delivery is dropped unsettled.
+    /// Drops a delivery without settling it.
     pub(crate) fn give_back(&mut self, client: usize, random: &mut Random) -> Checked {
         let Some(session) = self.session(client) else {
             return Ok(());
         };
-        if session.held.is_empty() {
+        if session.unsettled.is_empty() {
             return Ok(());
         }
-        let held = session.held.remove(random.below(session.held.len()));
-        session.machine.give_back(&held.delivered);
+        let unsettled = session
+            .unsettled
+            .remove(random.below(session.unsettled.len()));
+        session.machine.give_back(&unsettled.delivered);
         self.note(client, || {
-            format!("drops message {}", id_of_copy(held.copy))
+            format!("drops message {}", id_of_copy(unsettled.copy))
         });
         self.events(client)
     }

@@ -1,19 +1,19 @@
-//! Dialling, and what may go wrong with it: refusals, silence, cuts inside the handshake.
+//! Dialling and its faults: refusals, silence, cuts inside the handshake.
 
-use crate::ledger::Checked;
-use crate::line::Line;
-use crate::plan::{Feature, Mischief};
+use crate::checker::Checked;
+use crate::plan::{Feature, PlantedFault};
 use crate::session::reset;
+use crate::transport::Transport;
 use crate::world::World;
 use puka::Error;
 use puka::machine::Dialling;
 use std::time::Duration;
 
-/// How long a dial may take.
+/// The maximum duration of a dial.
 const DEADLINE: Duration = Duration::from_secs(3);
 
 impl World {
-    /// A client begins to dial the endpoints in turn, at all but one of which nobody is.
+    /// Starts to dial the endpoints in order. Only one of them has a broker.
     pub(crate) fn dial(&mut self, client: usize, dialling: Dialling) {
         let slow = !self.calm && self.plan.has(Feature::Refused) && self.network.chance(10);
         let endpoints = self.plan.endpoints().len();
@@ -30,7 +30,7 @@ impl World {
         }
     }
 
-    /// Dialling has come to its end, if it has.
+    /// Completes a dial that is due.
     pub(crate) fn dialled(&mut self, client: usize) -> Checked {
         let now = self.now;
         let Some(session) = self.session(client) else {
@@ -57,9 +57,9 @@ impl World {
         };
         match error {
             Some(error) => {
-                self.note(client, || format!("can't be dialled: {error}"));
+                self.note(client, || format!("the dial fails: {error}"));
                 if let Some(session) = self.session(client) {
-                    session.doubt("not dialled");
+                    session.expect_break("not dialled");
                     session.dial_fails(now, error);
                 }
             }
@@ -69,29 +69,29 @@ impl World {
     }
 
     fn connected(&mut self, client: usize) {
-        let line = self.new_line();
-        self.note(client, || format!("has line {}", line.number));
+        let transport = self.new_transport();
+        self.note(client, || format!("has transport {}", transport.number));
         let (now, home) = (self.now, self.home);
         if let Some(session) = self.session(client) {
-            session.link(line);
+            session.use_transport(transport);
             session.machine.handle_dialled(now, home, false);
         }
-        if self.plan.mischief == Mischief::Resurrection {
+        if self.plan.planted_fault == PlantedFault::Resurrection {
             self.resurrect(client);
         }
         if !self.calm {
-            self.bewitch(client);
+            self.inject_dial_fault(client);
         }
     }
 
-    pub(crate) fn new_line(&mut self) -> Line {
-        self.lines += 1;
+    pub(crate) fn new_transport(&mut self) -> Transport {
+        self.transports += 1;
         let broker = self.broker.connect(self.now);
-        Line::new(self.lines, &self.plan, broker, self.now)
+        Transport::new(self.transports, &self.plan, broker, self.now)
     }
 
-    /// What may happen to a line before it has said a word.
-    fn bewitch(&mut self, client: usize) {
+    /// Applies a random fault to a transport that has not carried anything yet.
+    fn inject_dial_fault(&mut self, client: usize) {
         let (plan, now) = (self.plan, self.now);
         let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut) else {
             return;
@@ -108,23 +108,27 @@ impl World {
         if !(cut || slow || silent || refused) {
             return;
         }
-        session.doubt("bewitched");
+        session.expect_break("a fault while dialling");
         self.faults += 1;
-        let Some(line) = &mut session.line else {
+        let Some(transport) = &mut session.transport else {
             return;
         };
         if cut {
-            let wire = if up { &mut line.up } else { &mut line.down };
+            let wire = if up {
+                &mut transport.up
+            } else {
+                &mut transport.down
+            };
             wire.cut_after = Some(after);
         }
         if slow {
-            line.down.read_at = now + time;
+            transport.down.read_at = now + time;
         }
         if silent {
-            line.silence();
+            transport.silence();
         }
         if refused {
-            line.meddler.refuse();
+            transport.injector.refuse();
         }
     }
 }

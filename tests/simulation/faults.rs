@@ -1,6 +1,6 @@
-//! What operators and bad luck do.
+//! Actions of operators and random faults.
 
-use crate::ledger::Checked;
+use crate::checker::Checked;
 use crate::observer::id_of;
 use crate::operations::Operation;
 use crate::plan::Feature;
@@ -25,9 +25,9 @@ impl World {
                 let name = *random
                     .pick(&["q0", "q1", "q2", "a0", "f0"])
                     .unwrap_or(&"q0");
-                self.ledger.sync(&self.broker)?;
+                self.checker.sync(&self.broker)?;
                 self.broker.delete_queue(self.now, "/", name);
-                self.ledger.clear(name);
+                self.checker.clear(name);
                 self.released(name)?;
             }
             Operation::Block if self.blocked => self.unblock()?,
@@ -37,18 +37,18 @@ impl World {
             }
             Operation::Stop => {
                 let name = *random.pick(&["q0", "q1", "q2"]).unwrap_or(&"q0");
-                if self.ledger.stuck.contains(name) {
+                if self.checker.stuck.contains(name) {
                     self.release(name)?;
                 } else {
-                    self.ledger.sync(&self.broker)?;
+                    self.checker.sync(&self.broker)?;
                     self.stop(name);
                 }
             }
             Operation::Overdue => {
                 let name = *random.pick(&["q0", "q1", "q2"]).unwrap_or(&"q0");
-                self.ledger.sync(&self.broker)?;
+                self.checker.sync(&self.broker)?;
                 let bodies = self.broker.time_out_deliveries(self.now, "/", name);
-                self.ledger
+                self.checker
                     .overdue(bodies.iter().filter_map(|body| id_of(body)).collect());
             }
             Operation::Expel => {
@@ -58,7 +58,7 @@ impl World {
             Operation::DeletedAtLoss => {
                 let name = *random.pick(&["q0", "q1", "q2"]).unwrap_or(&"q0");
                 self.delete(client, name)?;
-                // The broker has done it, has heard nothing of it, or the answer is on its way.
+                // The broker has executed it, has not received it, or its reply is in flight.
                 self.run_for(random.micros(0..3000))?;
                 self.break_session(client, Operation::BrokerDrop, random);
             }
@@ -70,60 +70,62 @@ impl World {
                     random.within(3..first.min(12) + 1)
                 };
                 self.broker.set_channel_max(u16::try_from(most).unwrap());
-                // Only the next connection learns of it.
+                // Only the next connection receives the new value.
                 self.break_session(client, Operation::BrokerDrop, random);
             }
             Operation::Restart => {
                 self.before_restart()?;
-                self.ledger.restart(&self.broker);
+                self.checker.restart(&self.broker);
                 self.broker.restart(self.now);
-                // One that was not durable is gone, and another of its name answers.
+                // A queue that was not durable is gone, and another of its name replies.
                 let gone = |name: &&String| self.broker.queue("/", name).is_none();
-                let gone: Vec<String> = self.ledger.stuck.iter().filter(gone).cloned().collect();
+                let gone: Vec<String> = self.checker.stuck.iter().filter(gone).cloned().collect();
                 gone.iter().try_for_each(|name| self.released(name))?;
-                self.away_for(random);
+                self.make_unreachable(random);
             }
             Operation::Wipe => {
                 self.wipe()?;
-                self.away_for(random);
+                self.make_unreachable(random);
             }
             _ => self.break_session(client, fault, random),
         }
         self.events(client)
     }
 
-    /// A queue stands still.
+    /// Makes a queue stuck.
     pub(crate) fn stop(&mut self, name: &str) {
-        let is_there = self.broker.stop_queue("/", name);
-        self.ledger.stuck.extend(is_there.then(|| name.to_owned()));
+        let must_be_restored = self.broker.stop_queue("/", name);
+        self.checker
+            .stuck
+            .extend(must_be_restored.then(|| name.to_owned()));
     }
 
-    /// A queue that stood still goes on.
+    /// Ends a queue's stuck state.
     fn release(&mut self, name: &str) -> Checked {
-        self.ledger.sync(&self.broker)?;
+        self.checker.sync(&self.broker)?;
         self.broker.release_queue(self.now, "/", name);
         self.released(name)
     }
 
-    /// A queue goes on, or is not there any more, and what has waited for it was done.
+    /// A queue resumes or was deleted, and the operations that waited for it were executed.
     fn released(&mut self, name: &str) -> Checked {
-        if self.ledger.stuck.remove(name) {
-            self.ledger.sync(&self.broker)?;
-            self.ledger.released(name);
+        if self.checker.stuck.remove(name) {
+            self.checker.sync(&self.broker)?;
+            self.checker.released(name);
             self.clear_again();
         }
         Ok(())
     }
 
     pub(crate) fn release_all(&mut self) -> Checked {
-        while let Some(name) = self.ledger.stuck.first().cloned() {
-            self.note(0, || format!("{name} goes on"));
+        while let Some(name) = self.checker.stuck.first().cloned() {
+            self.note(0, || format!("{name} resumes"));
             self.release(&name)?;
         }
         Ok(())
     }
 
-    fn away_for(&mut self, random: &mut Random) {
+    fn make_unreachable(&mut self, random: &mut Random) {
         self.home = random.below(self.plan.endpoints().len());
         if self.plan.has(Feature::Refused) {
             self.away_until = self.now + random.millis(0..8000);
@@ -131,26 +133,26 @@ impl World {
     }
 
     fn before_restart(&mut self) -> Checked {
-        self.hear_all()?;
+        self.take_all_output()?;
         for session in self.clients.iter_mut().flatten() {
-            session.doubt("the broker restarted");
+            session.expect_break("the broker restarted");
         }
-        self.ledger.sync(&self.broker)
+        self.checker.sync(&self.broker)
     }
 
-    /// The broker loses everything that it had.
+    /// The broker loses everything that it stored.
     pub(crate) fn wipe(&mut self) -> Checked {
-        self.note(0, || "the broker forgets everything".into());
+        self.note(0, || "the broker loses its state".into());
         self.before_restart()?;
         for client in 0..self.clients.len() {
             self.forget_all(client)?;
         }
-        self.ledger.sync(&self.broker)?;
-        self.ledger.wipe();
+        self.checker.sync(&self.broker)?;
+        self.checker.wipe();
         self.broker = Broker::new(self.plan.config_of(self.brokers));
         self.brokers += 1;
         self.blocked = false;
-        self.ledger.stuck.clear();
+        self.checker.stuck.clear();
         self.clearing.clear();
         Ok(())
     }
@@ -162,13 +164,13 @@ impl World {
         };
         match fault {
             Operation::Loss => {
-                session.doubt("dropped its driver");
+                session.expect_break("dropped its driver");
                 session.drop_driver(now);
                 return;
             }
             Operation::Sleep => {
                 let time = random.millis(500..20_000);
-                session.doubt("slept");
+                session.expect_break("slept");
                 session.asleep_until = now + time;
                 session.slept += time;
                 return;
@@ -177,14 +179,18 @@ impl World {
         }
         let stalls = random.millis(0..6000);
         let is_patient = stalls <= Duration::from_millis(1500) || !plan.has(Feature::Heartbeats);
-        // The number of one that is gone may be another's by now.
-        if session.line.as_ref().is_none_or(|line| line.broker_gone) {
+        // The number of an ended connection may be reused by now.
+        if session
+            .transport
+            .as_ref()
+            .is_none_or(|transport| transport.broker_gone)
+        {
             return;
         }
         if !matches!(fault, Operation::Stall) || !is_patient {
-            session.doubt("broken");
+            session.expect_break("broken");
         }
-        let Some(line) = &mut session.line else {
+        let Some(transport) = &mut session.transport else {
             return;
         };
         match fault {
@@ -193,18 +199,20 @@ impl World {
                     ReplyCode::CONNECTION_FORCED,
                     "CONNECTION_FORCED - maintenance",
                 );
-                self.broker.close_connection(now, line.broker, code, text);
+                self.broker
+                    .close_connection(now, transport.broker, code, text);
             }
             Operation::Internal => {
                 let (code, text) = (ReplyCode::INTERNAL_ERROR, "INTERNAL_ERROR - by chance");
-                self.broker.close_connection(now, line.broker, code, text);
+                self.broker
+                    .close_connection(now, transport.broker, code, text);
             }
-            // The second time somebody has had enough of it.
-            Operation::Partial if line.meddler.withholds() => line.cut(now),
-            Operation::Partial => line.meddler.withhold(),
-            Operation::BrokerDrop => self.broker.drop_connection(now, line.broker),
+            // The second dropped handshake is reported as final.
+            Operation::Partial if transport.injector.withholds() => transport.cut(now),
+            Operation::Partial => transport.injector.withhold(),
+            Operation::BrokerDrop => self.broker.drop_connection(now, transport.broker),
             Operation::Cut => {
-                line.cut_end = if random.chance(50) {
+                transport.cut_end = if random.chance(50) {
                     End::Eof
                 } else {
                     End::Reset
@@ -215,18 +223,18 @@ impl World {
                     1 + random.below(3000)
                 };
                 let wire = if random.chance(50) {
-                    &mut line.up
+                    &mut transport.up
                 } else {
-                    &mut line.down
+                    &mut transport.down
                 };
                 wire.cut_after.get_or_insert(after);
             }
-            Operation::Silence => line.silence(),
+            Operation::Silence => transport.silence(),
             Operation::Stall => {
                 let wire = if random.chance(50) {
-                    &mut line.up
+                    &mut transport.up
                 } else {
-                    &mut line.down
+                    &mut transport.down
                 };
                 wire.write_at = now + stalls;
                 if random.chance(50) {

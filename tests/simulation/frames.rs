@@ -1,16 +1,16 @@
-//! Cuts octets into frames, independently of the library's decoder.
+//! Cuts bytes into frames, independently of the library's decoder.
 
-/// Cuts a stream of octets, in whatever pieces, into whole frames.
+/// Cuts a stream of bytes, in pieces of any size, into whole frames.
 #[derive(Debug, Default)]
 pub(crate) struct Cutter(Vec<u8>);
 
-/// A whole frame, or the eight octets at the start of a connection.
+/// A whole frame, or the eight bytes at the start of a connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Frame(pub(crate) Vec<u8>);
 
 impl Cutter {
-    pub(crate) fn cut(&mut self, octets: &[u8]) -> Vec<Frame> {
-        self.0.extend_from_slice(octets);
+    pub(crate) fn cut(&mut self, bytes: &[u8]) -> Vec<Frame> {
+        self.0.extend_from_slice(bytes);
         let mut frames = Vec::new();
         let mut start = 0;
         while let Some(length) = length(&self.0[start..]) {
@@ -22,13 +22,13 @@ impl Cutter {
     }
 }
 
-fn length(octets: &[u8]) -> Option<usize> {
-    let length = match octets {
+fn length(bytes: &[u8]) -> Option<usize> {
+    let length = match bytes {
         [b'A', ..] => 8,
         [_, _, _, a, b, c, d, ..] => u32::from_be_bytes([*a, *b, *c, *d]) as usize + 8,
         _ => return None,
     };
-    (octets.len() >= length).then_some(length)
+    (bytes.len() >= length).then_some(length)
 }
 
 impl Frame {
@@ -36,7 +36,7 @@ impl Frame {
         self.0[0] == 1
     }
 
-    /// The eight octets with which a client begins.
+    /// Returns `true` for the eight bytes with which a client begins.
     pub(crate) fn is_client_header(&self) -> bool {
         self.0[0] == b'A'
     }
@@ -57,7 +57,7 @@ impl Frame {
         &self.0[7..self.0.len() - 1]
     }
 
-    /// Class and method, if it is one.
+    /// Returns the class and the method of a method frame.
     pub(crate) fn method(&self) -> Option<(u16, u16)> {
         let payload = self.payload();
         self.is_method().then(|| {
@@ -68,13 +68,13 @@ impl Frame {
         })
     }
 
-    /// Octets of the body that a content header announces.
+    /// Returns the size of the body that a content header announces.
     pub(crate) fn body_size(&self) -> Option<u64> {
-        let octets = self.payload().get(4..12).filter(|_| self.is_header())?;
+        let bytes = self.payload().get(4..12).filter(|_| self.is_header())?;
         Some(
-            octets
+            bytes
                 .iter()
-                .fold(0, |size, octet| size << 8 | u64::from(*octet)),
+                .fold(0, |size, byte| size << 8 | u64::from(*byte)),
         )
     }
 }

@@ -1,25 +1,25 @@
-//! What a close may leave undone.
+//! The publishes and requests that a close may leave pending.
 
-use crate::session::Asked;
+use crate::pending::Request;
 use puka::Error;
 use std::time::Instant;
 
-/// What a close has left undone.
+/// The counts of promises that a close left without the broker's answer.
 #[derive(Debug, Default)]
 pub(crate) struct Left {
-    /// When it began.
+    /// The start of the close.
     pub(crate) since: Option<Instant>,
-    /// There was no transport then.
+    /// There was no transport at that time.
     pub(crate) without_transport: bool,
     pub(crate) timed_out: bool,
     pub(crate) least: usize,
-    /// Those of consumers, which a close may end on purpose.
+    /// Requests of consumers, which a close may end deliberately.
     pub(crate) unknown: usize,
 }
 
 impl Left {
-    /// Counts how a promise ended.
-    pub(crate) fn count<T>(&mut self, asked: &Asked, outcome: &Result<T, Error>) {
+    /// Counts the outcome of a promise.
+    pub(crate) fn count<T>(&mut self, request: &Request, outcome: &Result<T, Error>) {
         let Err(error) = outcome else { return };
         let error = if let Error::Unconfirmed(cause) = error {
             cause
@@ -27,9 +27,9 @@ impl Left {
             error
         };
         self.timed_out |= matches!(error, Error::Timeout { .. } | Error::ReadingPaused(_));
-        match (asked, error) {
-            (Asked::Connect | Asked::Close | Asked::Consume { .. }, _) => {}
-            (Asked::Cancel(_) | Asked::Qos(_), _) => self.unknown += 1,
+        match (request, error) {
+            (Request::Connect | Request::Close | Request::Consume { .. }, _) => {}
+            (Request::Cancel(_) | Request::Qos(_), _) => self.unknown += 1,
             (_, Error::Closed | Error::Timeout { .. } | Error::ReadingPaused(_)) => self.least += 1,
             _ => {}
         }

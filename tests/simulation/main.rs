@@ -1,27 +1,27 @@
-//! The connection against the in-memory broker, in virtual time, with everything that can go wrong,
-//! from a seed.
+//! The connection against the in-memory broker, in virtual time, with all kinds of faults,
+//! determined by a seed.
 //!
 //! - `cargo test -p puka --test simulation` runs as many seeds as fit into half a minute; `SEEDS=n`
-//!   sets how many. `MOST=n` stops after so many failures, and makes none of them smaller.
-//! - `SEED=n cargo test -p puka --test simulation seeds` replays one and prints what happens in it.
-//!   `OPS=k` leaves out all but the first operations, `OFF=Cut,Block` features of the seed. A seed
-//!   that fails prints the smallest such line that still fails.
+//!   sets how many. `MOST=n` stops after this many failures and does not reduce them.
+//! - `SEED=n cargo test -p puka --test simulation seeds` replays one and prints its events.
+//!   `OPS=k` runs only the first operations, `OFF=Cut,Block` disables features of the seed. A seed
+//!   that fails prints the smallest such command that still fails.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod answers;
 mod application;
+mod checker;
 mod dialling;
 mod faults;
 mod frames;
-mod heard;
-mod ledger;
+mod injector;
 mod left;
-mod line;
-mod meddler;
 mod observer;
 mod operations;
+mod pending;
 mod plan;
 mod planted;
+mod publishes;
 mod random;
 mod record;
 mod regressions;
@@ -29,6 +29,8 @@ mod requests;
 mod run;
 mod seeds;
 mod session;
+mod topology;
 mod transactions;
+mod transport;
 mod wire;
 mod world;

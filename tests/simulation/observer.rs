@@ -1,22 +1,22 @@
-//! Reads what both sides say on a connection, where the broker hears and says it: facts that
-//! neither side is asked for.
+//! Decodes the frames of both directions at the broker's end, and reports facts that neither client
+//! nor broker exposes.
 
 use crate::frames::{Cutter, Frame};
-use crate::heard::{Heard, Publishes, attempt_of, copy_of};
+use crate::publishes::{Publishes, ReceivedPublish, attempt_of, copy_of};
 use puka::protocol::method::{Encode, basic, channel, connection, queue};
 use puka::protocol::{ContentHeader, Method, MethodId, ShortStr};
 use std::collections::{BTreeMap, VecDeque};
 
-/// Something that was said.
+/// An observed event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Said {
+pub(crate) enum Observed {
     /// The client published a message.
-    Publishes(Heard),
-    /// The client wants a queue emptied or deleted.
+    Publishes(ReceivedPublish),
+    /// The client purges or deletes a queue.
     Clears(String),
     /// The broker sent a message that needs no ack.
     Left { queue: String, copy: u64 },
-    /// The broker sent a copy of a message back.
+    /// The broker returned a copy of a message.
     Returned(u64),
     /// The broker closed a channel.
     ChannelClosed(String),
@@ -29,7 +29,7 @@ pub(crate) enum Said {
     Beyond { channel: u16, most: u16 },
     /// The broker ended the handshake.
     Opened,
-    /// The broker agreed to the client's closing, so it has heard everything.
+    /// The broker confirmed the client's close, so it has received everything.
     CloseOk,
 }
 
@@ -40,55 +40,55 @@ enum Content {
     Other,
 }
 
-/// What is known of one connection.
+/// The state of one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Observer {
     client: Cutter,
     broker: Cutter,
     /// Queue and `no_ack` of each consumer tag.
     consumers: BTreeMap<String, (String, bool)>,
-    /// Queue and `no_ack` of each get that is not answered, by channel.
+    /// Queue and `no_ack` of each unanswered get, by channel.
     gets: BTreeMap<u16, VecDeque<(String, bool)>>,
     contents: BTreeMap<u16, Content>,
-    /// How often the current content was published before, and how much of its body is pending, by
+    /// The number of earlier publishes of the current content, and the pending size of its body, by
     /// channel.
     bodies: BTreeMap<u16, (u64, u64)>,
     pub(crate) publishes: Publishes,
     /// The negotiated limit; 0 for no limit.
     channel_max: u16,
-    /// The broker has closed the connection, and hears nothing else.
+    /// The broker has closed the connection and ignores everything else.
     deaf: bool,
 }
 
 impl Observer {
-    /// What the broker has heard.
-    pub(crate) fn client_says(&mut self, octets: &[u8]) -> Vec<Said> {
-        let mut said = Vec::new();
-        for frame in self.client.cut(octets) {
+    /// Processes bytes that the broker received.
+    pub(crate) fn client_sent(&mut self, bytes: &[u8]) -> Vec<Observed> {
+        let mut observed = Vec::new();
+        for frame in self.client.cut(bytes) {
             if frame.is_client_header() {
                 continue;
             }
-            said.extend(self.publishes.hear(&frame).map(Said::Publishes));
+            observed.extend(self.publishes.read(&frame).map(Observed::Publishes));
             if !frame.is_method() {
                 continue;
             }
             let method = Method::decode(frame.payload());
-            said.extend(method.as_ref().ok().and_then(nameless));
+            observed.extend(method.as_ref().ok().and_then(nameless));
             match method {
                 Ok(Method::Connection(connection::Method::TuneOk(tune))) => {
                     self.channel_max = tune.channel_max;
                 }
                 Ok(Method::Channel(channel::Method::Open(_))) => {
                     let (channel, most) = (frame.channel(), self.channel_max);
-                    said.extend(
-                        (most > 0 && channel > most).then_some(Said::Beyond { channel, most }),
+                    observed.extend(
+                        (most > 0 && channel > most).then_some(Observed::Beyond { channel, most }),
                     );
                 }
                 Ok(Method::Queue(queue::Method::Purge(queue::Purge { queue, .. }))) => {
-                    said.push(Said::Clears(queue.to_str_lossy().into_owned()));
+                    observed.push(Observed::Clears(queue.to_str_lossy().into_owned()));
                 }
                 Ok(Method::Queue(queue::Method::Delete(queue::Delete { queue, .. }))) => {
-                    said.push(Said::Clears(queue.to_str_lossy().into_owned()));
+                    observed.push(Observed::Clears(queue.to_str_lossy().into_owned()));
                 }
                 Ok(Method::Basic(basic::Method::Consume(consume))) => {
                     let queue = consume.queue.to_str_lossy().into_owned();
@@ -104,29 +104,29 @@ impl Observer {
                 _ => {}
             }
         }
-        said
+        observed
     }
 
-    /// What the broker says.
-    pub(crate) fn broker_says(&mut self, octets: &[u8]) -> Vec<Said> {
-        let mut said = Vec::new();
-        for frame in self.broker.cut(octets) {
+    /// Processes bytes that the broker sent.
+    pub(crate) fn broker_sent(&mut self, bytes: &[u8]) -> Vec<Observed> {
+        let mut observed = Vec::new();
+        for frame in self.broker.cut(bytes) {
             if frame.is_method() {
-                self.method(&frame, &mut said);
+                self.method(&frame, &mut observed);
             } else if frame.is_header()
                 && let Ok(header) = ContentHeader::decode(frame.payload())
             {
                 let body = (attempt_of(&header.properties), header.body_size);
                 self.bodies.insert(frame.channel(), body);
             } else if frame.is_body() {
-                said.extend(self.body(&frame));
+                observed.extend(self.body(&frame));
             }
         }
-        said
+        observed
     }
 
-    /// A content that is cut off before its end has not come back.
-    fn body(&mut self, frame: &Frame) -> Option<Said> {
+    /// A content that is cut off before its end was not returned.
+    fn body(&mut self, frame: &Frame) -> Option<Observed> {
         let channel = frame.channel();
         let (attempt, left) = self.bodies.get_mut(&channel)?;
         *left = left.saturating_sub(frame.payload().len() as u64);
@@ -141,18 +141,18 @@ impl Observer {
             return None;
         }
         match self.contents.remove(&channel)? {
-            Content::Left { queue, id } => Some(Said::Left {
+            Content::Left { queue, id } => Some(Observed::Left {
                 queue,
                 copy: copy_of(id?, attempt),
             }),
-            Content::Returned { id } => Some(Said::Returned(copy_of(id?, attempt))),
+            Content::Returned { id } => Some(Observed::Returned(copy_of(id?, attempt))),
             Content::Other => None,
         }
     }
 
-    fn method(&mut self, frame: &Frame, said: &mut Vec<Said>) {
+    fn method(&mut self, frame: &Frame, observed: &mut Vec<Observed>) {
         let number = frame.channel();
-        let left = |asked: Option<&(String, bool)>| match asked {
+        let left = |request: Option<&(String, bool)>| match request {
             Some((queue, true)) => Content::Left {
                 queue: queue.clone(),
                 id: None,
@@ -165,8 +165,8 @@ impl Observer {
                 self.contents.insert(number, content);
             }
             Ok(Method::Basic(basic::Method::GetOk(_))) => {
-                let asked = self.gets.entry(number).or_default().pop_front();
-                self.contents.insert(number, left(asked.as_ref()));
+                let request = self.gets.entry(number).or_default().pop_front();
+                self.contents.insert(number, left(request.as_ref()));
             }
             Ok(Method::Basic(basic::Method::GetEmpty(_))) => {
                 self.gets.entry(number).or_default().pop_front();
@@ -183,19 +183,21 @@ impl Observer {
                     close.reply_code,
                     close.reply_text.to_str_lossy()
                 );
-                said.push(Said::ChannelClosed(text));
+                observed.push(Observed::ChannelClosed(text));
             }
             Ok(Method::Connection(connection::Method::Close(close))) => {
                 self.deaf = true;
                 let text = close.reply_text.to_str_lossy().into_owned();
-                said.push(Said::Closed {
+                observed.push(Observed::Closed {
                     code: close.reply_code,
                     text,
                 });
             }
-            Ok(Method::Connection(connection::Method::OpenOk(_))) => said.push(Said::Opened),
+            Ok(Method::Connection(connection::Method::OpenOk(_))) => {
+                observed.push(Observed::Opened)
+            }
             Ok(Method::Connection(connection::Method::CloseOk(_))) if !self.deaf => {
-                said.push(Said::CloseOk)
+                observed.push(Observed::CloseOk)
             }
             _ => {}
         }
@@ -204,7 +206,7 @@ impl Observer {
 
 /// Returns the error for a method without a queue name. `queue.declare` is excluded, because its
 /// empty name asks the broker for one.
-fn nameless(method: &Method<'_>) -> Option<Said> {
+fn nameless(method: &Method<'_>) -> Option<Observed> {
     let queue = match method {
         Method::Queue(queue::Method::Purge(method)) => method.queue,
         Method::Queue(queue::Method::Delete(method)) => method.queue,
@@ -214,18 +216,18 @@ fn nameless(method: &Method<'_>) -> Option<Said> {
         Method::Basic(basic::Method::Consume(method)) => method.queue,
         _ => return None,
     };
-    (queue == ShortStr::EMPTY).then(|| Said::Nameless(method.id()))
+    (queue == ShortStr::EMPTY).then(|| Observed::Nameless(method.id()))
 }
 
-/// The number at the start of a body.
+/// Returns the number at the start of a body.
 pub(crate) fn id_of(body: &[u8]) -> Option<u64> {
     body.first_chunk::<8>()
-        .map(|octets| u64::from_be_bytes(*octets))
+        .map(|bytes| u64::from_be_bytes(*bytes))
 }
 
-/// A body with a number in front, whose every octet can be checked.
-pub(crate) fn body_of(id: u64, octets: usize) -> Vec<u8> {
+/// Returns a body that starts with a number and whose every byte can be checked.
+pub(crate) fn body_of(id: u64, bytes: usize) -> Vec<u8> {
     let mut body = id.to_be_bytes().to_vec();
-    body.extend((8..octets).map(|place| (place as u64).wrapping_mul(31).wrapping_add(id) as u8));
+    body.extend((8..bytes).map(|place| (place as u64).wrapping_mul(31).wrapping_add(id) as u8));
     body
 }

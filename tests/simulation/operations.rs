@@ -1,9 +1,10 @@
-//! What may happen next: what applications ask for, what operators do, what breaks.
+//! The operations of a world: requests of applications, actions of operators, and faults.
 
-use crate::ledger::Checked;
+use crate::checker::Checked;
+use crate::pending::{Pending, Request};
 use crate::plan::Feature;
 use crate::random::Random;
-use crate::session::{Asked, Session, Waiting};
+use crate::session::Session;
 use crate::world::World;
 use std::time::Duration;
 
@@ -51,7 +52,7 @@ pub(crate) enum Operation {
     Hoard,
 }
 
-/// How often each comes, of those that a seed has.
+/// The weights of the operations that a seed may have.
 const WEIGHTS: &[(usize, Operation, Option<Feature>)] = &[
     (30, Operation::Publish, None),
     (6, Operation::Burst, Some(Feature::Burst)),
@@ -110,7 +111,7 @@ impl Operation {
 }
 
 impl World {
-    /// Does the operation of that number, which is the same whatever was done before.
+    /// Performs the operation of this number. It is the same whatever was done before.
     pub(crate) fn operate(&mut self, number: usize) -> Checked {
         let mut random = self.plan.random(10_000 + number as u64);
         let client = random.below(self.clients.len());
@@ -123,7 +124,7 @@ impl World {
         };
         self.run_for(pause)?;
         if self.session(client).is_none_or(|session| session.finished) {
-            self.bury(client)?;
+            self.end_session(client)?;
             self.connect(client, random.chance(70))?;
             return self.events(client);
         }
@@ -131,7 +132,7 @@ impl World {
             .iter()
             .filter(|(_, _, needs)| needs.is_none_or(|feature| self.plan.has(feature)))
             .collect();
-        // What comes back can be broken more often.
+        // A connection that recovers can be broken more often.
         let often = if self.plan.has(Feature::Recover) {
             3
         } else {
@@ -154,7 +155,7 @@ impl World {
             ticket -= weight;
         }
         self.events(client)?;
-        self.come_to_rest()
+        self.run_until_idle()
     }
 
     fn perform(&mut self, client: usize, operation: Operation, random: &mut Random) -> Checked {
@@ -164,12 +165,12 @@ impl World {
                 (0..random.within(2..25)).try_for_each(|_| self.publish(client, random))
             }
             Operation::Declare => self.declare_all(client),
-            Operation::Wrong => self.ask_for_wrong(client, random),
+            Operation::Wrong => self.send_wrong_request(client, random),
             Operation::Churn => self.churn(client, random),
             Operation::Get => self.get(client, random),
             Operation::Consume => self.consume(client, random),
             Operation::Take => self.take(client, random),
-            Operation::Settle if self.holds_on(random) => Ok(()),
+            Operation::Settle if self.may_delay_settling(random) => Ok(()),
             Operation::Settle => self.settle(client, random),
             Operation::GiveBack => self.give_back(client, random),
             Operation::Cancel => self.cancel(client, random),
@@ -182,14 +183,14 @@ impl World {
             Operation::Hoard => {
                 (0..random.within(5..20)).try_for_each(|_| self.get(client, random))
             }
-            Operation::Nameless => self.ask_without_name(client, random),
+            Operation::Nameless => self.send_request_without_name(client, random),
             Operation::Close => self.close(client),
             Operation::Wait => self.run_for(random.millis(0..4000)),
             fault => self.break_something(client, fault, random),
         }
     }
 
-    fn holds_on(&self, random: &mut Random) -> bool {
+    fn may_delay_settling(&self, random: &mut Random) -> bool {
         self.plan.has(Feature::Hold) && random.chance(50)
     }
 
@@ -197,17 +198,17 @@ impl World {
         self.sessions += 1;
         let mut session = Session::new(self.sessions, &self.plan, self.now);
         if !session.recovers {
-            session.link(self.new_line());
+            session.use_transport(self.new_transport());
         }
         self.note(client, || format!("connects as session {}", session.number));
         self.clients[client] = Some(session);
         let promise = self
             .session(client)
             .map(|session| session.machine.connect());
-        self.ask(
+        self.record_pending(
             client,
             promise,
-            Asked::Connect,
+            Request::Connect,
             puka::protocol::MethodId::NONE,
         );
         if declares {
@@ -217,19 +218,19 @@ impl World {
         }
     }
 
-    /// Waits for nothing of what it asked for any more.
+    /// Drops interest in all pending promises of a client.
     fn abandon(&mut self, client: usize, random: &mut Random) -> Checked {
         let Some(session) = self.session(client) else {
             return Ok(());
         };
-        let all: Vec<_> = session.waiting.keys().copied().collect();
+        let all: Vec<_> = session.pending.keys().copied().collect();
         let Some(&promise) = random.pick(&all) else {
             return Ok(());
         };
         if matches!(
-            session.waiting.get(&promise),
-            Some(Waiting {
-                asked: Asked::Finish { .. },
+            session.pending.get(&promise),
+            Some(Pending {
+                request: Request::Finish { .. },
                 ..
             })
         ) {
@@ -237,12 +238,12 @@ impl World {
         }
         session.machine.abandon(promise);
         session.abandoned.insert(promise);
-        let waiting = session.waiting.remove(&promise);
-        if let Some(name) = waiting.as_ref().and_then(|waiting| waiting.asked.name()) {
-            session.record.spoil(name);
+        let pending = session.pending.remove(&promise);
+        if let Some(name) = pending.as_ref().and_then(|pending| pending.request.name()) {
+            session.record.mark_uncertain(name);
         }
         self.note(client, || {
-            format!("abandons {:?}", waiting.map(|waiting| waiting.asked))
+            format!("abandons {:?}", pending.map(|pending| pending.request))
         });
         Ok(())
     }

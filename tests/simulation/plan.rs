@@ -1,7 +1,7 @@
-//! What a seed stands for: which features and faults it has, how many operations, which limits.
+//! The plan of a seed: its features and faults, its number of operations, and its limits.
 //!
-//! Each seed has a random part of all features. Faults that hide each other seldom meet, and rare
-//! meetings do happen.
+//! Each seed has a random subset of the features. Faults that hide each other seldom meet, and rare
+//! combinations do occur.
 
 use crate::random::Random;
 use crate::wire::Pace;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 macro_rules! features {
     ($($name:ident),* $(,)?) => {
-        /// Something that a seed may have.
+        /// A feature or fault of a seed.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum Feature { $($name),* }
 
@@ -22,51 +22,51 @@ macro_rules! features {
 }
 
 features! {
-    // What is asked for.
-    Get, Consume, NoAck, Exclusive, Qos, Cancel, Hold, Multiple, Refuse, Mandatory, Burst, Large, Churn, Wrong,
-    MissingExchange, Full, Volatile, Abandon,
+    // Requests.
+    Get, Consume, NoAck, Exclusive, Qos, Cancel, Hold, Multiple, Refuse, Mandatory, Burst, Large,
+    Churn, Wrong, MissingExchange, Full, Volatile, Abandon,
     // Limits.
     FewChannels, SmallBounds, SmallFrames, Heartbeats,
-    // The broker.
+    // Behaviour of the broker.
     LateConfirms, ApartConfirms, OutsideDelete, Block, Restart,
-    // The network.
+    // Faults of the network.
     TinyReads, Jitter, Stall, Cut, Silence,
-    // Ends.
+    // Ends of connections and consumers.
     Force, BrokerDrop, Loss, Close,
-    // What is more: transactions, calls, queues that the broker names.
+    // Transactions, calls, server-named queues.
     Transact, Call, Unnamed,
-    // What is lost is dialled again, and how.
+    // Recovery and its options.
     Recover, Republish, FailFast, Strict,
-    // What may come between: refusals, an error of the broker's, a broker that forgets everything,
-    // a machine that sleeps.
+    // Faults of recovery: a refused login, an internal error, a broker that loses its state, a
+    // suspended machine.
     Refused, Internal, Wipe, Sleep,
-    // The broker has several addresses, and after a restart is at any of them.
+    // The broker has several addresses, and a restart chooses one of them.
     Moves,
-    // Some publishes ask for no confirm.
+    // Some publishes request no confirm.
     Unconfirmed,
     // Applications name queues by the empty name.
     Nameless,
-    // The broker proposes fewer channels to the connections to come.
+    // The broker proposes fewer channels to later connections.
     FewerChannels,
     // Stuck queues: they take publishes without confirming them, and do not reply.
     Stuck,
     // Messages are published to server-named queues under all their names, in transactions too.
     Renamed,
-    // Late acks: the broker closes the channel, as RabbitMQ up to 4.2.
+    // Late acks: the broker closes the channel, as RabbitMQ does up to 4.2.
     Overdue,
     // A queue is deleted at the moment of a loss.
     DeletedAtLoss,
     // The broker begins contents and does not end them.
     Partial,
-    // The broker cancels consumers, which stay until the client confirms, as since RabbitMQ 4.3.
+    // The broker cancels consumers, which remain until the client confirms, as since RabbitMQ 4.3.
     Expel,
     // The messages of many gets stay unsettled for long.
     Hoard,
 }
 
-/// What the layer between machine and network does wrong on purpose.
+/// A fault that the layer between the state machine and the network injects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mischief {
+pub(crate) enum PlantedFault {
     None,
     /// An ack becomes a nack, and a nack an ack.
     SwappedConfirm,
@@ -75,47 +75,47 @@ pub(crate) enum Mischief {
     LostReply,
     LostAck,
     WideAck,
-    RepeatedOctets,
+    RepeatedBytes,
     ForgottenRedelivery,
     WrongOutcome,
-    LostAnswer,
+    LostOutcome,
     RepeatedPublish,
     LostCancel,
     LateClose,
-    LostOctet,
+    LostByte,
     /// A `basic.get` names no queue.
     EmptyName,
-    /// The client goes by the `channel_max` of an earlier connection.
+    /// The client uses the `channel_max` of an earlier connection.
     KeptChannelMax,
     /// Each confirm covers all publishes before its own.
     WideConfirm,
     /// A message to a server-named queue goes to another name.
     OtherName,
-    /// The client does not hear that a channel was closed over a delivery.
+    /// The client does not receive the close of a channel over a delivery.
     KeptChannel,
     /// The broker opens no channels while messages of gets are unsettled.
     CrowdedChannels,
-    /// What was deleted is declared again on every connection.
+    /// Deleted entities are declared again on every connection.
     Resurrection,
-    /// Bodies do not come to their end.
+    /// Contents never end.
     EndlessContent,
-    /// The broker does not hear that the client agrees to the end of a consumer.
+    /// The broker does not receive the client's confirmation of a consumer's end.
     UnansweredCancel,
-    /// The client does not bound the contents that it has received in part.
+    /// The client does not bound partly received contents.
     UnboundContents,
-    /// A close does not say what it left undone.
+    /// A close does not report what it left pending.
     SilentClose,
-    /// A consumer that is refused for now takes it for a missing permission.
+    /// A temporary refusal of a consumer becomes a missing permission.
     RefusedForGood,
 }
 
-/// A seed and what is left of it.
+/// A seed, reduced to its first operations and some features.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) ops: usize,
     features: u64,
-    pub(crate) mischief: Mischief,
+    pub(crate) planted_fault: PlantedFault,
 }
 
 impl Plan {
@@ -180,11 +180,11 @@ impl Plan {
             seed,
             ops: random.within(200..320),
             features,
-            mischief: Mischief::None,
+            planted_fault: PlantedFault::None,
         }
     }
 
-    /// A seed with just these features, for a scenario that is written out.
+    /// Returns a plan with exactly these features, for an explicit scenario.
     pub(crate) fn bare(seed: u64, features: &[Feature]) -> Self {
         let features = features
             .iter()
@@ -196,16 +196,16 @@ impl Plan {
         }
     }
 
-    pub(crate) fn with(mut self, mischief: Mischief) -> Self {
-        self.mischief = mischief;
-        if mischief == Mischief::UnboundContents {
-            // Few seeds have large contents that do not end, and a small bound for them.
+    pub(crate) fn with(mut self, planted_fault: PlantedFault) -> Self {
+        self.planted_fault = planted_fault;
+        if planted_fault == PlantedFault::UnboundContents {
+            // Few seeds have large contents without an end together with a small bound.
             for feature in [Feature::Partial, Feature::Large, Feature::SmallBounds] {
                 self.features |= 1 << feature as u32;
             }
             return self.without(Feature::TinyReads);
         }
-        if mischief == Mischief::RefusedForGood {
+        if planted_fault == PlantedFault::RefusedForGood {
             // Few seeds have exclusive consumers when a broker does not notice a loss.
             for feature in [
                 Feature::Consume,
@@ -240,7 +240,7 @@ impl Plan {
             .filter(|feature| self.has(*feature))
     }
 
-    /// A stream of random numbers for one thing.
+    /// Returns an independent stream of random numbers.
     pub(crate) fn random(&self, number: u64) -> Random {
         Random::stream(self.seed, number)
     }
@@ -262,12 +262,12 @@ impl Plan {
         if self.has(Feature::Heartbeats) { 2 } else { 60 }
     }
 
-    /// How long a consumer that is refused for now is started again, from the end of the handshake.
+    /// Returns how long a refused consumer is retried, from the end of the handshake.
     pub(crate) fn patience(&self) -> Duration {
         3 * Duration::from_secs(self.heartbeat().into())
     }
 
-    pub(crate) fn outgoing_octets(&self) -> usize {
+    pub(crate) fn outgoing_bytes(&self) -> usize {
         if self.has(Feature::SmallBounds) {
             64 << 10
         } else {
@@ -275,7 +275,7 @@ impl Plan {
         }
     }
 
-    pub(crate) fn most_octets_of_a_body(&self) -> usize {
+    pub(crate) fn most_bytes_of_a_body(&self) -> usize {
         match (self.has(Feature::Large), self.has(Feature::TinyReads)) {
             (true, false) => 150_000,
             (true, true) => 1_500,
@@ -283,9 +283,9 @@ impl Plan {
         }
     }
 
-    /// Whether something may take longer than its deadline without anybody being at fault.
+    /// Returns `true` if a promise may exceed its deadline without a fault.
     pub(crate) fn may_time_out(&self) -> bool {
-        // With small bounds reading pauses until the application takes what has come.
+        // With small bounds reading pauses until the application takes its deliveries.
         const SLOW: [Feature; 9] = [
             Feature::Block,
             Feature::Stall,
@@ -300,17 +300,17 @@ impl Plan {
         SLOW.iter().any(|feature| self.has(*feature))
     }
 
-    /// Whether counts are bounded closely, and not only octets.
+    /// Returns `true` if counts have close bounds, too, and not only bytes.
     pub(crate) fn has_small_counts(&self) -> bool {
         self.has(Feature::SmallBounds) && self.random(2).chance(60)
     }
 
-    /// Channels for requests, and channels for publishes.
+    /// The number of channels for requests, and of channels for publishes.
     pub(crate) fn few_channels(&self) -> u16 {
         self.random(9).within(1..4) as u16
     }
 
-    /// Where the broker may be.
+    /// Returns the possible addresses of the broker.
     pub(crate) fn endpoints(&self) -> Vec<Endpoint> {
         let count = if self.has(Feature::Moves) { 3 } else { 1 };
         (1..=count)
@@ -318,17 +318,17 @@ impl Plan {
             .collect()
     }
 
-    /// The bound of what the client has received, in bytes, if counts are bounded closely.
+    /// The close bound of buffered received bytes.
     fn buffered_bytes(&self) -> usize {
         self.random(10).within(1000..100_000)
     }
 
-    /// How many bytes partly received contents may take together, if that is bounded closely.
+    /// Returns the bound of partly received contents in bytes, if counts have close bounds.
     pub(crate) fn most_partly_received(&self) -> Option<usize> {
         self.has_small_counts().then(|| self.buffered_bytes())
     }
 
-    /// How it is dialled again.
+    /// Returns the options for reconnecting.
     fn recovery(&self, number: usize) -> Recovery {
         Recovery::default()
             .retry_first_connect(true)
@@ -347,7 +347,7 @@ impl Plan {
             .close_timeout(self.close_timeout())
             .handshake_timeout(self.handshake_timeout())
             .heartbeat(self.heartbeat())
-            .max_outgoing_octets(self.outgoing_octets())
+            .max_outgoing_octets(self.outgoing_bytes())
             .frame_max(if self.has(Feature::SmallFrames) {
                 4096
             } else {
@@ -359,7 +359,7 @@ impl Plan {
                 .max_publishes_in_flight(random.within(2..20))
                 .max_requests(random.within(2..10))
                 .max_buffered_deliveries(random.within(2..10))
-                .max_buffered_octets(if self.mischief == Mischief::UnboundContents {
+                .max_buffered_octets(if self.planted_fault == PlantedFault::UnboundContents {
                     64 << 20
                 } else {
                     self.buffered_bytes()
@@ -375,7 +375,7 @@ impl Plan {
         }
     }
 
-    /// How the broker of that number is set up.
+    /// Returns the configuration of the broker of this number.
     pub(crate) fn config_of(&self, broker: u64) -> Config {
         let config = self.config();
         Config {
@@ -384,7 +384,7 @@ impl Plan {
         }
     }
 
-    /// The `channel_max` that the broker proposes at first.
+    /// Returns the `channel_max` that the broker proposes at first.
     pub(crate) fn channel_max(&self) -> u16 {
         if self.has(Feature::FewChannels) {
             self.random(3).within(3..9) as u16
@@ -403,7 +403,7 @@ impl Plan {
             channel_max: self.channel_max(),
             heartbeat: Duration::from_secs(if self.has(Feature::Heartbeats) { 3 } else { 60 }),
             confirm_delay: Duration::ZERO..late,
-            // A loop of redeliveries gets there, and nothing else does.
+            // Only a loop of redeliveries reaches this limit.
             delivery_limit: self.has(Feature::Expel).then_some(100),
             coalesce_confirms: !self.has(Feature::ApartConfirms),
             published_log: usize::MAX,
@@ -413,7 +413,7 @@ impl Plan {
         }
     }
 
-    /// How the network moves octets.
+    /// Returns how the network moves bytes.
     pub(crate) fn pace(&self) -> Pace {
         let mut random = self.random(4);
         Pace {

@@ -3,12 +3,12 @@
 use std::ops::Range;
 use std::time::Duration;
 
-/// A stream of numbers that its seed decides.
+/// A stream of numbers that is determined by its seed.
 #[derive(Clone, Debug)]
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// One of the many streams of a seed, so that what one part draws changes nothing for another.
+    /// Returns one of the streams of a seed. Draws from one stream do not change another.
     pub(crate) fn stream(seed: u64, number: u64) -> Self {
         let mut random = Self(seed ^ number.wrapping_mul(0xD6E8_FEB8_6659_FD93));
         random.next();
@@ -23,7 +23,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number below a bound that is not 0.
+    /// Returns a number below a bound that is not 0.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound.max(1) as u64) as usize
     }

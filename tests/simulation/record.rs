@@ -1,4 +1,5 @@
-//! What an application has declared and not deleted, as far as it can know: what has to come back.
+//! The entities that an application has declared and not deleted, as far as it can know. They must
+//! be restored.
 
 use puka::protocol::MethodId;
 use puka::protocol::method::{exchange, queue};
@@ -9,8 +10,8 @@ use std::collections::BTreeMap;
 enum Known {
     There,
     Gone,
-    /// Who knows.
-    Unsure,
+    /// It may exist or not.
+    Uncertain,
 }
 
 /// Queues and exchanges by name, bindings as `queue|exchange`.
@@ -20,12 +21,12 @@ pub(crate) struct Record(BTreeMap<String, Known>);
 impl Record {
     fn set(&mut self, name: &str, known: Known) {
         let entry = self.0.entry(name.to_owned()).or_insert(known);
-        if *entry != Known::Unsure {
+        if *entry != Known::Uncertain {
             *entry = known;
         }
     }
 
-    /// What was asked for is done.
+    /// Records a completed request.
     pub(crate) fn done(&mut self, method: MethodId, name: &str) {
         match method {
             queue::Declare::ID | exchange::Declare::ID | queue::Bind::ID => {
@@ -50,9 +51,9 @@ impl Record {
         }
     }
 
-    /// What was asked for is not done, or nobody knows.
+    /// Records a failed request, or one with an unknown outcome.
     pub(crate) fn failed(&mut self, method: MethodId, name: &str, error: &Error) {
-        // It was to go, and whether it has gone or not, it is not declared again.
+        // It was being deleted, and in either case it is not declared again.
         if method == queue::Delete::ID && matches!(error, Error::ConnectionBroken(_)) {
             self.set(name, Known::Gone);
             self.set_bindings(name, Known::Gone);
@@ -62,27 +63,27 @@ impl Record {
             .fault()
             .is_some_and(|fault| fault.found_by == Peer::Server && fault.method == method);
         if !refused || matches!(error, Error::NotFound(_)) {
-            self.spoil(name);
+            self.mark_uncertain(name);
         }
     }
 
-    /// From here on nobody knows about that, or what is bound to it.
-    pub(crate) fn spoil(&mut self, name: &str) {
-        self.0.insert(name.to_owned(), Known::Unsure);
-        self.set_bindings(name, Known::Unsure);
+    /// Marks an entity and its bindings as uncertain from here on.
+    pub(crate) fn mark_uncertain(&mut self, name: &str) {
+        self.0.insert(name.to_owned(), Known::Uncertain);
+        self.set_bindings(name, Known::Uncertain);
     }
 
-    /// Whether that has to come back.
-    pub(crate) fn is_there(&self, name: &str) -> bool {
+    /// Returns `true` if the entity must be restored.
+    pub(crate) fn must_be_restored(&self, name: &str) -> bool {
         self.0.get(name) == Some(&Known::There)
     }
 
-    /// Whether nothing has become of it that would keep it from coming back.
-    pub(crate) fn is_unspoilt(&self, name: &str) -> bool {
+    /// Returns `true` if nothing prevents the entity from being restored.
+    pub(crate) fn may_be_restored(&self, name: &str) -> bool {
         self.0.get(name).is_none_or(|known| *known == Known::There)
     }
 
-    /// The bindings of an exchange that may come back.
+    /// Returns the bindings of an exchange that may be restored.
     pub(crate) fn bindings(&self, exchange: &str) -> impl Iterator<Item = &str> {
         let of_it = move |name: &str| {
             name.split_once('|')
@@ -94,8 +95,8 @@ impl Record {
             .map(|(name, _)| &**name)
     }
 
-    /// Whether that must not come back from here.
-    pub(crate) fn is_not_there(&self, name: &str) -> bool {
+    /// Returns `true` if this application must not restore the entity.
+    pub(crate) fn must_be_absent(&self, name: &str) -> bool {
         matches!(self.0.get(name), None | Some(Known::Gone))
     }
 }

@@ -1,6 +1,7 @@
-//! What the seeds have found, written out, so that it is found again whatever becomes of the seeds.
+//! Faults that seeds have found, as explicit scenarios, so that they are found again after the
+//! seeds change.
 
-use crate::ledger::{Checked, ensure};
+use crate::checker::{Checked, ensure};
 use crate::plan::{Feature, Plan};
 use crate::random::Random;
 use crate::world::World;
@@ -9,8 +10,8 @@ use std::time::Duration;
 
 const MOMENT: Duration = Duration::from_millis(20);
 
-/// Plays a scenario of one client that is connected, with its queues declared, to its end.
-fn play(plan: Plan, scenario: impl FnOnce(&mut World) -> Checked) {
+/// Runs a scenario with one connected client whose queues are declared.
+fn run_scenario(plan: Plan, scenario: impl FnOnce(&mut World) -> Checked) {
     let mut world = World::new(plan, true);
     let result = world
         .connect(0, true)
@@ -22,15 +23,15 @@ fn play(plan: Plan, scenario: impl FnOnce(&mut World) -> Checked) {
     }
 }
 
-fn publish(world: &mut World, exchange: &str, key: &str, octets: usize) -> Checked {
+fn publish(world: &mut World, exchange: &str, key: &str, bytes: usize) -> Checked {
     world
-        .publish_this(0, (exchange, key), (false, true), octets, true)
+        .publish_this(0, (exchange, key), (false, true), bytes, true)
         .map(|_| ())
 }
 
 #[test]
-fn deliveries_without_ack_that_come_while_closing_are_not_rejected() {
-    play(Plan::bare(1, &[Feature::NoAck]), |world| {
+fn no_ack_deliveries_while_closing_are_not_rejected() {
+    run_scenario(Plan::bare(1, &[Feature::NoAck]), |world| {
         world.consume_from(0, "q0", true, false, 0)?;
         world.run_for(MOMENT)?;
         publish(world, "", "q0", 20)?;
@@ -43,7 +44,7 @@ fn many_consumers_find_fewer_channels_again() {
     // A level of recursion for each consumer without a channel overflows this stack.
     let thread = std::thread::Builder::new().stack_size(512 << 10);
     let played = thread.spawn(|| {
-        play(
+        run_scenario(
             Plan::bare(1, &[Feature::Recover, Feature::FewerChannels]),
             |world| {
                 for _ in 0..1_000 {
@@ -68,26 +69,26 @@ fn many_consumers_find_fewer_channels_again() {
 /// The broker drops the connection without a close.
 fn lose(world: &mut World) {
     let lost = world.session(0).and_then(|session| {
-        session.doubt("lost");
-        session.line.as_ref().map(|line| line.broker)
+        session.expect_break("lost");
+        session.transport.as_ref().map(|transport| transport.broker)
     });
     world.broker.drop_connection(world.now, lost.unwrap());
 }
 
 #[test]
-fn an_exclusive_consumer_survives_a_half_open_loss() {
-    play(
+fn exclusive_consumer_survives_a_half_open_loss() {
+    run_scenario(
         Plan::bare(1, &[Feature::Recover, Feature::Exclusive, Feature::Silence]),
         |world| {
             world.consume_from(0, "q0", false, true, 1)?;
             world.run_for(MOMENT)?;
             if let Some(session) = world.session(0) {
-                session.doubt("silent");
+                session.expect_break("silent");
             }
-            if let Some(line) = world.line(0, 0) {
-                line.silence();
+            if let Some(transport) = world.transport(0, 0) {
+                transport.silence();
             }
-            // The client notices it, and the broker does not yet.
+            // The client detects the loss, and the broker does not yet.
             world.run_for(Duration::from_secs(80))?;
             let refused = world
                 .session(0)
@@ -97,16 +98,18 @@ fn an_exclusive_consumer_survives_a_half_open_loss() {
             })?;
             world.run_for(Duration::from_secs(60))?;
             let live = world.session(0).map(|session| session.live_consumers("q0"));
-            ensure(live == Some(1), || format!("{live:?} consumers are back"))
+            ensure(live == Some(1), || {
+                format!("{live:?} consumers are restored")
+            })
         },
     );
 }
 
 #[test]
-fn a_queue_deleted_at_a_loss_stays_deleted() {
-    // The broker has heard nothing of it, or has done it.
+fn queue_deleted_at_a_loss_stays_deleted() {
+    // The broker has not received it, or has executed it.
     for pause in [Duration::ZERO, Duration::from_micros(1_500)] {
-        play(
+        run_scenario(
             Plan::bare(
                 1,
                 &[Feature::Recover, Feature::Wipe, Feature::DeletedAtLoss],
@@ -122,8 +125,8 @@ fn a_queue_deleted_at_a_loss_stays_deleted() {
 }
 
 #[test]
-fn requests_to_a_stuck_queue_leave_channels_for_others() {
-    play(Plan::bare(1, &[Feature::Stuck]), |world| {
+fn requests_to_a_stuck_queue_leave_channels_free() {
+    run_scenario(Plan::bare(1, &[Feature::Stuck]), |world| {
         world.stop("q1");
         for _ in 0..100 {
             world.get_from(0, "q1", false)?;
@@ -140,7 +143,7 @@ fn publishes_to_stuck_queues_leave_capacity_for_others() {
         let plan = Plan::bare(seed, &[Feature::SmallBounds, Feature::Stuck]);
         plan.has_small_counts().then_some(plan)
     });
-    play(plan.unwrap(), |world| {
+    run_scenario(plan.unwrap(), |world| {
         world.stop("q1");
         for _ in 0..30 {
             publish(world, "", "q1", 20)?;
@@ -151,8 +154,8 @@ fn publishes_to_stuck_queues_leave_capacity_for_others() {
 }
 
 #[test]
-fn a_publish_that_was_held_back_and_sent_is_unconfirmed_when_its_time_runs_out() {
-    play(Plan::bare(1, &[Feature::Block, Feature::Stall]), |world| {
+fn delayed_publish_is_unconfirmed_after_its_timeout() {
+    run_scenario(Plan::bare(1, &[Feature::Block, Feature::Stall]), |world| {
         world.broker.block("low on memory");
         world.blocked = true;
         publish(world, "", "q0", 20)?;
@@ -164,28 +167,28 @@ fn a_publish_that_was_held_back_and_sent_is_unconfirmed_when_its_time_runs_out()
             world.run_for(Duration::from_micros(50))?;
         }
         let now = world.now;
-        if let Some(line) = world.line(0, 0) {
-            line.down.read_at = now + Duration::from_secs(3);
+        if let Some(transport) = world.transport(0, 0) {
+            transport.down.read_at = now + Duration::from_secs(3);
         }
-        // It was sent and heard, but its confirm has not come.
+        // It was sent and received, but its confirm has not arrived.
         world.run_for(Duration::from_secs(4))
     });
 }
 
 #[test]
-fn a_server_is_not_silent_while_nobody_reads() {
+fn server_is_not_silent_while_reading_is_paused() {
     let mut seeds = 0..1000;
     let plan = seeds.find_map(|seed| {
         let plan = Plan::bare(seed, &[Feature::SmallBounds, Feature::Heartbeats]);
         plan.has_small_counts().then_some(plan)
     });
-    play(plan.unwrap(), |world| {
+    run_scenario(plan.unwrap(), |world| {
         world.consume_from(0, "q0", false, false, 0)?;
         for _ in 0..30 {
             publish(world, "", "q0", 50)?;
             world.run_for(MOMENT)?;
         }
-        // Longer than a server may be silent, and not so long that the wake-up counts as late.
+        // Longer than a server may be silent, and short enough not to count as a late wake-up.
         world.run_for(Duration::from_millis(2500))?;
         let mut random = Random::stream(1, 1);
         for _ in 0..30 {
@@ -193,19 +196,18 @@ fn a_server_is_not_silent_while_nobody_reads() {
         }
         world.run_for(MOMENT)?;
         let sound = world.session(0).is_some_and(|session| session.is_sound());
-        ensure(sound, || "it was given up".into())
+        ensure(sound, || "it gave up".into())
     });
 }
 
 #[test]
-fn an_ack_leaves_before_the_next_request_on_its_channel() {
-    play(Plan::bare(1, &[Feature::FewChannels]), |world| {
+fn ack_leaves_before_its_channels_next_request() {
+    run_scenario(Plan::bare(1, &[Feature::FewChannels]), |world| {
         publish(world, "", "q0", 20)?;
         world.run_for(MOMENT)?;
         world.get_from(0, "q0", false)?;
         world.run_for(MOMENT)?;
-        // As many as there are channels for requests wait for their answers, and others for a
-        // channel.
+        // Requests on every request channel wait for their replies, and others for a channel.
         for _ in 0..6 {
             world.get_from(0, "missing", false)?;
         }
@@ -215,17 +217,17 @@ fn an_ack_leaves_before_the_next_request_on_its_channel() {
 }
 
 #[test]
-fn a_second_cancel_has_its_deadline_at_once() {
-    play(
+fn second_cancel_has_its_deadline_at_once() {
+    run_scenario(
         Plan::bare(1, &[Feature::Cancel, Feature::Silence]),
         |world| {
             world.consume_from(0, "q0", false, false, 0)?;
             world.run_for(MOMENT)?;
             if let Some(session) = world.session(0) {
-                session.doubt("silent");
+                session.expect_break("silent");
             }
-            if let Some(line) = world.line(0, 0) {
-                line.silence();
+            if let Some(transport) = world.transport(0, 0) {
+                transport.silence();
             }
             let mut random = Random::stream(1, 1);
             world.cancel(0, &mut random)?;
@@ -237,8 +239,8 @@ fn a_second_cancel_has_its_deadline_at_once() {
 }
 
 #[test]
-fn a_publish_that_the_broker_took_is_not_refused_because_a_later_one_is() {
-    play(
+fn accepted_publish_is_not_refused_with_later_ones() {
+    run_scenario(
         Plan::bare(1, &[Feature::LateConfirms, Feature::Churn]),
         |world| {
             world.declare_exchange(0, "sometimes", "fanout")?;
@@ -261,15 +263,15 @@ fn requests_leave_a_channel_for_publishes() {
         let plan = Plan::bare(seed, &[Feature::FewChannels]);
         (plan.config().channel_max == 3 && plan.few_channels() == 3).then_some(plan)
     });
-    play(plan.unwrap(), |world| {
+    run_scenario(plan.unwrap(), |world| {
         publish(world, "", "q0", 20)?;
-        world.surely(0);
+        world.require_success(0);
         world.run_for(MOMENT)
     });
 }
 
 #[test]
-fn a_transport_that_takes_nothing_is_not_filled_without_bound() {
+fn output_to_a_stuck_transport_is_bounded() {
     let mut seeds = 0..1000;
     let plan = seeds.find_map(|seed| {
         let plan = Plan::bare(
@@ -278,10 +280,10 @@ fn a_transport_that_takes_nothing_is_not_filled_without_bound() {
         );
         (!plan.has_small_counts()).then_some(plan)
     });
-    play(plan.unwrap(), |world| {
+    run_scenario(plan.unwrap(), |world| {
         let now = world.now;
-        if let Some(line) = world.line(0, 0) {
-            line.up.write_at = now + Duration::from_secs(5);
+        if let Some(transport) = world.transport(0, 0) {
+            transport.up.write_at = now + Duration::from_secs(5);
         }
         for _ in 0..40 {
             publish(world, "", "q0", 40_000)?;
@@ -292,8 +294,8 @@ fn a_transport_that_takes_nothing_is_not_filled_without_bound() {
 }
 
 #[test]
-fn a_queue_that_refuses_publishes_drops_nothing_that_comes_back() {
-    play(Plan::bare(1, &[Feature::Full]), |world| {
+fn publish_refusing_queue_drops_no_requeued_messages() {
+    run_scenario(Plan::bare(1, &[Feature::Full]), |world| {
         for _ in 0..3 {
             publish(world, "", "f0", 20)?;
         }

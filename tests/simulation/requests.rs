@@ -1,37 +1,19 @@
-//! What applications ask for.
+//! The requests of applications.
 
-use crate::ledger::{Checked, Fate, Violation, ensure};
+use crate::checker::{Checked, PublishOutcome, Violation, ensure};
 use crate::observer::body_of;
+use crate::pending::{Pending, Request};
 use crate::plan::Feature;
 use crate::random::Random;
-use crate::session::{Asked, Waiting};
 use crate::world::World;
 use puka::Error;
 use puka::machine::{Body, ConnectionState, Consume, PromiseId, Publish};
-use puka::protocol::method::{Encode, basic, exchange, queue};
-use puka::protocol::{Method, MethodId, Properties, ShortStr, Table, TableRef};
+use puka::protocol::method::{Encode, basic, queue};
+use puka::protocol::{Method, MethodId, Properties, ShortStr, TableRef};
 use std::time::Duration;
 
-fn short(text: &str) -> ShortStr<'_> {
+pub(crate) fn short(text: &str) -> ShortStr<'_> {
     ShortStr::new(text).unwrap_or_default()
-}
-
-/// The arguments that a queue of that name always has.
-fn arguments_of(name: &str) -> Table {
-    let mut table = Table::new();
-    let mut put = |name: &str, value: i32| table.insert(name, value).unwrap_or_default();
-    match name.as_bytes()[0] {
-        b'f' => put("x-max-length", 3),
-        b'd' => put("x-max-length", 4),
-        b't' => put("x-message-ttl", 200),
-        _ => {}
-    }
-    if name.starts_with('f') {
-        table
-            .insert("x-overflow", "reject-publish")
-            .unwrap_or_default();
-    }
-    table
 }
 
 const PERSISTENT: Properties<'static> = {
@@ -40,7 +22,7 @@ const PERSISTENT: Properties<'static> = {
     properties
 };
 
-/// A message to an exchange and a routing key, mandatory or not, persistent or not.
+/// Returns a publish to an exchange and a routing key, mandatory or not, persistent or not.
 pub(crate) fn publish_of<'a>(
     to: (&'a str, &'a str),
     flags: (bool, bool),
@@ -75,49 +57,49 @@ fn consume_of(name: &str, no_ack: bool, exclusive: bool, prefetch_count: u16) ->
 }
 
 impl World {
-    /// Notes that something was asked for.
-    pub(crate) fn ask(
+    /// Records a pending request.
+    pub(crate) fn record_pending(
         &mut self,
         client: usize,
         promise: Option<PromiseId>,
-        asked: Asked,
+        request: Request,
         method: MethodId,
     ) {
-        self.note(client, || format!("asks for {asked:?}"));
+        self.note(client, || format!("requests {request:?}"));
         let since = self.now;
         if let Some(promise) = promise
             && let Some(session) = self.session(client)
         {
-            session.waiting.insert(
+            session.pending.insert(
                 promise,
-                Waiting {
-                    asked,
+                Pending {
+                    request,
                     method,
                     since,
-                    surely: false,
+                    must_succeed: false,
                 },
             );
         }
     }
 
-    /// Notes that something was asked for, or has a reason not to be sent.
-    pub(crate) fn asked(
+    /// Records a pending request, or checks the reason for which it was not accepted.
+    pub(crate) fn record_result(
         &mut self,
         client: usize,
         sent: Result<PromiseId, Error>,
-        asked: Asked,
+        request: Request,
         method: MethodId,
     ) -> Checked<bool> {
         let is_publish = matches!(
-            asked,
-            Asked::Publish(_) | Asked::Unconfirmed(_) | Asked::Call(_)
+            request,
+            Request::Publish(_) | Request::Unconfirmed(_) | Request::Call(_)
         );
         let Some(session) = self.session(client) else {
             return Ok(false);
         };
         let error = match sent {
             Ok(promise) => {
-                self.ask(client, Some(promise), asked, method);
+                self.record_pending(client, Some(promise), request, method);
                 return Ok(true);
             }
             Err(error) => error,
@@ -130,26 +112,26 @@ impl World {
         };
         let holds = match &error {
             Error::Full => !has_room,
-            Error::Stale => matches!(asked, Asked::Qos(_) | Asked::Cancel(_)),
+            Error::Stale => matches!(request, Request::Qos(_) | Request::Cancel(_)),
             Error::Closed => session.closing,
-            // There is no connection, and they do not want to wait for one.
+            // There is no connection, and the client fails fast.
             _ => {
                 let is_open = matches!(machine.state(), ConnectionState::Open);
                 machine.why_closed().is_some() || self.plan.has(Feature::FailFast) && !is_open
             }
         };
-        self.note(client, || format!("can't ask for {asked:?}: {error}"));
+        self.note(client, || format!("cannot request {request:?}: {error}"));
         ensure(holds, || {
-            format!("{asked:?} was refused without a reason: {error:?}")
+            format!("{request:?} was refused without a reason: {error:?}")
         })?;
         Ok(false)
     }
 
-    fn request<'a>(
+    pub(crate) fn request<'a>(
         &mut self,
         client: usize,
         method: impl Into<Method<'a>>,
-        asked: Asked,
+        request: Request,
     ) -> Checked {
         let method = method.into();
         let id = method.id();
@@ -157,142 +139,10 @@ impl World {
             return Ok(());
         };
         let sent = session.machine.request(method);
-        self.asked(client, sent, asked, id).map(|_| ())
+        self.record_result(client, sent, request, id).map(|_| ())
     }
 
-    fn declare(&mut self, client: usize, name: &str, flags: [bool; 3]) -> Checked {
-        let [passive, durable, wrong] = flags;
-        let arguments = if wrong {
-            Table::new()
-        } else {
-            arguments_of(name)
-        };
-        let method = queue::Declare {
-            queue: short(name),
-            passive,
-            durable,
-            exclusive: name.starts_with('x'),
-            auto_delete: name.starts_with('a'),
-            nowait: false,
-            arguments: arguments.as_ref(),
-        };
-        self.request(client, method, Asked::Queue(name.to_owned()))
-    }
-
-    fn bind(&mut self, client: usize, name: &str, source: &str) -> Checked {
-        let method = queue::Bind {
-            queue: short(name),
-            exchange: short(source),
-            routing_key: short(name),
-            nowait: false,
-            arguments: TableRef::EMPTY,
-        };
-        self.request(client, method, Asked::Done(format!("{name}|{source}")))
-    }
-
-    pub(crate) fn delete_exchange(&mut self, client: usize, name: &str) -> Checked {
-        let method = exchange::Delete {
-            exchange: short(name),
-            if_unused: false,
-            nowait: false,
-        };
-        self.request(client, method, Asked::Done(name.to_owned()))
-    }
-
-    pub(crate) fn declare_exchange(&mut self, client: usize, name: &str, kind: &str) -> Checked {
-        let method = exchange::Declare {
-            exchange: short(name),
-            r#type: short(kind),
-            passive: false,
-            durable: true,
-            auto_delete: false,
-            internal: false,
-            nowait: false,
-            arguments: TableRef::EMPTY,
-        };
-        self.request(client, method, Asked::Done(name.to_owned()))
-    }
-
-    pub(crate) fn declare_all(&mut self, client: usize) -> Checked {
-        self.declare_exchange(client, "direct", "direct")?;
-        self.declare_exchange(client, "fanout", "fanout")?;
-        for name in self.queues(client) {
-            self.declare(client, name, [false, true, false])?;
-            self.bind(client, name, "direct")?;
-        }
-        self.bind(client, "q0", "fanout")?;
-        self.bind(client, "q1", "fanout")
-    }
-
-    /// Declares a queue that the broker names.
-    pub(crate) fn declare_unnamed(&mut self, client: usize) -> Checked {
-        let method = queue::Declare {
-            queue: ShortStr::EMPTY,
-            passive: false,
-            durable: false,
-            exclusive: true,
-            auto_delete: false,
-            nowait: false,
-            arguments: TableRef::EMPTY,
-        };
-        self.request(client, method, Asked::Queue(String::new()))
-    }
-
-    /// Declares a queue, and the application knows nothing of that.
-    pub(crate) fn resurrect(&mut self, client: usize) {
-        let arguments = TableRef::EMPTY;
-        let (durable, nowait) = (true, false);
-        let (passive, exclusive, auto_delete) = (false, false, false);
-        let queue = short("q0");
-        let Some(session) = self.session(client) else {
-            return;
-        };
-        let method = queue::Declare {
-            queue,
-            passive,
-            durable,
-            exclusive,
-            auto_delete,
-            nowait,
-            arguments,
-        };
-        if let Ok(promise) = session.machine.request(method) {
-            session.machine.abandon(promise);
-            session.abandoned.insert(promise);
-        }
-    }
-
-    /// It is bound, and half of the time consumed.
-    pub(crate) fn has_unnamed(&mut self, client: usize, name: String) -> Checked {
-        self.bind(client, &name, "fanout")?;
-        if name.len().is_multiple_of(2) {
-            self.consume_from(client, &name, false, false, 5)?;
-        }
-        if let Some(session) = self.session(client) {
-            session.unnamed.push(name);
-        }
-        Ok(())
-    }
-
-    fn queues(&self, client: usize) -> Vec<&'static str> {
-        let mut names = vec!["q0", "q1", "q2"];
-        if self.plan.has(Feature::Full) {
-            names.push("f0");
-        }
-        if self.plan.has(Feature::Volatile) {
-            names.extend(["a0", "d0", "t0"]);
-            // One that another client has would keep it from coming back.
-            let own = if self.plan.has(Feature::Recover) {
-                client
-            } else {
-                0
-            };
-            names.extend(["x0", "x1", "x2"].get(own));
-        }
-        names
-    }
-
-    pub(crate) fn ask_for_wrong(&mut self, client: usize, random: &mut Random) -> Checked {
+    pub(crate) fn send_wrong_request(&mut self, client: usize, random: &mut Random) -> Checked {
         match random.below(5) {
             0 => self.declare(client, "missing", [true, false, false]),
             1 => self.declare(client, "q0", [false, false, false]),
@@ -302,7 +152,7 @@ impl World {
                     queue: short("missing"),
                     nowait: false,
                 },
-                Asked::Count("missing".into()),
+                Request::Count("missing".into()),
             ),
             3 => self.declare_exchange(client, "direct", "fanout"),
             _ => {
@@ -313,14 +163,18 @@ impl World {
                     if_empty: true,
                     nowait: false,
                 };
-                self.request(client, method, Asked::Count("q1".into()))
+                self.request(client, method, Request::Count("q1".into()))
             }
         }
     }
 
     /// Sends a request without a queue name. The broker would apply it to the queue last declared
     /// on the same channel. The client refuses it before anything is sent.
-    pub(crate) fn ask_without_name(&mut self, client: usize, random: &mut Random) -> Checked {
+    pub(crate) fn send_request_without_name(
+        &mut self,
+        client: usize,
+        random: &mut Random,
+    ) -> Checked {
         let Some(session) = self.session(client) else {
             return Ok(());
         };
@@ -386,7 +240,7 @@ impl World {
             },
         };
         self.note(client, || {
-            format!("asks for {method} without a name: {sent:?}")
+            format!("requests {method} without a name: {sent:?}")
         });
         match sent {
             Err(Error::InvalidArgument { .. }) => Ok(()),
@@ -396,54 +250,9 @@ impl World {
             // There is another reason, as with a name. A transaction may have ended.
             Err(_) if method == basic::Get::ID => Ok(()),
             Err(error) => self
-                .asked(client, Err(error), Asked::Done(String::new()), method)
+                .record_result(client, Err(error), Request::Done(String::new()), method)
                 .map(|_| ()),
         }
-    }
-
-    pub(crate) fn churn(&mut self, client: usize, random: &mut Random) -> Checked {
-        let name = *random.pick(&self.queues(client)).unwrap_or(&"q0");
-        match random.below(8) {
-            0 => self.delete(client, name),
-            1 => self.request(
-                client,
-                queue::Purge {
-                    queue: short(name),
-                    nowait: false,
-                },
-                Asked::Count(name.into()),
-            ),
-            2 => self.bind(client, name, "fanout"),
-            3 => {
-                let method = queue::Unbind {
-                    queue: short(name),
-                    exchange: short("fanout"),
-                    routing_key: short(name),
-                    arguments: TableRef::EMPTY,
-                };
-                self.request(client, method, Asked::Done(format!("{name}|fanout")))
-            }
-            4 => self.declare_exchange(client, "sometimes", "fanout"),
-            5 => {
-                let method = exchange::Delete {
-                    exchange: short("sometimes"),
-                    if_unused: false,
-                    nowait: false,
-                };
-                self.request(client, method, Asked::Done("sometimes".into()))
-            }
-            _ => self.declare(client, name, [false, true, false]),
-        }
-    }
-
-    pub(crate) fn delete(&mut self, client: usize, name: &str) -> Checked {
-        let method = queue::Delete {
-            queue: short(name),
-            if_unused: false,
-            if_empty: false,
-            nowait: false,
-        };
-        self.request(client, method, Asked::Count(name.into()))
     }
 
     pub(crate) fn publish(&mut self, client: usize, random: &mut Random) -> Checked {
@@ -472,38 +281,38 @@ impl World {
         let confirms = !(plan.has(Feature::Unconfirmed) && random.chance(30));
         let mandatory = confirms && plan.has(Feature::Mandatory) && random.chance(50);
         let persistent = random.chance(50);
-        let most = plan.most_octets_of_a_body();
-        let octets = if most > 1000 && random.chance(15) {
+        let most = plan.most_bytes_of_a_body();
+        let bytes = if most > 1000 && random.chance(15) {
             random.within(1000..most)
         } else {
             random.within(8..300)
         };
-        let octets = if random.chance(10) { 8 } else { octets };
+        let bytes = if random.chance(10) { 8 } else { bytes };
         let shared = random.chance(50);
         if confirms {
             self.publish_this(
                 client,
                 (exchange, key),
                 (mandatory, persistent),
-                octets,
+                bytes,
                 shared,
             )
             .map(|_| ())
         } else {
-            self.publish_unconfirmed(client, (exchange, key), persistent, octets)
+            self.publish_unconfirmed(client, (exchange, key), persistent, bytes)
         }
     }
 
-    /// Publishes, and is told at once that it is on its way, or later, when it was held back.
+    /// Publishes a message. Its promise may be pending at once, or after a delay.
     fn publish_unconfirmed(
         &mut self,
         client: usize,
         to: (&str, &str),
         persistent: bool,
-        octets: usize,
+        bytes: usize,
     ) -> Checked {
-        let id = self.ledger.publishes(to, (false, persistent), octets);
-        let body = body_of(id, octets);
+        let id = self.checker.publishes(to, (false, persistent), bytes);
+        let body = body_of(id, bytes);
         let publish = publish_of(to, (false, persistent), Body::Borrowed(&body));
         let Some(session) = self.session(client) else {
             return Ok(());
@@ -514,9 +323,19 @@ impl World {
             .ok()
             .and_then(|promise| session.machine.fetch(*promise))
         {
-            Some(outcome) => self.on_its_way(client, id, &outcome),
-            None if self.asked(client, sent, Asked::Unconfirmed(id), basic::Publish::ID)? => Ok(()),
-            None => self.ledger.fate(id, Fate::Refused("never sent".into())),
+            Some(outcome) => self.publish_unconfirmed_done(client, id, &outcome),
+            None if self.record_result(
+                client,
+                sent,
+                Request::Unconfirmed(id),
+                basic::Publish::ID,
+            )? =>
+            {
+                Ok(())
+            }
+            None => self
+                .checker
+                .record_outcome(id, PublishOutcome::Refused("never sent".into())),
         }
     }
 
@@ -525,11 +344,11 @@ impl World {
         client: usize,
         to: (&str, &str),
         flags: (bool, bool),
-        octets: usize,
+        bytes: usize,
         shared: bool,
     ) -> Checked<bool> {
-        let id = self.ledger.publishes(to, flags, octets);
-        let body = body_of(id, octets);
+        let id = self.checker.publishes(to, flags, bytes);
+        let body = body_of(id, bytes);
         let body = if shared {
             Body::from(body)
         } else {
@@ -540,9 +359,10 @@ impl World {
             return Ok(false);
         };
         let sent = session.machine.publish(&publish);
-        let sent = self.asked(client, sent, Asked::Publish(id), basic::Publish::ID)?;
+        let sent = self.record_result(client, sent, Request::Publish(id), basic::Publish::ID)?;
         if !sent {
-            self.ledger.fate(id, Fate::Refused("never sent".into()))?;
+            self.checker
+                .record_outcome(id, PublishOutcome::Refused("never sent".into()))?;
         }
         Ok(sent)
     }
@@ -560,7 +380,7 @@ impl World {
                 queue: short(name),
                 no_ack,
             },
-            Asked::Get {
+            Request::Get {
                 queue: name.into(),
                 no_ack,
             },
@@ -589,13 +409,13 @@ impl World {
         };
         let prefetch = if no_ack { 0 } else { prefetch };
         let sent = session.machine.consume(&consume);
-        let asked = Asked::Consume {
+        let request = Request::Consume {
             queue: name.into(),
             no_ack,
             prefetch,
             exclusive,
         };
-        self.asked(client, sent, asked, basic::Consume::ID)
+        self.record_result(client, sent, request, basic::Consume::ID)
             .map(|_| ())
     }
 
@@ -608,7 +428,7 @@ impl World {
             return Ok(());
         };
         let sent = session.machine.cancel(id);
-        self.asked(client, sent, Asked::Cancel(id), basic::Cancel::ID)
+        self.record_result(client, sent, Request::Cancel(id), basic::Cancel::ID)
             .map(|_| ())
     }
 
@@ -622,8 +442,8 @@ impl World {
         };
         session.machine.drop_consumer(id);
         if let Some(consumer) = session.consumers.remove(&id) {
-            // The broker may have ended it, and nobody will know.
-            session.record.spoil(&consumer.queue);
+            // The broker may have ended it, which remains unknown.
+            session.record.mark_uncertain(&consumer.queue);
         }
         self.note(client, || format!("drops {id:?}"));
         Ok(())
@@ -638,14 +458,14 @@ impl World {
             return Ok(());
         };
         let sent = session.machine.qos(id, random.below(6) as u16);
-        // Its channel may be closed over that, and what became of its acks is then unknown.
+        // Its channel may be closed over that, so the fate of its acks is unknown.
         session.broken_consumers.insert(id);
         if let Err(Error::InvalidArgument { .. }) = sent {
             return ensure(self.plan.has(Feature::Exclusive), || {
                 "a prefetch count was refused".into()
             });
         }
-        self.asked(client, sent, Asked::Qos(id), basic::Consume::ID)
+        self.record_result(client, sent, Request::Qos(id), basic::Consume::ID)
             .map(|_| ())
     }
 
@@ -658,40 +478,40 @@ impl World {
         session.left.without_transport |= !session.closing && session.machine.is_down();
         let promise = session.machine.close();
         session.closing = true;
-        self.ask(client, Some(promise), Asked::Close, MethodId::NONE);
+        self.record_pending(client, Some(promise), Request::Close, MethodId::NONE);
         self.events(client)
     }
 
-    /// What was asked for just now has to succeed.
-    pub(crate) fn surely(&mut self, client: usize) {
+    /// Marks the request made just now as one that must succeed.
+    pub(crate) fn require_success(&mut self, client: usize) {
         let now = self.now;
         if let Some(session) = self.session(client) {
-            let asked = session
-                .waiting
+            let request = session
+                .pending
                 .values_mut()
-                .filter(|waiting| waiting.since == now);
-            asked.for_each(|waiting| waiting.surely = true);
+                .filter(|pending| pending.since == now);
+            request.for_each(|pending| pending.must_succeed = true);
         }
     }
 
-    /// Declares a queue, publishes to it, gets the message back: all of it has to succeed.
+    /// Declares a queue, publishes to it and gets the message. All of it must succeed.
     pub(crate) fn probe(&mut self, client: usize) -> Checked {
         self.declare(client, "probe", [false, true, false])?;
-        self.surely(client);
+        self.require_success(client);
         self.run_for(Duration::from_secs(1))?;
-        // Nothing is in flight any more that could be in its way.
+        // Nothing is in flight that could prevent it.
         let sent = self.publish_this(client, ("", "probe"), (true, false), 20, true)?;
         ensure(sent, || {
             "there is no capacity for a publish when nothing is pending".into()
         })?;
-        self.surely(client);
+        self.require_success(client);
         self.run_for(Duration::from_secs(1))?;
         self.get_from(client, "probe", false)?;
-        self.surely(client);
+        self.require_success(client);
         self.run_for(Duration::from_secs(1))
     }
 
-    /// Checks that requests and publishes find channels although as many messages of gets are
+    /// Checks that requests and publishes get channels although as many messages of gets are
     /// unsettled as the client allows.
     pub(crate) fn probe_hoarding(&mut self, client: usize) -> Checked {
         for _ in 0..12 {
@@ -703,16 +523,16 @@ impl World {
         }
         self.run_for(Duration::from_secs(2))?;
         self.declare(client, "probe", [false, true, false])?;
-        self.surely(client);
+        self.require_success(client);
         self.run_for(Duration::from_secs(1))?;
         let sent = self.publish_this(client, ("", "probe"), (true, false), 20, true)?;
         ensure(sent, || {
             "there is no capacity for a publish while messages are unsettled".into()
         })?;
-        self.surely(client);
+        self.require_success(client);
         self.run_for(Duration::from_secs(1))?;
         self.get_from(client, "probe", true)?;
-        self.surely(client);
+        self.require_success(client);
         self.run_for(Duration::from_secs(1))
     }
 }

@@ -1,6 +1,6 @@
-//! One seed from its beginning to its end, when nothing may be left.
+//! One seed from start to end, with the final checks.
 
-use crate::ledger::{Checked, Violation, ensure};
+use crate::checker::{Checked, Violation, ensure};
 use crate::plan::{Feature, Plan};
 use crate::session::Session;
 use crate::world::World;
@@ -9,25 +9,25 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-/// What came of a seed.
+/// The result of a seed.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) violation: Option<Violation>,
-    /// A fingerprint of all octets.
+    /// A hash of all bytes.
     pub(crate) hash: u64,
     pub(crate) trace: Vec<String>,
-    pub(crate) handed: usize,
+    pub(crate) deliveries: usize,
     pub(crate) answered: usize,
     pub(crate) faults: usize,
-    pub(crate) lines: usize,
-    /// How long it took, in its own time.
+    pub(crate) transports: usize,
+    /// Its duration in virtual time.
     pub(crate) time: Duration,
 }
 
 /// Runs a seed.
 pub(crate) fn run(plan: Plan, traced: bool) -> Outcome {
     let mut world = World::new(plan, traced);
-    let result = catch_unwind(AssertUnwindSafe(|| world.live()));
+    let result = catch_unwind(AssertUnwindSafe(|| world.run_operations()));
     let violation = match result {
         Ok(checked) => checked.err(),
         Err(panic) => {
@@ -42,48 +42,49 @@ pub(crate) fn run(plan: Plan, traced: bool) -> Outcome {
         violation,
         hash: world.hash(),
         trace: world.trace.take().unwrap_or_default(),
-        handed: world.ledger.handed,
-        answered: world.ledger.confirmed,
+        deliveries: world.checker.deliveries,
+        answered: world.checker.confirmed,
         faults: world.faults,
-        lines: world.lines,
+        transports: world.transports,
         time: world.time(),
     }
 }
 
 impl World {
-    fn live(&mut self) -> Checked {
+    /// Performs all operations and the final checks.
+    fn run_operations(&mut self) -> Checked {
         for number in 0..self.plan.ops {
             self.operate(number)?;
         }
         self.finish()
     }
 
-    /// Lets everything come to its end, where nothing may be left.
+    /// Ends everything, and checks that nothing is left.
     pub(crate) fn finish(&mut self) -> Checked {
-        self.calm_down()?;
-        self.stand()?;
-        if !self.ledger.stuck.is_empty() {
+        self.stop_faults()?;
+        self.check_recovered()?;
+        if !self.checker.stuck.is_empty() {
             // A stuck queue delays no other request, unless it has all channels: the broker does
             // not even close them.
             let has_few =
                 self.plan.has(Feature::FewChannels) || self.plan.has(Feature::FewerChannels);
             if !has_few {
-                self.prove_all()?;
+                self.check_clients_work()?;
             }
             self.release_all()?;
             self.run_for(Duration::from_secs(2))?;
         }
         self.check_consumers()?;
-        self.come_back()?;
-        self.prove_all()?;
+        self.check_recovery_after_wipe()?;
+        self.check_clients_work()?;
         for client in 0..self.clients.len() {
-            self.let_go(client, 80)?;
+            self.drop_handles(client, 80)?;
         }
         self.end()
     }
 
-    /// The faults stop. What was under way finds its end.
-    fn calm_down(&mut self) -> Checked {
+    /// Stops the faults and waits until pending work completes.
+    fn stop_faults(&mut self) -> Checked {
         self.note(0, || "the faults stop".into());
         self.calm = true;
         self.away_until = self.now;
@@ -92,32 +93,32 @@ impl World {
             self.unblock()?;
         }
         if self.plan.has(Feature::Recover) {
-            // What they were to have back from such a queue can't be.
+            // Recovery cannot restore what such a queue would deliver.
             self.release_all()?;
         }
         for session in self.clients.iter_mut().flatten() {
             session.asleep_until = self.now;
-            for ghost in &mut session.ghosts {
-                ghost.up.silent = false;
-                ghost.calm(self.now);
+            for old in &mut session.old_transports {
+                old.up.silent = false;
+                old.remove_delays(self.now);
             }
-            if let Some(line) = &mut session.line {
-                line.calm(self.now);
-                if line.meddler.withholds() {
-                    line.cut(self.now);
+            if let Some(transport) = &mut session.transport {
+                transport.remove_delays(self.now);
+                if transport.injector.withholds() {
+                    transport.cut(self.now);
                 }
-                is_silent |= line.up.silent;
+                is_silent |= transport.up.silent;
             }
         }
         if is_silent && self.plan.has(Feature::Recover) {
-            // Until it is noticed that nobody says a word.
+            // Until the silence is detected.
             self.run_for(Duration::from_secs(150))?;
         }
         let time = self.plan.request_timeout().mul_f32(2.3);
         if !self.plan.has(Feature::SmallBounds) {
             return self.run_for(time);
         }
-        // What is full of deliveries that nobody takes does not read on, and can't come to stand.
+        // A client full of untaken deliveries does not read, so it may not become idle.
         for _ in 0..20 {
             self.run_for(time / 20)?;
             self.take_everything()?;
@@ -137,20 +138,20 @@ impl World {
         Ok(())
     }
 
-    fn prove_all(&mut self) -> Checked {
-        (0..self.clients.len()).try_for_each(|client| self.prove(client))
+    fn check_clients_work(&mut self) -> Checked {
+        (0..self.clients.len()).try_for_each(|client| self.check_client_works(client))
     }
 
-    /// A sound connection does what it is asked for.
-    fn prove(&mut self, client: usize) -> Checked {
+    /// Checks that a sound connection performs requests.
+    fn check_client_works(&mut self, client: usize) -> Checked {
         if self
             .session(client)
             .is_none_or(|session| !session.is_sound())
         {
             return Ok(());
         }
-        // With few channels they may all be taken by what the application holds.
-        self.let_go(client, 100)?;
+        // With few channels, unsettled messages of the application may use them all.
+        self.drop_handles(client, 100)?;
         self.run_for(Duration::from_secs(2))?;
         if self
             .session(client)
@@ -159,7 +160,7 @@ impl World {
         {
             return Ok(());
         }
-        self.note(client, || "proves that it works".into());
+        self.note(client, || "checks that it works".into());
         self.probe(client)?;
         if self.plan.has(Feature::Hoard) {
             self.probe_hoarding(client)
@@ -168,10 +169,10 @@ impl World {
         }
     }
 
-    /// What recovers has come to stand, and nobody waits for anything.
-    fn stand(&mut self) -> Checked {
+    /// Checks that recovering connections are open and nothing is pending.
+    fn check_recovered(&mut self) -> Checked {
         for client in 0..self.clients.len() {
-            // Strictly, it never stands when it wants what somebody has deleted, or has declared
+            // A strict client never recovers if it needs an entity that was deleted or declared
             // otherwise.
             let differ = [
                 Feature::OutsideDelete,
@@ -195,42 +196,46 @@ impl World {
                 })?;
                 continue;
             }
-            let is_silent = session.line.as_ref().is_some_and(|line| line.down.silent);
+            let is_silent = session
+                .transport
+                .as_ref()
+                .is_some_and(|transport| transport.down.silent);
             ensure(!is_silent, || {
-                format!("I9: session {number} does not notice that nobody says a word")
+                format!("I9: session {number} does not detect silence")
             })?;
             let is_open = matches!(session.machine.state(), ConnectionState::Open);
             ensure(is_open || session.closing || may_never, || {
                 format!(
-                    "I9: session {number} does not stand: {:?}",
+                    "I9: session {number} is not open: {:?}",
                     session.machine.state()
                 )
             })?;
-            if !may_never && let Some(waiting) = session.waiting.values().next() {
-                return Err(Violation(format!("I9: {:?} is waited for", waiting.asked)));
+            if !may_never && let Some(pending) = session.pending.values().next() {
+                return Err(Violation(format!("I9: {:?} is pending", pending.request)));
             }
         }
         Ok(())
     }
 
-    /// The broker forgets everything, and everything that it should have is there again.
-    fn come_back(&mut self) -> Checked {
+    /// Makes the broker lose everything, and checks that it is restored.
+    fn check_recovery_after_wipe(&mut self) -> Checked {
         if !self.plan.has(Feature::Recover) || !self.plan.has(Feature::Wipe) {
             return Ok(());
         }
-        // Applications learn which queues have gone with their consumers.
+        // Applications learn which queues were deleted with their consumers.
         self.take_everything()?;
         self.wipe()?;
         self.run_for(Duration::from_secs(15))?;
-        self.stand()?;
+        self.check_recovered()?;
         self.check_topology()
     }
 
-    /// The broker delivers to whom somebody consumes, and to nobody else.
+    /// Checks that the broker has exactly the consumers that applications have.
     fn check_consumers(&self) -> Checked {
         let sessions = || self.clients.iter().flatten();
         let is_settled = |session: &Session| {
-            session.is_sound() || session.finished && session.lines().all(|line| line.broker_gone)
+            session.is_sound()
+                || session.finished && session.transports().all(|transport| transport.broker_gone)
         };
         if self.plan.has(Feature::TinyReads) || !sessions().all(is_settled) {
             return Ok(());
@@ -239,11 +244,11 @@ impl World {
             let wanted: usize = sessions()
                 .map(|session| session.live_consumers(&queue.name))
                 .sum();
-            // A prefetch count that was raised has the broker see a second one for the difference.
+            // For a raised prefetch count the broker has a second consumer for the difference.
             let may_be_more = self.plan.has(Feature::Qos) && wanted > 0 && queue.consumers > wanted;
             ensure(queue.consumers == wanted || may_be_more, || {
                 format!(
-                    "I11: {} has {} consumers, of which {wanted} are wanted",
+                    "I11: {} has {} consumers, of which {wanted} are expected",
                     queue.name, queue.consumers
                 )
             })?;
@@ -254,7 +259,7 @@ impl World {
                 self.plan.has(Feature::FewChannels) || self.plan.has(Feature::FewerChannels);
             ensure(refused == 0 || queue.consumers > 0 || has_few, || {
                 format!(
-                    "I11: {refused} consumers of {} wait, and nobody else consumes it",
+                    "I11: {refused} consumers of {} are refused, and no other consumer exists",
                     queue.name
                 )
             })?;
@@ -274,7 +279,7 @@ impl World {
             let queue = queues.iter().find(|queue| queue.name == name);
             let by = sessions
                 .iter()
-                .find(|session| session.record.is_there(name));
+                .find(|session| session.record.must_be_restored(name));
             ensure(queue.is_some() || by.is_none(), || {
                 format!(
                     "I9: {name} is not declared again by session {:?}",
@@ -282,9 +287,9 @@ impl World {
                 )
             })?;
             let mut all = self.clients.iter().flatten();
-            let is_unwanted = all.all(|session| session.record.is_not_there(name));
+            let is_unwanted = all.all(|session| session.record.must_be_absent(name));
             ensure(queue.is_none() || !is_unwanted, || {
-                format!("I9: {name} is back, and nobody wants it")
+                format!("I9: {name} was restored without an owner")
             })?;
             let consumed: usize = sessions
                 .iter()
@@ -298,21 +303,23 @@ impl World {
         let exchanges = self.broker.exchanges();
         for name in ["direct", "fanout", "sometimes"] {
             let exchange = exchanges.iter().find(|exchange| exchange.name == name);
-            let is_wanted = sessions.iter().any(|session| session.record.is_there(name));
+            let is_wanted = sessions
+                .iter()
+                .any(|session| session.record.must_be_restored(name));
             ensure(exchange.is_some() || !is_wanted, || {
                 format!("I9: {name} is not declared again")
             })?;
             let mut all = self.clients.iter().flatten();
-            let is_unwanted = all.all(|session| session.record.is_not_there(name));
+            let is_unwanted = all.all(|session| session.record.must_be_absent(name));
             ensure(exchange.is_none() || !is_unwanted, || {
-                format!("I9: {name} is back")
+                format!("I9: {name} was restored")
             })?;
             let bound = |queue: &&&str| {
                 let binding = format!("{queue}|{name}");
                 let has = |session: &&Session| {
                     [&*binding, queue, name]
                         .iter()
-                        .all(|it| session.record.is_there(it))
+                        .all(|it| session.record.must_be_restored(it))
                 };
                 sessions.iter().any(has)
             };
@@ -325,25 +332,25 @@ impl World {
             let most = all.collect::<BTreeSet<_>>().len();
             let bindings = exchange.map_or(0, |exchange| exchange.bindings);
             ensure((least..=most).contains(&bindings), || {
-                format!("I9: {name} has {bindings} bindings, where {least} to {most} are wanted")
+                format!("I9: {name} has {bindings} bindings, where {least} to {most} are expected")
             })?;
         }
         for session in sessions {
             for first in &session.unnamed {
                 let name = session.machine.current_name(first.as_bytes());
                 let name = String::from_utf8_lossy(&name);
-                let is_there = queues.iter().any(|queue| queue.name == name);
-                let is_kept = session.record.is_unspoilt(first);
-                ensure(is_there || !is_kept, || {
-                    format!("I9: {first}, which is {name}, is not back")
+                let must_be_restored = queues.iter().any(|queue| queue.name == name);
+                let is_kept = session.record.may_be_restored(first);
+                ensure(must_be_restored || !is_kept, || {
+                    format!("I9: {first}, now {name}, was not restored")
                 })?;
             }
         }
         Ok(())
     }
 
-    /// The application settles what it holds, and lets go of its consumers.
-    fn let_go(&mut self, client: usize, consumers_dropped: usize) -> Checked {
+    /// Settles and drops everything of the applications.
+    fn drop_handles(&mut self, client: usize, consumers_dropped: usize) -> Checked {
         let mut random = self.plan.random(7 + client as u64);
         let Some(session) = self.session(client) else {
             return Ok(());
@@ -372,7 +379,7 @@ impl World {
         }
         while self
             .session(client)
-            .is_some_and(|session| !session.held.is_empty())
+            .is_some_and(|session| !session.unsettled.is_empty())
         {
             if random.chance(70) {
                 self.settle_this(client, 0, Settle::Ack { multiple: false })?;
@@ -383,7 +390,7 @@ impl World {
         self.events(client)
     }
 
-    /// Everybody closes.
+    /// Closes all clients.
     fn end(&mut self) -> Checked {
         for client in 0..self.clients.len() {
             if self
@@ -395,7 +402,7 @@ impl World {
                     .is_some_and(|session| session.is_sound());
                 self.close(client)?;
                 if sound && !self.plan.may_time_out() {
-                    self.surely(client);
+                    self.require_success(client);
                 }
             }
         }
@@ -406,9 +413,9 @@ impl World {
             };
             let (number, finished) = (session.number, session.finished);
             ensure(finished, || {
-                format!("session {number} is closed and has not come to its end")
+                format!("session {number} is closed and has not ended")
             })?;
-            self.bury(client)?;
+            self.end_session(client)?;
         }
         self.run_for(Duration::from_millis(1))?;
         ensure(self.broker.connections().is_empty(), || {
@@ -425,7 +432,9 @@ impl World {
                 format!("{} still has consumers", queue.name)
             })?;
         }
-        let World { ledger, broker, .. } = self;
-        ledger.check(broker)
+        let World {
+            checker, broker, ..
+        } = self;
+        checker.check(broker)
     }
 }

@@ -1,6 +1,6 @@
-//! All the seeds, one seed, and the smallest part of one that still fails.
+//! Runs all seeds or one, and reduces a failing one to the smallest part that still fails.
 
-use crate::ledger::Violation;
+use crate::checker::Violation;
 use crate::plan::{Feature, Plan};
 use crate::run::run;
 use std::collections::BTreeMap;
@@ -11,22 +11,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How many seeds are run unless `SEEDS` says otherwise.
+/// The default number of seeds, without `SEEDS`.
 pub(crate) const SEEDS: u64 = 600;
 
 fn number(name: &str) -> Option<u64> {
     env::var(name).ok().map(|text| text.parse().unwrap())
 }
 
-/// Tells it past the test's capture of what is printed.
-fn tell(text: &str) {
+/// Prints a line even though the test harness captures output.
+fn print_line(text: &str) {
     std::io::stderr()
         .write_all(format!("{text}\n").as_bytes())
         .unwrap();
 }
 
-/// The plan that `SEED`, `OPS` and `OFF` ask for.
-fn asked_for() -> Option<Plan> {
+/// Returns the plan that `SEED`, `OPS` and `OFF` define.
+fn plan_from_environment() -> Option<Plan> {
     let mut plan = Plan::new(number("SEED")?);
     if let Some(ops) = number("OPS") {
         plan = plan.ops(ops as usize);
@@ -40,7 +40,7 @@ fn asked_for() -> Option<Plan> {
     Some(plan)
 }
 
-/// Leaves out what is not needed to fail.
+/// Removes the parts of a plan that are not needed to fail.
 fn shrink(plan: Plan) -> (Plan, Violation) {
     let deadline = Instant::now() + Duration::from_secs(8);
     let fails = |plan: Plan| {
@@ -79,7 +79,7 @@ fn shrink(plan: Plan) -> (Plan, Violation) {
     }
 }
 
-/// The line that replays a plan.
+/// Returns the command that replays a plan.
 fn replay(plan: Plan) -> String {
     let whole = Plan::new(plan.seed);
     let off: Vec<_> = whole
@@ -115,7 +115,7 @@ fn report(plan: Plan) -> String {
     )
 }
 
-/// Runs all numbers up to `count` through `check`, on every core, until one gives something.
+/// Runs `check` for all numbers up to `count`, on every core, until one returns a value.
 pub(crate) fn on_all_cores<T: Send>(
     count: u64,
     most: usize,
@@ -143,17 +143,21 @@ pub(crate) fn on_all_cores<T: Send>(
 
 #[test]
 fn every_invariant_holds_in_all_seeds() {
-    if let Some(plan) = asked_for() {
-        tell(&format!(
+    if let Some(plan) = plan_from_environment() {
+        print_line(&format!(
             "{plan:?} {:?}",
             plan.features().collect::<Vec<_>>()
         ));
         let outcome = run(plan, true);
-        outcome.trace.iter().for_each(|line| tell(line));
-        let (handed, answered, faults) = (outcome.handed, outcome.answered, outcome.faults);
-        let (lines, time) = (outcome.lines, outcome.time);
-        tell(&format!(
-            "{handed} deliveries, {answered} publishes answered, {faults} faults, {lines} transports, {time:?}"
+        outcome
+            .trace
+            .iter()
+            .for_each(|transport| print_line(transport));
+        let (deliveries, answered, faults) = (outcome.deliveries, outcome.answered, outcome.faults);
+        let (transports, time) = (outcome.transports, outcome.time);
+        print_line(&format!(
+            "{deliveries} deliveries, {answered} publishes completed, {faults} faults, \
+             {transports} transports, {time:?}"
         ));
         if let Some(violation) = outcome.violation {
             panic!("{}\n  replay: {}", violation.0, replay(plan));
@@ -169,10 +173,10 @@ fn every_invariant_holds_in_all_seeds() {
         let plan = Plan::new(first + seed);
         let outcome = run(plan, false);
         let of_it = [
-            outcome.handed,
+            outcome.deliveries,
             outcome.answered,
             outcome.faults,
-            outcome.lines,
+            outcome.transports,
             outcome.time.as_secs() as usize,
         ];
         totals
@@ -184,13 +188,13 @@ fn every_invariant_holds_in_all_seeds() {
         outcome.violation.map(|violation| (plan, violation))
     });
     let seconds = began.elapsed().as_secs_f64();
-    let [handed, answered, faults, lines, time] = totals
+    let [deliveries, answered, faults, transports, time] = totals
         .into_inner()
         .unwrap()
         .map(|total| total as u64 / count);
-    tell(&format!(
-        "{count} seeds in {seconds:.1} s, each with {handed} deliveries, {answered} publishes, {faults} faults, {lines} \
-         transports, in {time} s of its own"
+    print_line(&format!(
+        "{count} seeds in {seconds:.1} s, each with {deliveries} deliveries, {answered} publishes, \
+         {faults} faults, {transports} transports, in {time} s of virtual time"
     ));
     if failed.is_empty() {
         return;
@@ -204,7 +208,7 @@ fn every_invariant_holds_in_all_seeds() {
                 .collect::<String>()
         );
     }
-    // One of each kind is enough.
+    // One of each kind suffices.
     let kind = |violation: &Violation| -> String {
         violation
             .0
@@ -224,7 +228,7 @@ fn every_invariant_holds_in_all_seeds() {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_octets() {
+fn same_seed_produces_the_same_bytes() {
     let differ = on_all_cores(20, 1, |seed| {
         let (one, other) = (run(Plan::new(seed), true), run(Plan::new(seed), true));
         let first = one

@@ -1,114 +1,25 @@
-//! One connection of a client, with what drives it: the same steps as the library's own driver,
-//! over a virtual wire.
+//! One connection of a client and its driver, which takes the same steps as the library's own over
+//! a virtual network.
 
-use crate::heard::id_of_copy;
-use crate::ledger::{Checked, Settled, Violation, ensure};
+use crate::checker::{Checked, Settled, Violation, ensure};
 use crate::left::Left;
-use crate::line::Line;
-use crate::observer::{Observer, Said};
-use crate::plan::{Feature, Mischief, Plan};
+use crate::observer::{Observed, Observer};
+use crate::pending::{Begun, Consumer, Pending, Unsettled};
+use crate::plan::{Feature, Plan, PlantedFault};
+use crate::publishes::id_of_copy;
 use crate::random::Random;
 use crate::record::Record;
+use crate::transport::Transport;
 use crate::wire::{End, Read};
 use puka::machine::{
-    Connection, ConnectionState, ConsumerId, Delivered, Dialling, Notice, Outgoing, PromiseId,
-    TransactionId,
+    Connection, ConnectionState, ConsumerId, Dialling, Notice, Outgoing, PromiseId,
 };
-use puka::protocol::{Decoder, MethodId};
+use puka::protocol::Decoder;
 use puka::{Broken, Error};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// What was asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Asked {
-    Connect,
-    Close,
-    Queue(String),
-    Count(String),
-    Done(String),
-    Get {
-        queue: String,
-        no_ack: bool,
-    },
-    Consume {
-        queue: String,
-        no_ack: bool,
-        prefetch: u16,
-        exclusive: bool,
-    },
-    Cancel(ConsumerId),
-    Qos(ConsumerId),
-    Publish(u64),
-    /// A message of which nobody is told what becomes.
-    Unconfirmed(u64),
-    /// A message, and the reply to it.
-    Call(u64),
-    Begin,
-    /// What was published with it, and whether it is to take effect.
-    Finish {
-        ids: Vec<u64>,
-        commits: bool,
-    },
-}
-
-impl Asked {
-    /// The entity that it is about: a name, or `queue|exchange`.
-    pub(crate) fn name(&self) -> Option<&str> {
-        match self {
-            Self::Queue(name) | Self::Count(name) | Self::Done(name) => Some(name),
-            Self::Get { queue, .. } | Self::Consume { queue, .. } => Some(queue),
-            _ => None,
-        }
-    }
-}
-
-/// A promise that is waited for.
-#[derive(Clone, Debug)]
-pub(crate) struct Waiting {
-    pub(crate) asked: Asked,
-    pub(crate) method: MethodId,
-    pub(crate) since: Instant,
-    /// Must succeed, because nothing stands in its way.
-    pub(crate) surely: bool,
-}
-
-/// A consumer, as the application has it.
-#[derive(Debug)]
-pub(crate) struct Consumer {
-    pub(crate) queue: String,
-    pub(crate) no_ack: bool,
-    pub(crate) prefetch: u16,
-    pub(crate) exclusive: bool,
-    /// How long the handshake was over when it ended.
-    pub(crate) ended_after: Option<Duration>,
-    /// The application was told to look, or has not looked yet.
-    pub(crate) awake: bool,
-    /// The place of the last message that was not redelivered.
-    pub(crate) last_place: Option<usize>,
-}
-
-/// A delivery in the application's hands.
-#[derive(Debug)]
-pub(crate) struct Held {
-    pub(crate) delivered: Delivered,
-    pub(crate) queue: String,
-    pub(crate) copy: u64,
-    pub(crate) consumer: Option<ConsumerId>,
-    /// It was settled along with a later one.
-    pub(crate) stale: bool,
-    /// How many lines there were when it came; none when that one was lost by then.
-    pub(crate) line: Option<usize>,
-}
-
-/// A transaction that goes on, and what was published in it.
-#[derive(Debug)]
-pub(crate) struct Begun {
-    pub(crate) id: TransactionId,
-    pub(crate) ids: Vec<u64>,
-}
 
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -116,57 +27,57 @@ pub(crate) struct Session {
     pub(crate) machine: Connection,
     decoder: Decoder,
     out: Outgoing,
-    pub(crate) mischief: Mischief,
-    /// The transport that it has; none before it has dialled, and after it has lost one.
-    pub(crate) line: Option<Line>,
-    /// How many it had.
-    pub(crate) lines: usize,
-    /// Lines that it has let go, and of whose end the broker may not know yet.
-    pub(crate) ghosts: Vec<Line>,
-    /// Another is dialled, and when that comes to its end.
+    pub(crate) planted_fault: PlantedFault,
+    /// The current transport. `None` before the first dial and after a loss.
+    pub(crate) transport: Option<Transport>,
+    /// The number of transports so far.
+    pub(crate) transports: usize,
+    /// Abandoned transports whose end the broker may not have detected yet.
+    pub(crate) old_transports: Vec<Transport>,
+    /// The end of the current dial.
     pub(crate) dialling: Option<Instant>,
-    /// It is dialled again when it is lost.
+    /// It dials again after a loss.
     pub(crate) recovers: bool,
-    /// The transport is closed on this side.
+    /// The transport is closed on the client's side.
     pub(crate) finished: bool,
     write_error: bool,
     transmitted: usize,
-    /// What the driver sleeps for.
+    /// The driver's timer.
     armed: Option<Instant>,
-    /// The machine that it runs on does nothing until then.
+    /// The client's machine is suspended until this instant.
     pub(crate) asleep_until: Instant,
-    /// For how long it has slept at most.
+    /// The longest suspension so far.
     pub(crate) slept: Duration,
     reading: bool,
     most_out: usize,
-    /// How many bytes partly received contents may take together.
+    /// The bound of partly received contents in bytes.
     most_partly_received: Option<usize>,
     pub(crate) hash: u64,
-    /// Hears what the machine hears.
-    ears: Observer,
-    /// The latest copy of each message that came back.
+    /// Decodes everything that the client receives.
+    incoming: Observer,
+    /// The latest copy of each returned message.
     came_back: BTreeMap<u64, u64>,
-    pub(crate) waiting: BTreeMap<PromiseId, Waiting>,
+    pub(crate) pending: BTreeMap<PromiseId, Pending>,
     pub(crate) abandoned: BTreeSet<PromiseId>,
     pub(crate) consumers: BTreeMap<ConsumerId, Consumer>,
-    /// The tags of consumers that are said to be refused for now, or to have ended.
+    /// The tags of consumers that were reported as refused for now, or as ended.
     pub(crate) refused: BTreeSet<String>,
-    /// When the last handshake ended.
+    /// The end of the last handshake.
     pub(crate) opened_at: Option<Instant>,
-    /// Consumers whose channel was closed: who knows what became of their acks.
+    /// Consumers whose channel was closed, so that the fate of their acks is unknown.
     pub(crate) broken_consumers: BTreeSet<ConsumerId>,
-    pub(crate) held: Vec<Held>,
+    pub(crate) unsettled: Vec<Unsettled>,
     pub(crate) settled: Vec<(Option<ConsumerId>, Settled)>,
-    /// What was published without a confirm and is on its way.
+    /// Pending publishes without a confirm.
     pub(crate) unconfirmed: Vec<u64>,
     pub(crate) transactions: Vec<Begun>,
     pub(crate) record: Record,
-    /// Queues that the broker has named, by their first names.
+    /// Server-named queues, by their first names.
     pub(crate) unnamed: Vec<String>,
-    /// Why it may break, or may have broken.
-    pub(crate) excuse: Option<&'static str>,
+    /// The reason why the connection may break, or may have broken.
+    pub(crate) break_reason: Option<&'static str>,
     pub(crate) closing: bool,
-    /// The promises that ended without the broker's answer since it closes.
+    /// The promises that have ended without the broker's answer since the close began.
     pub(crate) left: Left,
 }
 
@@ -185,10 +96,10 @@ impl Session {
             machine,
             decoder: Decoder::new(),
             out: Outgoing::default(),
-            mischief: plan.mischief,
-            line: None,
-            lines: 0,
-            ghosts: Vec::new(),
+            planted_fault: plan.planted_fault,
+            transport: None,
+            transports: 0,
+            old_transports: Vec::new(),
             dialling: None,
             recovers,
             finished: false,
@@ -198,37 +109,37 @@ impl Session {
             asleep_until: now,
             slept: Duration::ZERO,
             reading: false,
-            // As much as may wait and again as much in the transport's hands, beyond which goes one
-            // message each.
-            most_out: 2 * (plan.outgoing_octets() + plan.most_octets_of_a_body()) + (64 << 10),
+            // The outgoing limit once in the queue and once taken by the transport. Each may be
+            // exceeded by one message.
+            most_out: 2 * (plan.outgoing_bytes() + plan.most_bytes_of_a_body()) + (64 << 10),
             most_partly_received: plan.most_partly_received(),
             hash: 0,
-            ears: Observer::default(),
+            incoming: Observer::default(),
             came_back: BTreeMap::new(),
-            waiting: BTreeMap::new(),
+            pending: BTreeMap::new(),
             abandoned: BTreeSet::new(),
             consumers: BTreeMap::new(),
             refused: BTreeSet::new(),
             opened_at: None,
             broken_consumers: BTreeSet::new(),
-            held: Vec::new(),
+            unsettled: Vec::new(),
             settled: Vec::new(),
             unconfirmed: Vec::new(),
             transactions: Vec::new(),
             record: Record::default(),
             unnamed: Vec::new(),
-            excuse: None,
+            break_reason: None,
             closing: false,
             left: Left::default(),
         }
     }
 
-    /// How many consumers of a queue have started and have not ended.
+    /// Returns the number of consumers of a queue that have started and have not ended.
     pub(crate) fn live_consumers(&self, queue: &str) -> usize {
         self.count_consumers(queue, false)
     }
 
-    /// How many consumers of a queue are refused for now.
+    /// Returns the number of consumers of a queue that are refused for now.
     pub(crate) fn refused_consumers(&self, queue: &str) -> usize {
         self.count_consumers(queue, true)
     }
@@ -256,7 +167,7 @@ impl Session {
         .count()
     }
 
-    /// Notes which consumers have ended.
+    /// Records which consumers have ended.
     pub(crate) fn watch_consumers(&mut self, now: Instant) {
         for (id, consumer) in &mut self.consumers {
             if consumer.ended_after.is_none()
@@ -271,8 +182,8 @@ impl Session {
         }
     }
 
-    /// Hears what is said of consumers.
-    pub(crate) fn hear(&mut self, notice: Notice) -> Checked {
+    /// Processes notices about consumers.
+    pub(crate) fn handle_notice(&mut self, notice: Notice) -> Checked {
         match notice {
             Notice::Recovered(report) => {
                 let tag_of = |what: &str| {
@@ -290,7 +201,9 @@ impl Session {
             }
             Notice::ConsumerRestored(tag) => {
                 ensure(self.refused.remove(&*tag), || {
-                    format!("the consumer {tag} is said to be back, and was not said to be refused")
+                    format!(
+                        "the consumer {tag} was reported as restored, but not as refused before"
+                    )
                 })?;
             }
             Notice::Lost(count) => return Err(Violation(format!("{count} notices were lost"))),
@@ -299,13 +212,13 @@ impl Session {
         Ok(())
     }
 
-    /// Whether nothing stands in the way of what is asked.
+    /// Returns `true` if nothing prevents requests from succeeding.
     pub(crate) fn is_sound(&self) -> bool {
         let is_open = !self.recovers || matches!(self.machine.state(), ConnectionState::Open);
         let is_whole = self
-            .line
+            .transport
             .as_ref()
-            .is_some_and(|line| !line.doubtful && !line.broker_gone);
+            .is_some_and(|transport| !transport.may_break && !transport.broker_gone);
         !self.finished
             && !self.closing
             && is_open
@@ -313,87 +226,91 @@ impl Session {
             && self.machine.why_closed().is_none()
     }
 
-    /// It may break, and for what reason.
-    pub(crate) fn doubt(&mut self, why: &'static str) {
-        self.excuse = Some(why);
-        if let Some(line) = &mut self.line {
-            line.doubtful = true;
+    /// Records the reason why the connection may break.
+    pub(crate) fn expect_break(&mut self, why: &'static str) {
+        self.break_reason = Some(why);
+        if let Some(transport) = &mut self.transport {
+            transport.may_break = true;
         }
     }
 
-    /// A message that has come back is not published again.
+    /// Checks that a returned message is not published again.
     pub(crate) fn may_publish(&self, copy: u64) -> Checked {
         let id = id_of_copy(copy);
         let came_back = self.came_back.get(&id).is_some_and(|latest| copy > *latest);
         ensure(!came_back, || {
-            format!("message {id} came back and was published again")
+            format!("message {id} was returned and published again")
         })
     }
 
-    /// Whether it had to give up to be dialled again.
+    /// Returns `true` if there is a reason why it gave up reconnecting.
     pub(crate) fn reason_to_give_up(&self) -> bool {
         match self.machine.why_closed() {
-            // It does not come back when it was on its way to its end.
+            // It does not reconnect after a close has begun.
             Some(_) if self.closing => true,
-            Some(Error::ConnectionBroken(Broken::DriverDropped)) => self.excuse.is_some(),
-            Some(Error::AccessRefused(_) | Error::LoginRefused) => self.excuse.is_some(),
+            Some(Error::ConnectionBroken(Broken::DriverDropped)) => self.break_reason.is_some(),
+            Some(Error::AccessRefused(_) | Error::LoginRefused) => self.break_reason.is_some(),
             _ => false,
         }
     }
 
-    /// It has a transport.
-    pub(crate) fn link(&mut self, line: Line) {
-        self.lines += 1;
-        self.line = Some(line);
+    /// Starts to use a transport.
+    pub(crate) fn use_transport(&mut self, transport: Transport) {
+        self.transports += 1;
+        self.transport = Some(transport);
         self.decoder = Decoder::new();
-        self.ears = Observer::default();
+        self.incoming = Observer::default();
         self.out = Outgoing::default();
         self.transmitted = 0;
         self.write_error = false;
     }
 
-    /// It lets go of its transport, to have another.
-    fn unlink(&mut self, now: Instant) {
-        let Some(mut line) = self.line.take() else {
+    /// Abandons its transport in order to dial again.
+    fn abandon_transport(&mut self, now: Instant) {
+        let Some(mut transport) = self.transport.take() else {
             return;
         };
-        line.up.end(now, End::Eof);
-        self.ghosts.push(line);
-        // Who knows whether they have arrived.
+        transport.up.end(now, End::Eof);
+        self.old_transports.push(transport);
+        // They may have arrived or not.
         self.settled.clear();
         self.unconfirmed.clear();
     }
 
-    /// All lines of which the broker may still know: those it has let go, then the one that it has.
-    pub(crate) fn lines(&self) -> impl Iterator<Item = &Line> {
-        self.ghosts.iter().chain(&self.line)
+    /// Returns all transports that the broker may still know: the abandoned ones, then the current
+    /// one.
+    pub(crate) fn transports(&self) -> impl Iterator<Item = &Transport> {
+        self.old_transports.iter().chain(&self.transport)
     }
 
-    /// The line of that place in [`lines`](Self::lines), and whether it is the one that it has.
-    pub(crate) fn line_at(&mut self, place: usize) -> Option<(&mut Line, bool)> {
-        let ghosts = self.ghosts.len();
-        match self.ghosts.get_mut(place) {
-            Some(ghost) => Some((ghost, false)),
-            None if place == ghosts => self.line.as_mut().map(|line| (line, true)),
+    /// Returns the transport at a position of [`transports`](Self::transports), and whether it is
+    /// the current one.
+    pub(crate) fn transport_at(&mut self, place: usize) -> Option<(&mut Transport, bool)> {
+        let old_transports = self.old_transports.len();
+        match self.old_transports.get_mut(place) {
+            Some(old) => Some((old, false)),
+            None if place == old_transports => {
+                self.transport.as_mut().map(|transport| (transport, true))
+            }
             None => None,
         }
     }
 
-    pub(crate) fn hash(&mut self, octets: &[u8]) {
-        for octet in octets {
-            // The correlation id of a call has unpredictable hexadecimal digits, so each digit
-            // counts as the same.
-            let octet = if octet.is_ascii_hexdigit() {
+    pub(crate) fn hash(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            // The correlation id of a call has unpredictable hexadecimal digits, so all digits are
+            // hashed as the same.
+            let byte = if byte.is_ascii_hexdigit() {
                 b'0'
             } else {
-                *octet
+                *byte
             };
-            self.hash = (self.hash ^ u64::from(octet)).wrapping_mul(0x0100_0000_01B3);
+            self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
         }
         self.hash = self.hash.rotate_left(17);
     }
 
-    /// When the driver has to be polled, as far as it knows.
+    /// Returns when the driver must be polled, as far as it knows.
     pub(crate) fn due(&self, now: Instant) -> Option<Instant> {
         self.wakes(now).map(|due| due.max(self.asleep_until))
     }
@@ -405,40 +322,40 @@ impl Session {
         if self.machine.wants_attention() {
             return Some(now);
         }
-        let Some(line) = &self.line else {
+        let Some(transport) = &self.transport else {
             return [self.armed, self.dialling].into_iter().flatten().min();
         };
         let read = if self.reading {
-            line.down.readable_at()
+            transport.down.readable_at()
         } else {
             None
         };
         let write = if self.out.is_empty() || self.write_error {
             None
-        } else if line.up.has_ended() {
+        } else if transport.up.has_ended() {
             Some(now)
         } else {
-            line.up.writable_at()
+            transport.up.writable_at()
         };
         [self.armed, read, write].into_iter().flatten().min()
     }
 
-    /// Polls the driver. Gives what is to be dialled, when it wants a transport.
+    /// Polls the driver. Returns the endpoints to dial if it needs a transport.
     pub(crate) fn drive(&mut self, now: Instant, random: &mut Random) -> Checked<Option<Dialling>> {
-        // Rounds in a row that had a deadline to handle. Some have reason to: a pause of reading
-        // that comes back is relieved at once.
+        // Consecutive rounds that had a deadline to handle. Some are legitimate: a pause of reading
+        // that starts again is relieved at once.
         let mut late_rounds = 0_u32;
         for round in 0_u32.. {
-            ensure(round < 200_000, || "the driver finds no rest".into())?;
+            ensure(round < 200_000, || "the driver does not become idle".into())?;
             if self.finished {
                 break;
             }
-            if self.line.is_none() {
-                return self.tend(now);
+            if self.transport.is_none() {
+                return self.run_without_transport(now);
             }
             match std::mem::take(&mut self.transmitted) {
                 0 => {}
-                octets => self.machine.handle_transmitted(now, octets),
+                bytes => self.machine.handle_transmitted(now, bytes),
             }
             self.machine.poll_transmit(now, &mut self.out);
             let mut timeout = self.machine.poll_timeout();
@@ -453,16 +370,16 @@ impl Session {
             self.armed = timeout;
             self.reading = self.machine.wants_input();
             ensure(self.out.len() <= self.most_out, || {
-                format!("I8: {} octets wait to be written", self.out.len())
+                format!("I8: {} bytes are queued for writing", self.out.len())
             })?;
             if self.machine.is_over() {
-                self.let_go(now);
+                self.release_transport(now);
                 continue;
             }
             let closed = self.machine.is_closed() || self.machine.is_down();
             let mut progress = self.write(now, random);
             if closed && (self.out.is_empty() || self.write_error) {
-                self.let_go(now);
+                self.release_transport(now);
                 continue;
             } else if self.reading || self.write_error && !closed {
                 progress |= self.read(now, random);
@@ -475,17 +392,17 @@ impl Session {
         Ok(None)
     }
 
-    /// The transport is not needed any more.
-    fn let_go(&mut self, now: Instant) {
+    /// The transport is no longer needed.
+    fn release_transport(&mut self, now: Instant) {
         if self.machine.is_down() {
-            self.unlink(now)
+            self.abandon_transport(now)
         } else {
             self.finish(now)
         }
     }
 
-    /// Lets time pass without a transport, and dials.
-    fn tend(&mut self, now: Instant) -> Checked<Option<Dialling>> {
+    /// Advances time without a transport, and dials.
+    fn run_without_transport(&mut self, now: Instant) -> Checked<Option<Dialling>> {
         let mut timeout = self.machine.tend(now);
         for round in 0.. {
             if timeout.is_none_or(|timeout| timeout > now) || self.machine.is_closed() {
@@ -498,7 +415,7 @@ impl Session {
                 return Ok(Some(dialling));
             }
             ensure(round < 1000, || {
-                "a deadline stays in the past, and there is no transport".into()
+                "a deadline stays in the past without a transport".into()
             })?;
             self.machine.handle_timeout(now);
             timeout = self.machine.tend(now);
@@ -513,30 +430,34 @@ impl Session {
     fn write(&mut self, now: Instant, random: &mut Random) -> bool {
         let mut progress = false;
         while !self.out.is_empty() && !self.write_error {
-            let Some(line) = &mut self.line else { break };
-            if line.up.has_ended() {
+            let Some(transport) = &mut self.transport else {
+                break;
+            };
+            if transport.up.has_ended() {
                 self.write_error = true;
                 return true;
             }
-            let room = line.up.room(now, random);
+            let room = transport.up.room(now, random);
             if room == 0 {
                 break;
             }
-            let mut octets = Vec::new();
+            let mut bytes = Vec::new();
             for piece in self.out.pieces() {
-                let most = piece.len().min(room - octets.len());
-                octets.extend_from_slice(&piece[..most]);
-                if octets.len() == room {
+                let most = piece.len().min(room - bytes.len());
+                bytes.extend_from_slice(&piece[..most]);
+                if bytes.len() == room {
                     break;
                 }
             }
-            self.out.advance(octets.len());
-            self.transmitted += octets.len();
-            self.hash(&octets);
-            let Some(line) = &mut self.line else { break };
-            let octets = line.meddler.client_sends(octets);
-            if !octets.is_empty() && line.up.send(now, octets, random) {
-                line.cut(now);
+            self.out.advance(bytes.len());
+            self.transmitted += bytes.len();
+            self.hash(&bytes);
+            let Some(transport) = &mut self.transport else {
+                break;
+            };
+            let bytes = transport.injector.client_sends(bytes);
+            if !bytes.is_empty() && transport.up.send(now, bytes, random) {
+                transport.cut(now);
             }
             progress = true;
         }
@@ -544,22 +465,22 @@ impl Session {
     }
 
     fn read(&mut self, now: Instant, random: &mut Random) -> bool {
-        let Some(line) = &mut self.line else {
+        let Some(transport) = &mut self.transport else {
             return false;
         };
         let space = self.decoder.space();
-        let broken = match line.down.read(now, space.len(), random) {
-            Read::Octets(octets) => {
-                space[..octets.len()].copy_from_slice(&octets);
-                self.decoder.filled(octets.len());
+        let broken = match transport.down.read(now, space.len(), random) {
+            Read::Bytes(bytes) => {
+                space[..bytes.len()].copy_from_slice(&bytes);
+                self.decoder.filled(bytes.len());
                 self.machine.handle_input(now, &mut self.decoder);
-                for said in self.ears.broker_says(&octets) {
-                    match said {
-                        Said::Returned(copy) => {
+                for observed in self.incoming.broker_sent(&bytes) {
+                    match observed {
+                        Observed::Returned(copy) => {
                             let latest = self.came_back.entry(id_of_copy(copy)).or_default();
                             *latest = copy.max(*latest);
                         }
-                        Said::Opened => self.opened_at = Some(now),
+                        Observed::Opened => self.opened_at = Some(now),
                         _ => {}
                     }
                 }
@@ -574,7 +495,7 @@ impl Session {
         true
     }
 
-    /// Checks the bound of the contents that were received in part. A single one may be larger.
+    /// Checks the bound of the contents that were partly received. A single one may be larger.
     fn check_partly_received(&self) -> Checked {
         /// The bytes of a content's exchange name and routing key, which are not dropped.
         const NAMES: usize = 2 * 255;
@@ -588,53 +509,53 @@ impl Session {
         }
         ensure(contents <= 1 || bytes <= most + contents * NAMES, || {
             format!(
-                "I8: {bytes} bytes of {contents} contents are received in part, where {most} may be"
+                "I8: {bytes} bytes of {contents} contents are partly received, at a limit of {most}"
             )
         })
     }
 
-    /// The transport is closed from this side.
+    /// Closes the transport from the client's side.
     pub(crate) fn finish(&mut self, now: Instant) {
         self.finished = true;
         self.armed = None;
         self.dialling = None;
-        if let Some(line) = &mut self.line {
-            line.up.end(now, End::Eof);
+        if let Some(transport) = &mut self.transport {
+            transport.up.end(now, End::Eof);
         }
     }
 
-    /// The driver is dropped.
+    /// Drops the driver.
     pub(crate) fn drop_driver(&mut self, now: Instant) {
         self.machine.handle_loss(Broken::DriverDropped);
         self.finish(now);
     }
 
-    /// No transport could be had.
+    /// Records that no transport could be opened.
     pub(crate) fn dial_fails(&mut self, now: Instant, error: Error) {
         self.machine.handle_dial_failure(now, error);
     }
 
-    /// Drops everything that the application has. Nothing may be left then.
-    pub(crate) fn bury(mut self) -> Checked {
+    /// Drops everything of the application, and checks that nothing is left.
+    pub(crate) fn drop_everything(mut self) -> Checked {
         let number = self.number;
         ensure(self.machine.is_closed(), || {
             format!("session {number} is finished and not closed")
         })?;
-        if let Some((_, waiting)) = self.waiting.first_key_value() {
+        if let Some((_, pending)) = self.pending.first_key_value() {
             return Err(Violation(format!(
-                "session {number} is over and {:?} was never answered",
-                waiting.asked
+                "session {number} has ended and {:?} was never completed",
+                pending.request
             )));
         }
-        for held in &self.held {
+        for unsettled in &self.unsettled {
             let settled = self.machine.settle(
-                &held.delivered,
+                &unsettled.delivered,
                 puka::machine::Settle::Ack { multiple: false },
             );
             ensure(settled.is_err(), || {
                 format!(
                     "message {} was acknowledged after the end",
-                    id_of_copy(held.copy)
+                    id_of_copy(unsettled.copy)
                 )
             })?;
         }
@@ -644,7 +565,7 @@ impl Session {
         for (id, consumer) in &self.consumers {
             ensure(consumer.awake, || {
                 format!(
-                    "nobody told the consumer {id:?} of {} of its end",
+                    "the consumer {id:?} of {} was not woken by its end",
                     consumer.queue
                 )
             })?;
@@ -654,15 +575,15 @@ impl Session {
                 .and_then(|it| it.ended())
                 .is_some();
             ensure(ended, || {
-                format!("the consumer {id:?} of {} lives on", consumer.queue)
+                format!("the consumer {id:?} of {} has not ended", consumer.queue)
             })?;
             self.machine.drop_consumer(*id);
         }
         ensure(self.machine.poll_event().is_none(), || {
-            "an event when all is over".into()
+            "an event after the end".into()
         })?;
         ensure(self.machine.is_idle(), || {
-            format!("I11: session {number} keeps something: {:?}", self.machine)
+            format!("I11: session {number} is not empty: {:?}", self.machine)
         })
     }
 }

@@ -1,11 +1,11 @@
-//! Transactions and calls, as applications use them.
+//! Transactions and calls of applications.
 
-use crate::ledger::{Checked, Fate, Violation, ensure};
+use crate::checker::{Checked, PublishOutcome, Violation, ensure};
 use crate::observer::body_of;
+use crate::pending::{Begun, Pending, Request};
 use crate::plan::Feature;
 use crate::random::Random;
 use crate::requests::publish_of;
-use crate::session::{Asked, Begun, Waiting};
 use crate::world::World;
 use puka::machine::{Body, Publish, Reply};
 use puka::protocol::Properties;
@@ -20,7 +20,7 @@ fn to<'a>(queue: &'a str, body: &'a [u8], properties: &'a Properties<'a>) -> Pub
 }
 
 impl World {
-    /// Begins a transaction, goes on with one, or ends one.
+    /// Begins, continues or ends a transaction.
     pub(crate) fn transact(&mut self, client: usize, random: &mut Random) -> Checked {
         let Some(session) = self.session(client) else {
             return Ok(());
@@ -28,7 +28,7 @@ impl World {
         if session.transactions.is_empty() || random.chance(20) {
             let sent = session.machine.transaction();
             return self
-                .asked(client, sent, Asked::Begin, tx::Select::ID)
+                .record_result(client, sent, Request::Begin, tx::Select::ID)
                 .map(|_| ());
         }
         let index = random.below(session.transactions.len());
@@ -48,7 +48,7 @@ impl World {
             None
         };
         let queue = unnamed.unwrap_or_else(|| named.to_owned());
-        let id = self.ledger.publishes(("", &queue), (false, true), 20);
+        let id = self.checker.publishes(("", &queue), (false, true), 20);
         let body = body_of(id, 20);
         let publish = publish_of(("", &queue), (false, true), Body::Borrowed(&body));
         let Some(session) = self.session(client) else {
@@ -68,7 +68,9 @@ impl World {
                 });
                 ensure(done, || format!("a publish of a transaction: {outcome:?}"))
             }
-            Err(_) => self.ledger.fate(id, Fate::Refused("not sent".into())),
+            Err(_) => self
+                .checker
+                .record_outcome(id, PublishOutcome::Refused("not sent".into())),
         }
     }
 
@@ -92,7 +94,7 @@ impl World {
         if self.plan.has(Feature::Internal) {
             Ok(())
         } else {
-            self.ledger.reached(id)
+            self.checker.reached(id)
         }
     }
 
@@ -118,10 +120,10 @@ impl World {
         };
         match sent {
             Ok(promise) => {
-                self.ask(
+                self.record_pending(
                     client,
                     Some(promise),
-                    Asked::Finish { ids, commits },
+                    Request::Finish { ids, commits },
                     method,
                 );
                 Ok(())
@@ -134,53 +136,57 @@ impl World {
         self.note(client, || {
             format!("messages {ids:?} never take effect: {error}")
         });
-        ids.iter()
-            .try_for_each(|id| self.ledger.fate(*id, Fate::Refused("not committed".into())))
+        ids.iter().try_for_each(|id| {
+            self.checker
+                .record_outcome(*id, PublishOutcome::Refused("not committed".into()))
+        })
     }
 
-    /// A transaction has come to its end.
+    /// Records the end of a transaction.
     pub(crate) fn finished(
         &mut self,
         client: usize,
-        waiting: &Waiting,
+        pending: &Pending,
         outcome: Result<Reply, Error>,
     ) -> Checked {
-        let Asked::Finish { ids, commits } = &waiting.asked else {
+        let Request::Finish { ids, commits } = &pending.request else {
             return Ok(());
         };
-        self.ledger.sync(&self.broker)?;
-        let each = |world: &mut Self, fate: Fate| -> Checked {
+        self.checker.sync(&self.broker)?;
+        let each = |world: &mut Self, outcome: PublishOutcome| -> Checked {
             ids.iter()
-                .try_for_each(|id| world.ledger.fate(*id, fate.clone()))
+                .try_for_each(|id| world.checker.record_outcome(*id, outcome.clone()))
         };
         match outcome {
             Ok(Reply::Committed(returned)) if *commits => {
                 ensure(returned.is_empty(), || {
-                    "nothing was mandatory, and something came back".into()
+                    "nothing was mandatory, but a message was returned".into()
                 })?;
-                each(self, Fate::Confirmed)?;
+                each(self, PublishOutcome::Confirmed)?;
                 ids.iter().try_for_each(|id| self.reached(*id))
             }
-            Ok(Reply::Done) if !*commits => each(self, Fate::Refused("rolled back".into())),
+            Ok(Reply::Done) if !*commits => {
+                each(self, PublishOutcome::Refused("rolled back".into()))
+            }
             Ok(reply) => Err(Violation(format!(
-                "{:?} was answered by {reply:?}",
-                waiting.asked
+                "{:?} was completed with {reply:?}",
+                pending.request
             ))),
             Err(Error::Unconfirmed(cause)) if *commits => {
-                self.check_error(client, waiting, &cause)?;
-                each(self, Fate::Unknown)
+                self.check_error(client, pending, &cause)?;
+                each(self, PublishOutcome::Unknown)
             }
             Err(error) => {
-                self.check_error(client, waiting, &error)?;
-                each(self, Fate::Refused(error.to_string()))
+                self.check_error(client, pending, &error)?;
+                each(self, PublishOutcome::Refused(error.to_string()))
             }
         }
     }
 
-    /// Publishes something that wants a reply.
+    /// Publishes a call.
     pub(crate) fn call(&mut self, client: usize, random: &mut Random) -> Checked {
         let queue = *random.pick(&["q0", "q1", "nowhere"]).unwrap_or(&"q0");
-        let id = self.ledger.publishes(("", queue), (true, false), 20);
+        let id = self.checker.publishes(("", queue), (true, false), 20);
         let body = body_of(id, 20);
         let Some(session) = self.session(client) else {
             return Ok(());
@@ -188,54 +194,56 @@ impl World {
         let sent = session
             .machine
             .call(&to(queue, &body, &Properties::NONE), None);
-        if !self.asked(client, sent, Asked::Call(id), basic::Publish::ID)? {
-            self.ledger.fate(id, Fate::Refused("never sent".into()))?;
+        if !self.record_result(client, sent, Request::Call(id), basic::Publish::ID)? {
+            self.checker
+                .record_outcome(id, PublishOutcome::Refused("never sent".into()))?;
         }
         Ok(())
     }
 
-    /// What came of a call.
+    /// Records the result of a call.
     pub(crate) fn called(
         &mut self,
         client: usize,
-        waiting: &Waiting,
+        pending: &Pending,
         id: u64,
         outcome: Result<Reply, Error>,
     ) -> Checked {
-        self.ledger.sync(&self.broker)?;
+        self.checker.sync(&self.broker)?;
         match outcome {
             Ok(Reply::Message(reply)) => {
-                self.ledger.replied(id, &reply)?;
-                self.ledger.fate(id, Fate::Confirmed)
+                self.checker.replied(id, &reply)?;
+                self.checker.record_outcome(id, PublishOutcome::Confirmed)
             }
             Err(Error::NoRoute(returned)) => {
-                self.ledger.came_back(id, &returned.message)?;
-                self.ledger.fate(id, Fate::Returned)
+                self.checker.came_back(id, &returned.message)?;
+                self.checker.record_outcome(id, PublishOutcome::Returned)
             }
-            // Nobody has to reply.
+            // Not every call gets a reply.
             Err(Error::Timeout { .. } | Error::ReadingPaused(_)) => {
-                self.ledger.fate(id, Fate::Unknown)
+                self.checker.record_outcome(id, PublishOutcome::Unknown)
             }
             Err(Error::Unconfirmed(cause)) => {
-                self.check_error(client, waiting, &cause)?;
-                self.ledger.fate(id, Fate::Unknown)
+                self.check_error(client, pending, &cause)?;
+                self.checker.record_outcome(id, PublishOutcome::Unknown)
             }
             Err(error) => {
-                self.check_error(client, waiting, &error)?;
-                self.ledger.fate(id, Fate::Refused(error.to_string()))
+                self.check_error(client, pending, &error)?;
+                self.checker
+                    .record_outcome(id, PublishOutcome::Refused(error.to_string()))
             }
-            Ok(reply) => Err(Violation(format!("a call was answered by {reply:?}"))),
+            Ok(reply) => Err(Violation(format!("a call was completed with {reply:?}"))),
         }
     }
 
-    /// The application replies to a message that wants it.
+    /// Publishes the application's reply to a call.
     pub(crate) fn reply_to(&mut self, client: usize, call: u64, message: &Message) -> Checked {
         let properties = message.properties();
         let Some(address) = properties.reply_to.and_then(|it| it.as_str()) else {
             return Ok(());
         };
-        let id = self.ledger.publishes(("", address), (false, false), 20);
-        self.ledger.replies(id, call)?;
+        let id = self.checker.publishes(("", address), (false, false), 20);
+        self.checker.replies(id, call)?;
         let body = body_of(id, 20);
         let mut reply = Properties::default();
         reply.correlation_id = properties.correlation_id;
@@ -243,13 +251,14 @@ impl World {
             return Ok(());
         };
         let sent = session.machine.publish(&to(address, &body, &reply));
-        if !self.asked(client, sent, Asked::Publish(id), basic::Publish::ID)? {
-            self.ledger.fate(id, Fate::Refused("never sent".into()))?;
+        if !self.record_result(client, sent, Request::Publish(id), basic::Publish::ID)? {
+            self.checker
+                .record_outcome(id, PublishOutcome::Refused("never sent".into()))?;
         }
         Ok(())
     }
 
-    /// A transaction has begun.
+    /// Records the start of a transaction.
     pub(crate) fn begun(&mut self, client: usize, reply: Reply) {
         if let (Reply::Transaction(id), Some(session)) = (reply, self.session(client)) {
             session.transactions.push(Begun {

@@ -1,33 +1,33 @@
-//! One direction of a virtual network: octets that arrive later, in other pieces, or not at all.
+//! One direction of a virtual network: bytes that arrive later, in other pieces, or not at all.
 
 use crate::random::Random;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// How the network moves octets.
+/// How the network moves bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
-    /// The largest piece that is read or written at once.
+    /// The largest piece of one read or write.
     pub(crate) piece: usize,
-    /// How often there is a rest between two pieces, in percent, and the longest one.
+    /// The probability of a pause between two pieces in percent, and the longest one.
     pub(crate) pauses: usize,
     pub(crate) pause: Duration,
-    /// The longest time that a piece is under way.
+    /// The longest latency of a piece.
     pub(crate) latency: Duration,
-    /// Octets that may be under way.
+    /// The maximum number of bytes in flight.
     pub(crate) capacity: usize,
 }
 
-/// How a transport ends.
+/// The end of a transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Eof,
     Reset,
 }
 
-/// What a read gives.
+/// The result of a read.
 pub(crate) enum Read {
-    Octets(Vec<u8>),
+    Bytes(Vec<u8>),
     Ended(End),
     Nothing,
 }
@@ -36,14 +36,14 @@ pub(crate) enum Read {
 pub(crate) struct Wire {
     pace: Pace,
     flying: VecDeque<(Instant, Vec<u8>)>,
-    /// Octets of the first piece that are read.
+    /// The number of bytes of the first piece that were read.
     start: usize,
-    octets: usize,
+    bytes: usize,
     last_arrival: Option<Instant>,
     end: Option<(Instant, End)>,
-    /// It is cut after so many octets more.
+    /// It is cut after this many more bytes.
     pub(crate) cut_after: Option<usize>,
-    /// Whatever is sent gets lost, and nobody is told.
+    /// Everything sent is lost without an error.
     pub(crate) silent: bool,
     pub(crate) write_at: Instant,
     pub(crate) read_at: Instant,
@@ -55,7 +55,7 @@ impl Wire {
             pace,
             flying: VecDeque::new(),
             start: 0,
-            octets: 0,
+            bytes: 0,
             last_arrival: None,
             end: None,
             cut_after: None,
@@ -69,22 +69,22 @@ impl Wire {
         self.end.is_some()
     }
 
-    /// How many octets may be written now.
+    /// Returns how many bytes may be written now.
     pub(crate) fn room(&self, now: Instant, random: &mut Random) -> usize {
         if self.write_at > now || self.end.is_some() {
             return 0;
         }
-        let room = self.pace.capacity.saturating_sub(self.octets);
+        let room = self.pace.capacity.saturating_sub(self.bytes);
         let room = room.min(self.cut_after.unwrap_or(usize::MAX));
         room.min(1 + random.below(self.pace.piece))
     }
 
-    /// Sends octets, for which there is [`room`](Self::room). True when the wire is cut behind
+    /// Sends bytes that fit into [`room`](Self::room). Returns `true` if the wire is cut behind
     /// them.
-    pub(crate) fn send(&mut self, now: Instant, octets: Vec<u8>, random: &mut Random) -> bool {
-        self.octets += octets.len();
+    pub(crate) fn send(&mut self, now: Instant, bytes: Vec<u8>, random: &mut Random) -> bool {
+        self.bytes += bytes.len();
         if let Some(left) = &mut self.cut_after {
-            *left = left.saturating_sub(octets.len());
+            *left = left.saturating_sub(bytes.len());
         }
         if !self.pace.pause.is_zero() && random.chance(self.pace.pauses) {
             self.write_at = now + random.micros(0..self.pace.pause.as_micros() as usize + 1);
@@ -96,12 +96,12 @@ impl Wire {
                 .map_or(now, |last| last.max(now))
                 .max(now + latency);
             self.last_arrival = Some(arrival);
-            self.flying.push_back((arrival, octets));
+            self.flying.push_back((arrival, bytes));
         }
         self.cut_after == Some(0)
     }
 
-    /// Ends it behind what is under way, or at once.
+    /// Ends it behind the bytes in flight, or at once.
     pub(crate) fn end(&mut self, now: Instant, end: End) {
         if self.end.is_some() {
             return;
@@ -133,20 +133,20 @@ impl Wire {
         }
         let left = front.len() - self.start;
         let count = left.min(most).min(1 + random.below(self.pace.piece));
-        let octets = front[self.start..self.start + count].to_vec();
+        let bytes = front[self.start..self.start + count].to_vec();
         self.start += count;
         if count == left {
             self.flying.pop_front();
             self.start = 0;
         }
-        self.octets -= octets.len();
+        self.bytes -= bytes.len();
         if !self.pace.pause.is_zero() && random.chance(self.pace.pauses) {
             self.read_at = now + random.micros(0..self.pace.pause.as_micros() as usize + 1);
         }
-        Read::Octets(octets)
+        Read::Bytes(bytes)
     }
 
-    /// When there is something to read.
+    /// Returns when input becomes available.
     pub(crate) fn readable_at(&self) -> Option<Instant> {
         if self.silent {
             return None;
@@ -157,8 +157,8 @@ impl Wire {
             .map(|at| at.max(self.read_at))
     }
 
-    /// When a writer who has something should look again.
+    /// Returns when a writer should try again.
     pub(crate) fn writable_at(&self) -> Option<Instant> {
-        (self.end.is_none() && self.octets < self.pace.capacity).then_some(self.write_at)
+        (self.end.is_none() && self.bytes < self.pace.capacity).then_some(self.write_at)
     }
 }

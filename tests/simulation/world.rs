@@ -1,20 +1,19 @@
 //! A broker, its clients, the network between them and the time, all from one seed.
 
-use crate::heard::id_of_copy;
-use crate::ledger::{Checked, Ledger, Violation, ensure};
-use crate::line::Line;
-use crate::observer::Said;
+use crate::checker::{Checked, MessageChecker, Violation, ensure};
+use crate::observer::Observed;
 use crate::plan::Plan;
+use crate::publishes::id_of_copy;
 use crate::random::Random;
 use crate::session::Session;
+use crate::transport::Transport;
 use crate::wire::{End, Read};
 use puka_test_broker::Broker;
 use puka_test_broker::ConnectionId;
 use std::time::{Duration, Instant};
 
-/// How often everybody is asked at most, in all. Of twenty thousand seeds the longest asks 178 553
-/// times.
-const MOST_ROUNDS: u64 = 500_000;
+/// The maximum number of polls. The longest of 20 000 seeds needs 178 553.
+const MAX_ROUNDS: u64 = 500_000;
 
 #[derive(Debug)]
 pub(crate) struct World {
@@ -24,28 +23,28 @@ pub(crate) struct World {
     pub(crate) broker: Broker,
     pub(crate) clients: Vec<Option<Session>>,
     pub(crate) sessions: usize,
-    /// How many transports there were.
-    pub(crate) lines: usize,
-    /// How many brokers there were.
+    /// The number of transports so far.
+    pub(crate) transports: usize,
+    /// The number of brokers so far.
     pub(crate) brokers: u64,
-    /// At which of its endpoints the broker is.
+    /// The index of the broker's current endpoint.
     pub(crate) home: usize,
-    /// Nobody can be dialled until then.
+    /// Dials fail until this instant.
     pub(crate) away_until: Instant,
-    /// Nothing breaks any more.
+    /// Faults have stopped.
     pub(crate) calm: bool,
-    pub(crate) ledger: Ledger,
-    /// What the network draws from.
+    pub(crate) checker: MessageChecker,
+    /// The random numbers of the network.
     pub(crate) network: Random,
     hash: u64,
-    /// What has happened, if somebody wants to read it.
+    /// The events so far, if a trace was requested.
     pub(crate) trace: Option<Vec<String>>,
-    /// Queues that a blocked connection, or a channel that waits for a stuck queue, may have asked
-    /// to clear.
+    /// Queues that a blocked connection, or a channel waiting for a stuck queue, may have asked to
+    /// purge or delete.
     pub(crate) clearing: Vec<String>,
     pub(crate) blocked: bool,
     pub(crate) faults: usize,
-    /// How often everybody was asked whether there is something to do.
+    /// The number of polls so far.
     pub(crate) rounds: u64,
 }
 
@@ -60,12 +59,12 @@ impl World {
             broker: Broker::new(plan.config()),
             clients: (0..clients).map(|_| None).collect(),
             sessions: 0,
-            lines: 0,
+            transports: 0,
             brokers: 1,
             home: 0,
             away_until: start,
             calm: false,
-            ledger: Ledger::default(),
+            checker: MessageChecker::default(),
             network: plan.random(6),
             hash: 0,
             trace: traced.then(Vec::new),
@@ -76,12 +75,12 @@ impl World {
         }
     }
 
-    /// A fingerprint of all octets in both directions.
+    /// Returns a hash of all bytes in both directions.
     pub(crate) fn hash(&self) -> u64 {
         self.hash
     }
 
-    /// The time that has passed.
+    /// Returns the time that has passed.
     pub(crate) fn time(&self) -> Duration {
         self.now - self.start
     }
@@ -101,11 +100,11 @@ impl World {
         }
     }
 
-    /// Lets time pass.
+    /// Advances time.
     pub(crate) fn run_for(&mut self, time: Duration) -> Checked {
         let until = self.now + time;
         loop {
-            self.come_to_rest()?;
+            self.run_until_idle()?;
             let next = self.next_event().filter(|next| *next <= until);
             let Some(next) = next else { break };
             self.now = next.max(self.now);
@@ -115,24 +114,24 @@ impl World {
     }
 
     fn next_event(&self) -> Option<Instant> {
-        let lines = self
+        let transports = self
             .clients
             .iter()
             .flatten()
-            .flat_map(Session::lines)
-            .flat_map(|line| {
-                let broker = line.broker;
-                let heard = if line.broker_gone || !self.broker.wants_input(broker) {
+            .flat_map(Session::transports)
+            .flat_map(|transport| {
+                let broker = transport.broker;
+                let readable = if transport.broker_gone || !self.broker.wants_input(broker) {
                     None
                 } else {
-                    line.up.readable_at()
+                    transport.up.readable_at()
                 };
-                let said = if !line.broker_gone && self.broker.has_output(broker) {
-                    line.down.writable_at()
+                let writable = if !transport.broker_gone && self.broker.has_output(broker) {
+                    transport.down.writable_at()
                 } else {
                     None
                 };
-                [heard, said]
+                [readable, writable]
             });
         let sessions = self
             .clients
@@ -140,18 +139,18 @@ impl World {
             .flatten()
             .map(|session| session.due(self.now));
         sessions
-            .chain(lines)
+            .chain(transports)
             .chain([self.broker.poll_timeout()])
             .flatten()
             .min()
     }
 
-    /// Does what is to be done now.
-    pub(crate) fn come_to_rest(&mut self) -> Checked {
+    /// Performs everything that is due now.
+    pub(crate) fn run_until_idle(&mut self) -> Checked {
         loop {
             self.rounds += 1;
-            ensure(self.rounds <= MOST_ROUNDS, || {
-                "nothing comes to rest".into()
+            ensure(self.rounds <= MAX_ROUNDS, || {
+                "the world does not become idle".into()
             })?;
             let mut progress = false;
             for client in 0..self.clients.len() {
@@ -184,44 +183,46 @@ impl World {
         Ok(())
     }
 
-    pub(crate) fn line(&mut self, client: usize, place: usize) -> Option<&mut Line> {
-        self.session(client)?.line_at(place).map(|(line, _)| line)
+    pub(crate) fn transport(&mut self, client: usize, place: usize) -> Option<&mut Transport> {
+        self.session(client)?
+            .transport_at(place)
+            .map(|(transport, _)| transport)
     }
 
     fn places(&self, client: usize) -> usize {
         self.clients
             .get(client)
             .and_then(Option::as_ref)
-            .map_or(0, |session| session.ghosts.len() + 1)
+            .map_or(0, |session| session.old_transports.len() + 1)
     }
 
-    /// Moves octets between the network and the broker.
+    /// Moves bytes between the network and the broker.
     fn serve(&mut self, client: usize) -> Checked<bool> {
         let mut progress = false;
         for place in 0..self.places(client) {
-            progress |= self.serve_line(client, place)?;
+            progress |= self.serve_transport(client, place)?;
         }
         if let Some(session) = self.session(client) {
-            session.ghosts.retain(|ghost| !ghost.broker_gone);
+            session.old_transports.retain(|old| !old.broker_gone);
         }
         Ok(progress)
     }
 
-    fn serve_line(&mut self, client: usize, place: usize) -> Checked<bool> {
+    fn serve_transport(&mut self, client: usize, place: usize) -> Checked<bool> {
         let mut progress = false;
         let now = self.now;
         while let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut)
-            && let Some((line, _)) = session.line_at(place)
+            && let Some((transport, _)) = session.transport_at(place)
         {
-            if line.broker_gone || !self.broker.wants_input(line.broker) {
+            if transport.broker_gone || !self.broker.wants_input(transport.broker) {
                 break;
             }
-            match line.up.read(now, 64 << 10, &mut self.network) {
-                Read::Octets(octets) => {
-                    let said = line.observer.client_says(&octets);
-                    self.broker.handle_input(now, line.broker, &octets);
-                    self.ledger.sync(&self.broker)?;
-                    self.said(client, place, said)?;
+            match transport.up.read(now, 64 << 10, &mut self.network) {
+                Read::Bytes(bytes) => {
+                    let observed = transport.observer.client_sent(&bytes);
+                    self.broker.handle_input(now, transport.broker, &bytes);
+                    self.checker.sync(&self.broker)?;
+                    self.observed(client, place, observed)?;
                 }
                 Read::Ended(_) => self.forget(client, place)?,
                 Read::Nothing => break,
@@ -229,86 +230,87 @@ impl World {
             progress = true;
         }
         progress |= self.answer(client, place, false)?;
-        if let Some(line) = self
+        if let Some(transport) = self
             .clients
             .get_mut(client)
             .and_then(Option::as_mut)
-            .and_then(|it| it.line_at(place))
-            && !line.0.broker_gone
-            && self.broker.is_closed(line.0.broker)
-            && !self.broker.has_output(line.0.broker)
+            .and_then(|it| it.transport_at(place))
+            && !transport.0.broker_gone
+            && self.broker.is_closed(transport.0.broker)
+            && !self.broker.has_output(transport.0.broker)
         {
-            line.0.down.end(now, End::Eof);
+            transport.0.down.end(now, End::Eof);
             self.forget(client, place)?;
             progress = true;
         }
         Ok(progress)
     }
 
-    /// Takes what the broker has to say to a client; with `all` even what nobody receives any more.
+    /// Takes the broker's output for a client; with `all`, even if the client no longer receives
+    /// it.
     fn answer(&mut self, client: usize, place: usize, all: bool) -> Checked<bool> {
         let mut progress = false;
         let now = self.now;
         while let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut) {
             let finished = session.finished;
-            let Some((line, is_current)) = session.line_at(place) else {
+            let Some((transport, is_current)) = session.transport_at(place) else {
                 break;
             };
-            if line.broker_gone || !self.broker.has_output(line.broker) {
+            if transport.broker_gone || !self.broker.has_output(transport.broker) {
                 break;
             }
             let mut buffer = [0; 4096];
-            let lost = all || finished || !is_current || line.down.has_ended();
+            let lost = all || finished || !is_current || transport.down.has_ended();
             let room = if lost {
                 buffer.len()
             } else {
-                line.down.room(now, &mut self.network)
+                transport.down.room(now, &mut self.network)
             };
-            let octets = self
+            let bytes = self
                 .broker
-                .read_output(line.broker, &mut buffer[..room.min(4096)]);
-            if octets == 0 {
+                .read_output(transport.broker, &mut buffer[..room.min(4096)]);
+            if bytes == 0 {
                 break;
             }
             progress = true;
-            let octets = &buffer[..octets];
-            let said = line.observer.broker_says(octets);
+            let bytes = &buffer[..bytes];
+            let observed = transport.observer.broker_sent(bytes);
             if !lost {
-                let octets = line.meddler.broker_sends(octets.to_vec());
-                if line.meddler.has_refused() {
-                    line.silence_upwards();
+                let bytes = transport.injector.broker_sends(bytes.to_vec());
+                if transport.injector.has_refused() {
+                    transport.silence_upwards();
                 }
-                if !octets.is_empty() && line.down.send(now, octets, &mut self.network) {
-                    line.cut(now);
+                if !bytes.is_empty() && transport.down.send(now, bytes, &mut self.network) {
+                    transport.cut(now);
                 }
             }
-            session.hash(octets);
-            self.said(client, place, said)?;
+            session.hash(bytes);
+            self.observed(client, place, observed)?;
         }
         Ok(progress)
     }
 
-    /// The broker's end of the transport is gone.
+    /// Records that the broker's end of the transport is gone.
     pub(crate) fn forget(&mut self, client: usize, place: usize) -> Checked {
         self.answer(client, place, true)?;
         let now = self.now;
-        let Some(line) = self.line(client, place) else {
+        let Some(transport) = self.transport(client, place) else {
             return Ok(());
         };
-        line.broker_gone = true;
-        line.up.end(now, End::Reset);
-        line.down.end(now, End::Eof);
-        let broker: ConnectionId = line.broker;
+        transport.broker_gone = true;
+        transport.up.end(now, End::Reset);
+        transport.down.end(now, End::Eof);
+        let broker: ConnectionId = transport.broker;
         self.broker.handle_eof(now, broker);
         Ok(())
     }
 
-    /// The broker's ends of all transports are gone.
+    /// Records that the broker's ends of all transports are gone.
     pub(crate) fn forget_all(&mut self, client: usize) -> Checked {
         for place in 0..self.places(client) {
             if self
-                .line(client, place)
-                .is_some_and(|line| !line.broker_gone)
+                .transport(client, place)
+                .is_some_and(|transport| !transport.broker_gone)
             {
                 self.forget(client, place)?;
             }
@@ -316,8 +318,8 @@ impl World {
         Ok(())
     }
 
-    /// Takes what every client is about to be sent out of the broker's hands, before it drops it.
-    pub(crate) fn hear_all(&mut self) -> Checked {
+    /// Takes the broker's output for every client before the broker is dropped.
+    pub(crate) fn take_all_output(&mut self) -> Checked {
         for client in 0..self.clients.len() {
             for place in 0..self.places(client) {
                 self.answer(client, place, true)?;
@@ -326,57 +328,59 @@ impl World {
         Ok(())
     }
 
-    fn said(&mut self, client: usize, place: usize, said: Vec<Said>) -> Checked {
-        for said in said {
-            match said {
-                Said::Publishes(heard) => {
-                    if let Some(line) = self.line(client, place)
-                        && let Some(disorder) = line.observer.publishes.disorder.take()
+    fn observed(&mut self, client: usize, place: usize, observed: Vec<Observed>) -> Checked {
+        for observed in observed {
+            match observed {
+                Observed::Publishes(received) => {
+                    if let Some(transport) = self.transport(client, place)
+                        && let Some(disorder) = transport.observer.publishes.disorder.take()
                     {
                         return Err(Violation(disorder));
                     }
                     if let Some(session) = self.session(client) {
-                        session.may_publish(heard.copy)?;
+                        session.may_publish(received.copy)?;
                     }
-                    let line = self.line(client, place).map_or(0, |line| line.number);
-                    self.ledger.heard(line, &heard)?;
+                    let transport = self
+                        .transport(client, place)
+                        .map_or(0, |transport| transport.number);
+                    self.checker.received_publish(transport, &received)?;
                 }
-                Said::Clears(queue) => {
-                    self.ledger.clear(&queue);
-                    if self.blocked || !self.ledger.stuck.is_empty() {
+                Observed::Clears(queue) => {
+                    self.checker.clear(&queue);
+                    if self.blocked || !self.checker.stuck.is_empty() {
                         self.clearing.push(queue);
                     }
                 }
-                Said::Left { queue, copy } => self.ledger.excuse(&queue, copy),
-                Said::Returned(copy) => self.ledger.returned(id_of_copy(copy))?,
-                Said::ChannelClosed(text) => {
+                Observed::Left { queue, copy } => self.checker.allow_missing(&queue, copy),
+                Observed::Returned(copy) => self.checker.returned(id_of_copy(copy))?,
+                Observed::ChannelClosed(text) => {
                     let fair = !text.contains("unknown delivery tag");
                     ensure(fair, || {
-                        format!("I6: a tag that the broker does not know: {text}")
+                        format!("I6: a tag that is unknown to the broker: {text}")
                     })?;
                     self.note(client, || format!("the broker closes a channel: {text}"));
                 }
-                Said::Closed { code, text } => {
+                Observed::Closed { code, text } => {
                     let fair = code == 320 || code == 541 && text.contains("by chance");
                     ensure(fair, || {
                         format!("I6: the broker closes the connection: {code} {text}")
                     })?;
                 }
-                Said::Nameless(method) => {
+                Observed::Nameless(method) => {
                     return Err(Violation(format!(
                         "{method} reached the broker with an empty queue name"
                     )));
                 }
-                Said::Beyond { channel, most } => {
+                Observed::Beyond { channel, most } => {
                     let text =
                         format!("channel {channel} was opened, and the channel_max is {most}");
                     return Err(Violation(text));
                 }
-                Said::Opened => {}
-                Said::CloseOk => {
+                Observed::Opened => {}
+                Observed::CloseOk => {
                     if self
                         .session(client)
-                        .and_then(|it| it.line_at(place))
+                        .and_then(|it| it.transport_at(place))
                         .is_some_and(|it| it.1)
                     {
                         self.all_arrived(client)?;
@@ -387,7 +391,7 @@ impl World {
         Ok(())
     }
 
-    /// The broker has heard everything that a session had to say.
+    /// Records that the broker has received everything from a session.
     fn all_arrived(&mut self, client: usize) -> Checked {
         let Some(session) = self.session(client) else {
             return Ok(());
@@ -397,43 +401,43 @@ impl World {
         let settled = std::mem::take(&mut session.settled);
         unconfirmed
             .into_iter()
-            .try_for_each(|id| self.ledger.arrived(id))?;
+            .try_for_each(|id| self.checker.arrived(id))?;
         // A channel that waits for a stuck queue has not processed the acks behind that.
-        let all_heard = self.ledger.stuck.is_empty();
+        let all_received = self.checker.stuck.is_empty();
         for (consumer, settled) in settled {
-            if all_heard && consumer.is_none_or(|consumer| !broken.contains(&consumer)) {
-                self.ledger.settled(&settled)?;
+            if all_received && consumer.is_none_or(|consumer| !broken.contains(&consumer)) {
+                self.checker.settled(&settled)?;
             }
         }
         Ok(())
     }
 
-    /// The broker reads again what it had to leave.
+    /// Makes the broker read the input that it had left.
     pub(crate) fn unblock(&mut self) -> Checked {
         self.blocked = false;
         self.broker.unblock(self.now);
-        self.ledger.sync(&self.broker)?;
+        self.checker.sync(&self.broker)?;
         self.clear_again();
         Ok(())
     }
 
-    /// Some of what was asked to be cleared, and had to wait, was cleared.
+    /// Clears the queues of delayed purges and deletes that were executed.
     pub(crate) fn clear_again(&mut self) {
         for queue in &self.clearing {
-            self.ledger.clear(queue);
+            self.checker.clear(queue);
         }
-        if !self.blocked && self.ledger.stuck.is_empty() {
+        if !self.blocked && self.checker.stuck.is_empty() {
             self.clearing.clear();
         }
     }
 
-    /// A session is over.
-    pub(crate) fn bury(&mut self, client: usize) -> Checked {
+    /// Records the end of a session.
+    pub(crate) fn end_session(&mut self, client: usize) -> Checked {
         self.forget_all(client)?;
         let Some(session) = self.clients.get_mut(client).and_then(Option::take) else {
             return Ok(());
         };
         self.hash = self.hash.rotate_left(9) ^ session.hash;
-        session.bury()
+        session.drop_everything()
     }
 }

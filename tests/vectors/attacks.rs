@@ -227,7 +227,7 @@ fn a15_content_beyond_the_nesting_limit_is_not_read() {
 }
 
 #[test]
-fn a16_a_byte_array_of_negative_length_is_refused() {
+fn a16_byte_array_of_negative_length_is_refused() {
     for length in ["ffffffff", "80000000"] {
         for rest in ["", "61", "6161616161616161"] {
             let table = entry(b'x', &hex(&format!("{length} {rest}")));
@@ -332,7 +332,7 @@ fn a24_property_flags_without_end_are_refused() {
 }
 
 #[test]
-fn a25_an_unknown_tag_is_refused_and_not_skipped() {
+fn a25_unknown_tag_is_refused_and_not_skipped() {
     let table = hex("00 5a 71");
     for refused in read_everywhere(&table) {
         assert_eq!(

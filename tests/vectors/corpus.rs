@@ -97,7 +97,7 @@ fn all_seeds() -> BTreeMap<(&'static str, String), Vec<u8>> {
 }
 
 #[test]
-fn the_seeds_are_those_of_the_vectors() {
+fn seeds_equal_the_vectors() {
     for ((target, name), octets) in all_seeds() {
         let path = folder(target).join(name);
         if std::env::var_os("PUKA_WRITE_CORPUS").is_some() {
@@ -115,7 +115,7 @@ fn the_seeds_are_those_of_the_vectors() {
 }
 
 #[test]
-fn the_corpus_finds_nothing() {
+fn corpus_finds_no_fault() {
     let mut inputs = 0;
     for (target, body) in TARGETS {
         let mut of_target = 0;

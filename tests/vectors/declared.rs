@@ -104,7 +104,7 @@ fn classes_and_methods_match_the_spec() {
 }
 
 #[test]
-fn a_method_is_found_by_its_numbers() {
+fn method_is_found_by_its_numbers() {
     for class in CLASSES {
         for method in class.methods {
             assert_eq!(method.id.info(), Some((*class, method)));
@@ -170,7 +170,8 @@ fn reply_codes_match_the_spec() {
                 (false, true) => json!("soft-error"),
                 _ => Json::Null,
             };
-            json!({ "code": code.value(), "name": code.name().unwrap().replace('_', "-"), "class": class })
+            let name = code.name().unwrap().replace('_', "-");
+            json!({ "code": code.value(), "name": name, "class": class })
         })
         .collect();
     assert_eq!(json!(ours), spec()["constants"]["reply_codes"]);

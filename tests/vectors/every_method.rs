@@ -15,7 +15,9 @@ macro_rules! every_method {
         pub(crate) fn build(id: MethodId, fields: &Fields) -> Method<'_> {
             let _ = fields;
             $($(if id == $module::$Method::ID {
-                return $module::$Method { $($field: fields.get(plain(stringify!($field)))),* }.into();
+                return $module::$Method {
+                    $($field: fields.get(plain(stringify!($field)))),*
+                }.into();
             })*)*
             panic!("unknown method {id}")
         }
@@ -146,7 +148,8 @@ macro_rules! every_property {
 }
 
 every_property! {
-    content_type content_encoding delivery_mode priority correlation_id reply_to expiration message_id timestamp r#type
+    content_type content_encoding delivery_mode priority correlation_id reply_to expiration
+    message_id timestamp r#type
     user_id app_id cluster_id
 }
 

@@ -334,7 +334,7 @@ fn every_vector_decodes_and_encodes_as_stated() {
 }
 
 #[test]
-fn a_vector_that_is_wrong_is_found() {
+fn wrong_vector_is_detected() {
     let all = vectors();
     let mut vector = Vector(
         all.iter()

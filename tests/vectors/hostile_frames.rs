@@ -87,7 +87,7 @@ fn a05_body_frame_above_frame_max_is_refused_early() {
 }
 
 #[test]
-fn a06_a_first_frame_of_four_gigabytes_is_refused() {
+fn a06_first_frame_of_four_gigabytes_is_refused() {
     for kind in [1, 2, 3] {
         let mut decoder = Decoder::new();
         assert_eq!(
@@ -193,7 +193,7 @@ fn a30_frame_max_can_change_with_pending_bytes() {
 }
 
 #[test]
-fn e01_a_wrong_frame_end_ends_the_stream() {
+fn e01_wrong_frame_end_ends_the_stream() {
     for end in (0..=0xFF).filter(|end| *end != frame::FRAME_END) {
         let mut decoder = Decoder::new();
         decoder.extend(&hex("08 0000 00000000 ce 03 0001 00000001 78"));
@@ -381,7 +381,7 @@ fn e11_method_larger_than_a_frame_is_not_written() {
 }
 
 #[test]
-fn e13_a_heartbeat_is_empty_and_on_channel_0() {
+fn e13_heartbeat_is_empty_and_on_channel_0() {
     let mut out = Vec::new();
     frame::heartbeat(&mut out);
     assert_eq!(out, hex("08 0000 00000000 ce"));
@@ -428,7 +428,7 @@ fn a27_golden_method_of_wrong_length_is_refused() {
 }
 
 #[test]
-fn a27_a_method_that_does_not_exist_is_refused() {
+fn a27_method_that_does_not_exist_is_refused() {
     for (class, method) in [
         (60, 999),
         (77, 10),

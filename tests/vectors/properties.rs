@@ -137,7 +137,7 @@ fn look_up_finds_the_first_entry() {
 }
 
 #[test]
-fn a_value_knows_whether_it_is_finite() {
+fn finite_values_are_recognised() {
     fn finite(node: &Node) -> bool {
         match node {
             Node::F32(bits) => f32::from_bits(*bits).is_finite(),
@@ -208,7 +208,7 @@ fn any_bytes_are_read_or_refused() {
 }
 
 #[test]
-fn a_mutated_method_is_read_or_refused() {
+fn mutated_method_is_decoded_or_refused() {
     let change = (any::<proptest::sample::Index>(), any::<u8>());
     for_all(
         2000,

@@ -166,7 +166,8 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
             let header = ContentHeader { body_size, properties: build_properties(&fields) };
             written(|out| frame::content_header(out, channel, u32::MAX, &header).unwrap())
         }),
-        2 => (body, any::<u16>()).prop_map(|(body, channel)| super::tools::raw_frame(3, channel, &body)),
+        2 => (body, any::<u16>())
+            .prop_map(|(body, channel)| super::tools::raw_frame(3, channel, &body)),
         1 => Just(written(frame::heartbeat)),
     ]
 }

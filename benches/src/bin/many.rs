@@ -93,12 +93,17 @@ fn main() {
         }
         let (start, opened, served) = (Instant::now(), cpu(), broker.cpu());
         Timer::after(Duration::from_secs(seconds)).await;
-        let of_a_core = |spent: Duration| 100.0 * spent.as_secs_f64() / start.elapsed().as_secs_f64();
+        let of_a_core =
+            |spent: Duration| 100.0 * spent.as_secs_f64() / start.elapsed().as_secs_f64();
         let (share, brokers_share) = (of_a_core(cpu() - opened), of_a_core(broker.cpu() - served));
         let resident = status("VmRSS") - before;
-        let lost = clients.iter().filter(|client| client.why_closed().is_some()).count();
+        let lost = clients
+            .iter()
+            .filter(|client| client.why_closed().is_some())
+            .count();
         println!(
-            "| connections | lost | of a core | the broker, of a core | MiB | KiB a connection | threads |"
+            "| connections | lost | of a core | the broker, of a core | MiB | KiB a connection | \
+             threads |"
         );
         println!("| --- | --- | --- | --- | --- | --- | --- |");
         println!(

@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn e29_the_lowest_free_number_is_used_first() {
+    fn e29_lowest_free_number_is_used_first() {
         let mut channels = channels(4);
         assert_eq!(
             [0; 3].map(|_| channels.add(Role::Request)),

@@ -96,8 +96,8 @@ impl Connection {
     /// Publishes a message. The promise completes when the broker has confirmed it.
     ///
     /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] for what the broker
-    /// would refuse.
+    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] for what the
+    /// broker would refuse.
     pub fn publish(&mut self, publish: &Publish<'_>) -> Result<PromiseId, Error> {
         self.check_open()?;
         let Session { cx, publishing, .. } = &mut self.session;
@@ -105,7 +105,8 @@ impl Connection {
     }
 
     /// Publishes a message without asking for a confirm. The promise completes when the message is
-    /// queued for writing, which is at once unless the message has to wait. Its fate is not reported.
+    /// queued for writing, which is at once unless the message has to wait. Its fate is not
+    /// reported.
     ///
     /// # Errors
     /// As [`publish`](Self::publish), and [`Error::InvalidArgument`] if the message is mandatory or
@@ -120,8 +121,8 @@ impl Connection {
     /// message that cannot be routed fails the call.
     ///
     /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] for what the broker
-    /// would refuse, and if the message has a property that identifies the reply.
+    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] for what the
+    /// broker would refuse, and if the message has a property that identifies the reply.
     pub fn call(
         &mut self,
         publish: &Publish<'_>,
@@ -143,8 +144,8 @@ impl Connection {
     /// it, or `basic.get`.
     ///
     /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] if the request does not
-    /// fit into a frame, or the queue name is empty.
+    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] if the request
+    /// does not fit into a frame, or the queue name is empty.
     pub fn request<'a>(&mut self, method: impl Into<Method<'a>>) -> Result<PromiseId, Error> {
         self.check_to_request()?;
         let Session { cx, requests, .. } = &mut self.session;
@@ -178,8 +179,8 @@ impl Connection {
         outcome
     }
 
-    /// Starts a consumer of several queues, with one channel and one prefetch count for all of them.
-    /// The prefetch count and `no_ack` of each queue are ignored.
+    /// Starts a consumer of several queues, with one channel and one prefetch count for all of
+    /// them. The prefetch count and `no_ack` of each queue are ignored.
     ///
     /// # Errors
     /// As [`consume`](Self::consume); [`Error::InvalidArgument`] if there is no queue.
@@ -211,15 +212,16 @@ impl Connection {
     ///
     /// # Errors
     /// Why the connection is closed; [`Error::Full`]; [`Error::Stale`] if the consumer has ended;
-    /// [`Error::InvalidArgument`] for an exclusive consumer, because the broker allows no second one.
+    /// [`Error::InvalidArgument`] for an exclusive consumer, because the broker allows no second
+    /// one.
     pub fn qos(&mut self, id: ConsumerId, prefetch_count: u16) -> Result<PromiseId, Error> {
         self.check_to_request()?;
         let Session { cx, consuming, .. } = &mut self.session;
         consuming.qos(cx, id, prefetch_count)
     }
 
-    /// Makes the broker requeue the unsettled deliveries of a live consumer and deliver them again, to
-    /// this consumer or another. Deliveries that the program still has are stale from then on.
+    /// Makes the broker requeue the unsettled deliveries of a live consumer and deliver them again,
+    /// to this consumer or another. Deliveries that the program still has are stale from then on.
     ///
     /// # Errors
     /// Why the connection is closed; [`Error::Full`]; [`Error::Stale`] if the consumer has ended.
@@ -292,8 +294,8 @@ impl Connection {
         outcome
     }
 
-    /// Drops interest in a consumer. It is cancelled, and its buffered deliveries are returned to the
-    /// queue.
+    /// Drops interest in a consumer. It is cancelled, and its buffered deliveries are returned to
+    /// the queue.
     pub fn drop_consumer(&mut self, id: ConsumerId) {
         let Session { cx, consuming, .. } = &mut self.session;
         consuming.drop_consumer(cx, id);

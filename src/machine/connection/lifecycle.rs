@@ -30,7 +30,7 @@ pub(crate) struct Lifecycle {
     pub(crate) updating_secret: VecDeque<PromiseId>,
     /// A decode error occurred; the rest of the stream cannot be parsed.
     pub(crate) is_undecodable: bool,
-    /// The options say that nobody reads the transport, whatever it is.
+    /// The options declare that no other program can read the transport.
     pub(crate) says_encrypted: bool,
 }
 

@@ -24,7 +24,7 @@ use crate::options::Options;
 use crate::protocol::Decoder;
 use std::time::Instant;
 
-/// Something that whoever waits should know.
+/// Something that the program waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
@@ -163,8 +163,8 @@ impl Connection {
         self.lifecycle.poll_dial(&mut self.session, now)
     }
 
-    /// Begins the handshake on a transport to that endpoint. `is_private` means that nobody else
-    /// can read the transport.
+    /// Begins the handshake on a transport to that endpoint. `is_private` means that no other
+    /// program can read the transport.
     pub fn handle_dialled(&mut self, now: Instant, endpoint: usize, is_private: bool) {
         if self.is_down() {
             self.lifecycle

@@ -7,11 +7,11 @@ use std::collections::VecDeque;
 /// Deliveries in a batch, at most.
 pub(crate) const BATCH: usize = 64;
 
-/// For how many deliveries there are shared places that nobody uses, at most.
+/// The maximum capacity of the unused shared buffers, in deliveries.
 const SPARE: usize = 8 << 10;
 
-/// A place for so many deliveries at most stays where it was used: many consumers have little to do
-/// at a time.
+/// A buffer for at most this many deliveries stays with its consumer, because many consumers have
+/// few deliveries at a time.
 const SMALL: usize = 4;
 
 /// Places for batches that are empty. The one that became empty last is used next, while it is in
@@ -79,8 +79,8 @@ impl Batches {
         self.last.deliveries.back()
     }
 
-    /// Takes up to so many deliveries, behind those that are there. Gives how many, and their
-    /// octets.
+    /// Takes up to `most` deliveries and appends them. Returns their number and their size in
+    /// bytes.
     pub(crate) fn take(
         &mut self,
         most: usize,
@@ -150,7 +150,7 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Step {
         Push(u8),
-        /// So many at most, behind what was taken before or in its place.
+        /// At most this many, behind what was taken before or in its place.
         Take {
             most: usize,
             behind: bool,
@@ -195,11 +195,17 @@ mod tests {
                             prop_assert_eq!(delivered.tag, gone);
                         }
                         prop_assert_eq!(octets_of(&batches), octets);
-                        prop_assert!(its_octets == taken.iter().skip(before).map(|it| it.message.octets()).sum::<usize>());
+                        let new = taken.iter().skip(before);
+                        prop_assert_eq!(
+                            its_octets,
+                            new.map(|it| it.message.octets()).sum::<usize>()
+                        );
                     }
                 }
-                prop_assert_eq!(spares.room, spares.places.iter().map(VecDeque::capacity).sum::<usize>());
-                prop_assert!(spares.places.iter().all(|place| place.is_empty() && place.capacity() <= BATCH));
+                let capacity: usize = spares.places.iter().map(VecDeque::capacity).sum();
+                prop_assert_eq!(spares.room, capacity);
+                let is_small = |place: &VecDeque<_>| place.is_empty() && place.capacity() <= BATCH;
+                prop_assert!(spares.places.iter().all(is_small));
             }
         }
     }

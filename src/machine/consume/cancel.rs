@@ -142,8 +142,8 @@ impl Consuming {
         cx.notices.notify(&Notice::QueueEnded { tag, queue, why });
     }
 
-    /// A consumer has ended: whoever waits for it knows, and its channel can be used again when all
-    /// is settled.
+    /// Ends a consumer. Its promises complete, and its channel can be used again when everything is
+    /// settled.
     pub(crate) fn end_consumer(&mut self, cx: &mut Context, id: ConsumerId, ended: Ended) {
         let Some(consumer) = self
             .consumers
@@ -232,8 +232,8 @@ impl Consuming {
         }
     }
 
-    /// Drops interest in a consumer. It is cancelled, and its buffered deliveries are returned to the
-    /// queue.
+    /// Drops interest in a consumer. It is cancelled, and its buffered deliveries are returned to
+    /// the queue.
     pub(crate) fn drop_consumer(&mut self, cx: &mut Context, id: ConsumerId) {
         let Some(consumer) = self.consumers.get_mut(id) else {
             return;

@@ -149,7 +149,7 @@ impl Consumers {
         find_mut(&mut self.slots, id)
     }
 
-    /// For whom a delivery is that comes with that tag, if it is for this consumer.
+    /// Returns the recipient of a delivery with this tag, if it is for this consumer.
     #[inline]
     pub(crate) fn recipient(&self, id: ConsumerId, tag: TagNumber) -> Option<Recipient> {
         let tag = self.get(id)?.tags.find(tag)?;
@@ -266,7 +266,7 @@ impl Consumers {
         self.count_lost(id, (before - self.buffered) as u64);
     }
 
-    /// So many deliveries of a consumer were dropped, because they can't be settled any more.
+    /// Counts deliveries of a consumer that were dropped, because they can't be settled any more.
     pub(crate) fn count_lost(&mut self, id: ConsumerId, deliveries: u64) {
         self.lost += deliveries;
         if let Some(consumer) = self.get_mut(id) {
@@ -316,7 +316,7 @@ impl Consumers {
         Some(std::mem::replace(&mut consumer.phase, Phase::Ended(why)))
     }
 
-    /// Forgets a consumer that nobody holds yet.
+    /// Removes a consumer that the program does not have yet.
     pub(crate) fn remove(&mut self, id: ConsumerId) -> Option<Consumer> {
         self.take_all(id);
         let consumer = self

@@ -240,8 +240,8 @@ impl Consuming {
         Ok(promise)
     }
 
-    /// Takes up to so many deliveries of a consumer, behind those that are there. When there are
-    /// none, `into` may have another allocation afterwards, or none.
+    /// Takes up to `most` deliveries of a consumer and appends them to `into`. If that is empty, it
+    /// may have another allocation afterwards, or none.
     pub(crate) fn take_deliveries(
         &mut self,
         cx: &mut Context,

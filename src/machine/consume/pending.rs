@@ -25,7 +25,8 @@ impl WaitingConsume {
     }
 }
 
-/// Returns a channel for a consumer. If there is none, it makes room for one where that is possible.
+/// Returns a channel for a consumer. If there is none, it makes room for one where that is
+/// possible.
 pub(crate) fn open_consumer_channel(cx: &mut Context, publishing: &mut Publishing) -> Option<u16> {
     if !cx.channels.may_open_long_lived() {
         return None;

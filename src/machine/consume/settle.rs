@@ -169,7 +169,7 @@ impl Context {
                 Fault::by_client(ReplyCode::COMMAND_INVALID, text, basic::GetOk::ID).into(),
             );
         }
-        // The channel first, because an answer that nobody wants settles the message at once.
+        // The channel first, because an unwanted reply settles its message at once.
         self.release(number);
         self.complete(promise, Ok(Reply::Delivery(Some(Box::new(got)))));
         Ok(())

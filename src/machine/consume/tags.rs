@@ -54,8 +54,8 @@ pub(crate) struct Tag {
     pub(crate) cancelled: bool,
 }
 
-/// The tags of a consumer that have not ended, the one that was started first in front. Most often
-/// there is one, which has its place where the consumer has it: each delivery looks for it.
+/// The tags of a consumer that have not ended, the oldest first. There is usually one, which is
+/// stored inline, because each delivery looks for it.
 #[derive(Debug, Default)]
 pub(crate) struct Tags {
     first: Option<Tag>,

@@ -35,7 +35,7 @@ pub(crate) struct Unsettled {
     unwanted: usize,
     /// Everything up to this tag is settled.
     covered: u64,
-    /// So many of those are acknowledged and the frame is not written.
+    /// The number of those that are acknowledged while the frame is not written.
     covering: usize,
     /// Tags acknowledged since the last flush when one before them was held, or with all before
     /// them.
@@ -115,7 +115,7 @@ impl Unsettled {
     }
 
     fn position(&self, tag: u64) -> Option<usize> {
-        // Most often no tag is missing, so the place can be computed.
+        // Usually no tag is missing, so the position can be computed.
         let first = self.deliveries.front()?.0;
         // On a 32-bit target a gap may exceed `usize`, and no position is that large.
         let guess = usize::try_from(tag.checked_sub(first)?).unwrap_or(usize::MAX);
@@ -151,7 +151,7 @@ impl Unsettled {
     /// unsettled.
     #[inline]
     pub(crate) fn ack(&mut self, tag: u64, multiple: bool) -> bool {
-        // Most often they are acknowledged in their order.
+        // Deliveries are usually acknowledged in order.
         if let Some((first, state)) = self.deliveries.front_mut()
             && *first == tag
             && *state == State::Held
@@ -246,8 +246,8 @@ impl Unsettled {
         }
     }
 
-    /// Gives the acknowledgements that wait, as few as say the same: each a tag and whether it
-    /// stands for all before it.
+    /// Passes the queued acknowledgements to `ack`, as few as possible: each is a tag, and `true`
+    /// if it covers all earlier ones.
     pub(crate) fn flush(&mut self, mut ack: impl FnMut(u64, bool)) {
         let covering = std::mem::take(&mut self.covering);
         if covering > 0 {

@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn e22_the_lower_limit_holds_and_zero_is_none() {
+    fn e22_lower_limit_wins_and_zero_is_unlimited() {
         assert_eq!(
             negotiated((2047, 131_072, 60), (100, 8192, 10)),
             (100, 8192, 10)
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a07_a_frame_max_below_the_floor_is_refused() {
+    fn a07_frame_max_below_the_floor_is_refused() {
         for frame_max in [1, 7, 8, 9, 4095] {
             let tune = Tune {
                 channel_max: 0,

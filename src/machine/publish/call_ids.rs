@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_leads_to_its_number() {
+    fn call_id_encodes_its_number() {
         let ids = CallIds::default();
         for number in [1, 2, 1 << 40, u64::MAX] {
             assert_eq!(ids.number(7, ids.id(7, number).as_bytes()), Some(number));
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn an_altered_id_has_no_number() {
+    fn altered_call_id_has_no_number() {
         let ids = CallIds::default();
         let id = ids.id(7, 12);
         let (number, secret) = id.split_once('.').unwrap();

@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_removed_tag_splits_its_range() {
+    fn removed_tag_splits_its_range() {
         let mut overdue = Overdue::default();
         (3..=9).for_each(|tag| overdue.add(tag));
         assert_eq!(overdue.ranges.len(), 1);
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "it takes Miri minutes")]
-    fn a_million_scattered_tags_take_bounded_memory() {
+    fn million_scattered_tags_take_bounded_memory() {
         let mut overdue = Overdue::default();
         (0..1_000_000).for_each(|tag| overdue.add(2 * tag));
         assert_eq!(overdue.ranges.len(), MOST_RANGES);

@@ -54,7 +54,7 @@ pub(crate) struct Backoff {
     /// The number of attempts since the connection was last open, including a pending one.
     pub(crate) attempt: u32,
     /// How often the delay has doubled. Only a connection that stays open for a while resets it.
-    /// Otherwise a connection that is lost as soon as it is open would cause a hot loop.
+    /// Otherwise a connection that is lost immediately after opening would cause a hot loop.
     growth: u32,
     /// The endpoints that have failed in this attempt. The attempt ends when all have failed.
     failed: BTreeSet<usize>,

@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn e49_a_late_wake_up_grants_grace_once() {
+    fn e49_late_wake_up_grants_grace_once() {
         let now = Instant::now();
         let mut heartbeat = at(now, 4);
         let late = now + 3600 * SECOND;

@@ -142,7 +142,8 @@ macro_rules! class {
         $(
             $(#[$doc:meta])*
             $method_id:literal $method_name:literal $Method:ident $(<$lt:lifetime>)?
-            from $sender:ident $(with $content:ident)? $(-> $reply:literal $(| $other_reply:literal)*)?
+            from $sender:ident $(with $content:ident)?
+            $(-> $reply:literal $(| $other_reply:literal)*)?
             {
                 $([$($lead:ident: $lead_ty:ident),*])?
                 $($(#[$field_doc:meta])* $field:ident: $ty:ident,)*
@@ -222,9 +223,21 @@ macro_rules! class {
                     has_content: false $(|| stringify!($content).len() > 0)?,
                     replies: &[$($reply, $($other_reply),*)?],
                     fields: &[
-                        $($($crate::protocol::method::FieldInfo { name: $crate::protocol::method::plain_name(stringify!($lead)), wire_type: wire_type!(name $lead_ty), reserved: true },)*)?
-                        $($crate::protocol::method::FieldInfo { name: $crate::protocol::method::plain_name(stringify!($field)), wire_type: wire_type!(name $ty), reserved: false },)*
-                        $($($crate::protocol::method::FieldInfo { name: $crate::protocol::method::plain_name(stringify!($trail)), wire_type: wire_type!(name $trail_ty), reserved: true },)*)?
+                        $($($crate::protocol::method::FieldInfo {
+                            name: $crate::protocol::method::plain_name(stringify!($lead)),
+                            wire_type: wire_type!(name $lead_ty),
+                            reserved: true,
+                        },)*)?
+                        $($crate::protocol::method::FieldInfo {
+                            name: $crate::protocol::method::plain_name(stringify!($field)),
+                            wire_type: wire_type!(name $ty),
+                            reserved: false,
+                        },)*
+                        $($($crate::protocol::method::FieldInfo {
+                            name: $crate::protocol::method::plain_name(stringify!($trail)),
+                            wire_type: wire_type!(name $trail_ty),
+                            reserved: true,
+                        },)*)?
                     ],
                 };
 
@@ -244,7 +257,9 @@ macro_rules! class {
                 }
 
                 #[inline]
-                fn decode_fields(reader: &mut Reader<'a>) -> Result<Self, $crate::protocol::DecodeError> {
+                fn decode_fields(
+                    reader: &mut Reader<'a>,
+                ) -> Result<Self, $crate::protocol::DecodeError> {
                     // Avoids a warning for a method without fields.
                     let _ = &reader;
                     $($(let _ = reader.$lead_ty()?;)*)?

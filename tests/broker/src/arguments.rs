@@ -80,7 +80,8 @@ impl QueueArguments {
                 "classic" => {}
                 "quorum" | "stream" => {
                     return Err(Refused::NotImplemented(
-                        "the in-memory broker has classic queues only, neither quorum queues nor streams",
+                        "the in-memory broker has classic queues only, neither quorum queues nor \
+                         streams",
                     ));
                 }
                 _ => return Err(Refused::Invalid("unsupported queue type")),

@@ -39,8 +39,8 @@ impl Broker {
         }
         for place in places {
             let why = format!(
-                "delivery acknowledgement on channel {} timed out. Timeout value used: 1800000 ms. This timeout value can be \
-                 configured, see consumers doc guide to learn more",
+                "delivery acknowledgement on channel {} timed out. Timeout value used: 1800000 ms. \
+                 This timeout value can be configured, see consumers doc guide to learn more",
                 place.channel
             );
             dispatch::fail(

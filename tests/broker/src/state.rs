@@ -230,9 +230,9 @@ pub(crate) fn locked(vhost: &str, name: &str) -> Fault {
     Fault::new(
         ReplyCode::RESOURCE_LOCKED,
         format_args!(
-            "cannot obtain exclusive access to locked queue '{name}' in vhost '{vhost}'. It could be originally \
-             declared on another connection or the exclusive property value does not match that of the original \
-             declaration."
+            "cannot obtain exclusive access to locked queue '{name}' in vhost '{vhost}'. It could \
+             be originally declared on another connection or the exclusive property value does not \
+             match that of the original declaration."
         ),
     )
 }

@@ -80,7 +80,7 @@ fn messages_are_delivered_in_order_behind_consume_ok() {
 }
 
 #[test]
-fn the_broker_names_a_consumer_without_tag() {
+fn broker_names_a_consumer_without_tag() {
     let mut client = filled("facts-tagless", &[]);
     client.send(1, &consume("facts-tagless", ""));
     let received = client.next();
@@ -158,7 +158,7 @@ fn prefetch_concerns_neither_get_nor_consumers_without_acks() {
 }
 
 #[test]
-fn a_prefetch_size_is_540() {
+fn prefetch_size_is_540() {
     let mut client = World::default().client();
     client.send(
         1,
@@ -252,7 +252,7 @@ fn single_active_consumer_receives_all_until_it_ends() {
 }
 
 #[test]
-fn an_exclusive_consumer_is_the_only_one() {
+fn exclusive_consumer_is_the_only_one() {
     let mut client = filled("facts-only", &[]);
     client.open(3);
     client.consume(3, "facts-only", "first");
@@ -283,7 +283,7 @@ fn an_exclusive_consumer_is_the_only_one() {
 }
 
 #[test]
-fn a_consumer_tag_used_twice_is_530() {
+fn consumer_tag_used_twice_is_530() {
     let mut client = filled("facts-tag-twice", &[]);
     client.consume(1, "facts-tag-twice", "tag");
     client.consume(2, "facts-tag-twice", "tag");
@@ -295,7 +295,7 @@ fn a_consumer_tag_used_twice_is_530() {
 }
 
 #[test]
-fn a_missing_queue_is_404() {
+fn missing_queue_is_404() {
     let mut client = World::default().client();
     client.refused(1, &consume("facts-missing", ""), 404);
     client.refused(

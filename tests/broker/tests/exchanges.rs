@@ -55,7 +55,7 @@ fn routed(
 }
 
 #[test]
-fn the_default_exchange_routes_by_queue_name() {
+fn default_exchange_routes_by_queue_name() {
     let mut client = World::default().client();
     client.queue(1, "facts-default");
     client.publish(1, "", "facts-default", "x");
@@ -64,7 +64,7 @@ fn the_default_exchange_routes_by_queue_name() {
 }
 
 #[test]
-fn a_direct_exchange_routes_by_equality() {
+fn direct_exchange_routes_by_equality() {
     let mut client = World::default().client();
     client.exchange(1, "facts-direct", "direct");
     for (queue, key) in [("facts-d1", "a"), ("facts-d2", "a"), ("facts-d3", "b")] {
@@ -86,7 +86,7 @@ fn a_direct_exchange_routes_by_equality() {
 }
 
 #[test]
-fn a_fanout_exchange_routes_to_all() {
+fn fanout_exchange_routes_to_all() {
     let mut client = World::default().client();
     client.exchange(1, "facts-fanout", "fanout");
     for queue in ["facts-f1", "facts-f2"] {
@@ -104,7 +104,7 @@ fn a_fanout_exchange_routes_to_all() {
 }
 
 #[test]
-fn a_topic_exchange_routes_by_words() {
+fn topic_exchange_routes_by_words() {
     let mut client = World::default().client();
     client.exchange(1, "facts-topic", "topic");
     for (queue, key) in [
@@ -141,7 +141,7 @@ fn a_topic_exchange_routes_by_words() {
 }
 
 #[test]
-fn a_headers_exchange_routes_by_headers() {
+fn headers_exchange_routes_by_headers() {
     let mut client = World::default().client();
     client.exchange(1, "facts-headers", "headers");
     let arguments = |x_match: Option<&str>| {
@@ -188,7 +188,7 @@ fn a_headers_exchange_routes_by_headers() {
 }
 
 #[test]
-fn a_wrong_x_match_is_406() {
+fn wrong_x_match_is_406() {
     let mut client = World::default().client();
     client.queue(1, "facts-x");
     for arguments in [
@@ -311,7 +311,7 @@ fn cc_and_bcc_are_further_routing_keys() {
 }
 
 #[test]
-fn a_declare_that_differs_is_406() {
+fn declare_that_differs_is_406() {
     let mut client = World::default().client();
     client.exchange(1, "facts-same", "direct");
     let same = declare_exchange("facts-same", "direct");
@@ -353,13 +353,13 @@ fn a_declare_that_differs_is_406() {
         },
         406,
     );
-    let expected = "PRECONDITION_FAILED - inequivalent arg 'durable' for exchange 'facts-same' in vhost '/': \
-                    received 'true' but current is 'false'";
+    let expected = "PRECONDITION_FAILED - inequivalent arg 'durable' for exchange 'facts-same' in \
+        vhost '/': received 'true' but current is 'false'";
     assert_eq!(text, expected);
 }
 
 #[test]
-fn a_passive_declare_only_looks() {
+fn passive_declare_creates_nothing() {
     let mut client = World::default().client();
     client.call(1, &passive("amq.topic"), exchange::DeclareOk {});
     let text = client.refused(1, &passive("facts-missing"), 404);
@@ -405,7 +405,7 @@ fn reserved_names_and_the_default_exchange_are_403() {
 }
 
 #[test]
-fn an_internal_exchange_takes_no_publishes() {
+fn internal_exchange_refuses_publishes() {
     let mut client = World::default().client();
     client.send(
         1,
@@ -486,7 +486,7 @@ fn unknown_type_is_406_and_plugin_type_540() {
 }
 
 #[test]
-fn permissions_are_asked_for() {
+fn permissions_are_checked() {
     let user = User {
         configure: Pattern::Prefix("mine".into()),
         write: Pattern::Names(vec!["amq.default".into()]),
@@ -501,7 +501,8 @@ fn permissions_are_asked_for() {
     let text = client.refused(1, &declare_exchange("yours", "fanout"), 403);
     assert_eq!(
         text,
-        "ACCESS_REFUSED - configure access to exchange 'yours' in vhost '/' refused for user 'guest'"
+        "ACCESS_REFUSED - configure access to exchange 'yours' in vhost '/' refused for user \
+         'guest'"
     );
     client.call(
         1,

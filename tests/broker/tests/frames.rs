@@ -58,14 +58,14 @@ fn drops(octets: &[u8]) {
 }
 
 #[test]
-fn a_wrong_frame_end_is_501() {
+fn wrong_frame_end_is_501() {
     let mut octets = raw(8, 0, &[]);
     octets[7] = 0xCD;
     closes(501, &octets);
 }
 
 #[test]
-fn an_unknown_frame_type_is_501() {
+fn unknown_frame_type_is_501() {
     closes(501, &raw(4, 0, &[0; 16]));
 }
 
@@ -107,7 +107,7 @@ fn name_with_invalid_utf8_is_501() {
 }
 
 #[test]
-fn an_unknown_method_drops_the_connection() {
+fn unknown_method_drops_the_connection() {
     drops(&raw(1, 1, &[0, 50, 0, 99]));
     drops(&raw(1, 1, &[0, 99, 0, 10]));
 }
@@ -275,7 +275,7 @@ fn bodies_are_split_by_the_clients_frame_max() {
 }
 
 #[test]
-fn a_content_header_above_frame_max_is_501() {
+fn content_header_above_frame_max_is_501() {
     let mut client = client();
     client.send(1, &publish("", "facts-nowhere"));
     let mut payload = vec![0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x20, 0];

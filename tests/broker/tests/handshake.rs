@@ -215,7 +215,7 @@ fn tune_ok_above_the_limits_is_refused_silently() {
 }
 
 #[test]
-fn an_unknown_virtual_host_is_530() {
+fn unknown_virtual_host_is_530() {
     let mut client = World::default().dial();
     client.start(&all_capabilities(), "PLAIN", b"\0guest\0guest");
     client.expect_kind(0, connection::Tune::ID);
@@ -240,7 +240,7 @@ fn an_unknown_virtual_host_is_530() {
 }
 
 #[test]
-fn a_virtual_host_without_permission_is_530() {
+fn virtual_host_without_permission_is_530() {
     let user = User {
         vhosts: Some(vec!["other".into()]),
         ..User::new("guest", "guest")
@@ -270,7 +270,7 @@ fn a_virtual_host_without_permission_is_530() {
 }
 
 #[test]
-fn a_handshake_that_takes_too_long_is_dropped() {
+fn overlong_handshake_is_dropped() {
     let world = World::new(Config::default());
     let mut client = world.dial();
     client.write(b"AMQP\x00\x00\x09\x01");
@@ -302,7 +302,7 @@ fn close_is_answered_before_the_transport_closes() {
 }
 
 #[test]
-fn a_close_that_crosses_the_brokers_is_answered() {
+fn crossing_close_is_answered() {
     let world = World::new(Config::default());
     let mut client = world.client();
     let id = client.id();
@@ -342,7 +342,7 @@ fn client_without_close_ok_is_dropped() {
 }
 
 #[test]
-fn the_secret_is_updated() {
+fn secret_is_updated() {
     let mut client = World::default().client();
     client.call(
         0,
@@ -372,7 +372,7 @@ fn channels_are_opened_and_closed_and_opened_again() {
 }
 
 #[test]
-fn a_channel_opened_twice_is_504() {
+fn channel_opened_twice_is_504() {
     let mut client = World::default().client();
     client.send(1, &channel::Open {});
     assert_eq!(
@@ -405,14 +405,14 @@ fn method_on_a_closed_channel_is_504() {
 }
 
 #[test]
-fn a_channel_method_on_channel_0_is_504() {
+fn channel_method_on_channel_0_is_504() {
     let mut client = World::default().client();
     client.send(0, &channel::Open {});
     client.expect_close(504);
 }
 
 #[test]
-fn a_connection_method_on_another_channel_is_503() {
+fn connection_method_on_another_channel_is_503() {
     let mut client = World::default().client();
     client.send(
         1,
@@ -491,7 +491,7 @@ fn channel_error_ignores_everything_until_close_ok() {
 }
 
 #[test]
-fn a_close_names_the_method_at_fault() {
+fn close_names_the_method_at_fault() {
     let mut client = World::default().client();
     client.send(
         1,

@@ -15,7 +15,7 @@ fn world() -> World {
 }
 
 #[test]
-fn an_operator_closes_a_connection() {
+fn operator_closes_a_connection() {
     let world = world();
     let mut client = world.client();
     client.queue(1, "q");
@@ -39,7 +39,7 @@ fn dropped_connection_sends_nothing() {
 }
 
 #[test]
-fn an_operator_deletes_a_queue() {
+fn operator_deletes_a_queue() {
     let world = world();
     let mut client = world.client();
     client.queue(1, "q");
@@ -106,7 +106,7 @@ fn timed_out_consumer_stays_until_the_client_agrees() {
 }
 
 #[test]
-fn a_message_requeued_too_often_is_dropped() {
+fn message_requeued_too_often_is_dropped() {
     let world = World::new(Config {
         delivery_limit: Some(2),
         ..Config::default()
@@ -313,7 +313,7 @@ fn same_seed_generates_the_same_names() {
 }
 
 #[test]
-fn a_forgotten_connection_is_closed_and_takes_anything() {
+fn forgotten_connection_is_closed_and_accepts_anything() {
     let world = world();
     let client = world.client();
     let id = client.id();
@@ -350,7 +350,7 @@ fn overdue_deliveries_close_their_channel() {
 }
 
 #[test]
-fn a_changed_channel_max_is_for_later_connections() {
+fn changed_channel_max_applies_to_later_connections() {
     let world = world();
     let (mut earlier, mut later) = (world.dial(), world.dial());
     world.broker.borrow_mut().set_channel_max(7);

@@ -172,7 +172,7 @@ fn immediate_is_540() {
 }
 
 #[test]
-fn a_missing_exchange_is_404() {
+fn missing_exchange_is_404() {
     let mut client = World::default().client();
     client.publish(1, "facts-missing", "x", "x");
     let text = client.expect_channel_close(1, 404);
@@ -282,7 +282,7 @@ fn confirms_and_transactions_exclude_each_other() {
 }
 
 #[test]
-fn a_transaction_takes_effect_with_its_commit() {
+fn transaction_takes_effect_with_its_commit() {
     let mut client = World::default().client();
     client.open(2);
     client.queue(1, "facts-tx");
@@ -307,7 +307,7 @@ fn a_transaction_takes_effect_with_its_commit() {
 }
 
 #[test]
-fn a_transaction_covers_acks() {
+fn transaction_covers_acks() {
     let mut client = World::default().client();
     client.queue(1, "facts-tx-acks");
     client.publish(1, "", "facts-tx-acks", "one");
@@ -334,7 +334,7 @@ fn uncommitted_settlement_is_undone_by_channel_end() {
 }
 
 #[test]
-fn a_commit_that_a_queue_refuses_is_406() {
+fn commit_that_a_queue_refuses_is_406() {
     let mut client = World::default().client();
     let mut arguments = table([("x-max-length", 0)]);
     arguments.insert("x-overflow", "reject-publish").unwrap();

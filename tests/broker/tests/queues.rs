@@ -38,7 +38,7 @@ fn declare_returns_message_and_consumer_counts() {
 }
 
 #[test]
-fn the_broker_names_a_queue_without_name() {
+fn broker_names_a_queue_without_name() {
     let mut client = World::default().client();
     client.send(
         1,
@@ -86,7 +86,7 @@ fn empty_routing_key_becomes_the_queue_name() {
 }
 
 #[test]
-fn a_declare_that_differs_is_406() {
+fn declare_that_differs_is_406() {
     let mut client = World::default().client();
     client.queue(1, "facts-same");
     for other in [
@@ -109,8 +109,8 @@ fn a_declare_that_differs_is_406() {
         },
         406,
     );
-    let expected = "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'facts-same' in vhost '/': \
-                    received 'true' but current is 'false'";
+    let expected = "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'facts-same' in \
+        vhost '/': received 'true' but current is 'false'";
     assert_eq!(text, expected);
     for arguments in [
         table([("x-max-length", 1)]),
@@ -196,7 +196,7 @@ fn other_types_of_queues_are_540() {
 }
 
 #[test]
-fn a_reserved_name_is_403() {
+fn reserved_name_is_403() {
     let mut client = World::default().client();
     let text = client.refused(1, &declare("amq.mine"), 403);
     assert_eq!(
@@ -259,7 +259,7 @@ fn exclusive_queue_is_405_for_other_connections() {
 }
 
 #[test]
-fn an_exclusive_queue_is_never_durable() {
+fn exclusive_queue_is_never_durable() {
     let world = World::default();
     let mut client = world.client();
     client.send(
@@ -433,7 +433,7 @@ fn unbinding_a_missing_binding_succeeds() {
 }
 
 #[test]
-fn a_full_queue_drops_its_head() {
+fn full_queue_drops_its_head() {
     let mut client = World::default().client();
     client.queue_with(1, "facts-length", &table([("x-max-length", 2)]));
     client.queue_with(1, "facts-octets", &table([("x-max-length-bytes", 5)]));

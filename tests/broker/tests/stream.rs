@@ -144,7 +144,7 @@ fn another_connection_wakes_a_reader() {
 }
 
 #[test]
-fn a_blocked_writer_waits_and_is_woken() {
+fn blocked_writer_waits_and_is_woken() {
     let server = Server::default();
     let mut peer = Peer::open(&server);
     server.with(|broker| broker.block("low on memory"));

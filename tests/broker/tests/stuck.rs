@@ -20,7 +20,7 @@ fn release(world: &World, name: &str) {
 }
 
 #[test]
-fn a_stuck_queue_takes_messages_without_confirming() {
+fn stuck_queue_accepts_messages_without_confirming() {
     let world = stuck("q");
     let mut client = world.client();
     client.confirm_select(1);
@@ -88,7 +88,7 @@ fn requests_to_stuck_queues_block_their_channel() {
 }
 
 #[test]
-fn a_deleted_stuck_queue_closes_waiting_channels() {
+fn deleted_stuck_queue_closes_waiting_channels() {
     let world = stuck("q");
     let mut client = world.client();
     client.send(
@@ -105,7 +105,7 @@ fn a_deleted_stuck_queue_closes_waiting_channels() {
 }
 
 #[test]
-fn a_stuck_queue_delivers_nothing() {
+fn stuck_queue_delivers_nothing() {
     let world = stuck("q");
     let mut client = world.client();
     release(&world, "q");

@@ -126,7 +126,7 @@ fn messages_expire() {
 }
 
 #[test]
-fn a_message_expires_only_at_the_head() {
+fn message_expires_only_at_the_head() {
     let world = World::default();
     let mut client = world.client();
     client.queue(1, "facts-head");
@@ -138,7 +138,7 @@ fn a_message_expires_only_at_the_head() {
 }
 
 #[test]
-fn the_lower_of_queue_and_message_ttl_counts() {
+fn lower_of_queue_and_message_ttl_counts() {
     let world = World::default();
     let mut client = world.client();
     client.queue_with(1, "facts-lower", &table([("x-message-ttl", 300)]));
@@ -162,7 +162,7 @@ fn zero_ttl_message_needs_a_ready_consumer() {
 }
 
 #[test]
-fn an_unused_queue_expires() {
+fn unused_queue_expires() {
     let world = World::default();
     let mut client = world.client();
     client.queue_with(1, "facts-expires", &table([("x-expires", 500)]));
@@ -265,7 +265,7 @@ fn dead_letters_keep_their_routing_key_by_default() {
 }
 
 #[test]
-fn a_message_that_dies_again_is_counted() {
+fn repeated_dead_lettering_is_counted() {
     let mut client = World::default().client();
     client.queue_with(1, "facts-again-1", &dead_letter_to("facts-again-2"));
     client.queue_with(1, "facts-again-2", &dead_letter_to("facts-again-1"));
@@ -309,7 +309,7 @@ fn expiry_cycle_drops_the_message() {
 }
 
 #[test]
-fn a_missing_dead_letter_exchange_drops_the_message() {
+fn missing_dead_letter_exchange_drops_the_message() {
     let mut client = World::default().client();
     client.queue_with(
         1,

@@ -43,7 +43,7 @@ impl Node {
                 output: output.trim_end().to_owned(),
             })
         };
-        // Files, not pipes: nobody has to read them while it runs.
+        // Files instead of pipes, so that they need no reader while it runs.
         let mut output = tempfile::tempfile().map_err(starting())?;
         let mut problems = tempfile::tempfile().map_err(starting())?;
         let mut child = folder

@@ -24,7 +24,7 @@ const NAMES_REQUEST: &[u8] = b"\x00\x01n";
 /// A running port mapper; it ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Epmd {
-    // Dropped in this order: the port is given back when nobody listens on it any more.
+    // Dropped in this order: the port is released when it has no listener any more.
     guard: Guard,
     port: Port,
 }

@@ -14,7 +14,8 @@ use std::time::Duration;
 pub enum NodeError {
     /// There is no RabbitMQ on this machine.
     #[error(
-        "{looked}. These tests need RabbitMQ: apt-get install rabbitmq-server (or run ./tests/run, which does that)"
+        "{looked}. These tests need RabbitMQ: apt-get install rabbitmq-server (or run ./tests/run, \
+         which does that)"
     )]
     NotInstalled {
         /// Where it was looked for.

@@ -1,7 +1,7 @@
 //! Private, real RabbitMQ nodes for tests.
 //!
-//! [`Node::start`] gives a node of one's own: its name, Erlang cookie, data, log and ports belong
-//! to nobody else, it listens on 127.0.0.1 only, and a broker that already runs on the machine is
+//! [`Node::start`] gives a node of one's own: its name, Erlang cookie, data, log and ports are
+//! its own, it listens on 127.0.0.1 only, and a broker that already runs on the machine is
 //! left alone. Any number of nodes can run at once, in one process or in several. A node can be
 //! killed, started again, frozen and thawed, and asked things through `rabbitmqctl`.
 //!

@@ -20,7 +20,8 @@ use crate::port::Port;
 
 /// A small virtual machine that leaves the cores to the tests: two schedulers, bound to no core,
 /// that sleep when idle; and cluster connections on loopback only.
-const ERLANG_FLAGS: &str = "-noinput +S 2:2 +SDcpu 1:1 +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}";
+const ERLANG_FLAGS: &str = "-noinput +S 2:2 +SDcpu 1:1 +sbwt none +sbwtdcpu none +sbwtdio none \
+    -kernel inet_dist_use_interface {127,0,0,1}";
 const POLL: Duration = Duration::from_millis(50);
 
 /// What a node is made of.

@@ -1,4 +1,4 @@
-//! Ports on 127.0.0.1 that nobody else takes, in this process or in another.
+//! Ports on 127.0.0.1 that are not used twice, in this process or in another.
 //!
 //! The server binds its TCP ports itself, seconds after they were chosen and again after a restart,
 //! so looking for a free one is not enough. A [`Port`] holds the *UDP* port of the same number as
@@ -56,7 +56,7 @@ impl Port {
     }
 }
 
-/// A number nobody can guess, from the keys the standard library makes for its hash maps.
+/// An unpredictable number, from the keys that the standard library makes for its hash maps.
 pub(crate) fn random() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_claimed_port_is_not_claimed_again_before_it_is_dropped() -> Result<(), NodeError> {
+    fn claimed_port_is_reusable_only_after_its_drop() -> Result<(), NodeError> {
         let port = Port::claim()?;
         assert!(Port::try_claim(port.number()).is_none());
         let number = port.number();

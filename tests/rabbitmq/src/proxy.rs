@@ -1,5 +1,5 @@
-//! A TCP proxy that does what networks do: it holds octets back, slows down, half-closes, and
-//! resets connections, at once or after so many octets.
+//! A TCP proxy that imitates network faults: it delays bytes, slows down, half-closes, and resets
+//! connections, at once or after a number of bytes.
 //!
 //! It listens on a free port of 127.0.0.1 and gives every connection two threads, one for each
 //! direction.
@@ -25,7 +25,7 @@ pub enum Rate {
     /// As fast as they can.
     #[default]
     Full,
-    /// So many octets a second.
+    /// This many bytes a second.
     Slow(usize),
     /// None: they are kept until the rate changes.
     Stopped,
@@ -133,8 +133,8 @@ impl Proxy {
         self.shared.state().reset();
     }
 
-    /// Resets every connection when so many more octets have passed, once. They pass in the order
-    /// in which they come, in either direction, on whichever connection.
+    /// Resets every connection once, after this many more bytes have passed, in either direction
+    /// and on any connection.
     pub fn reset_after(&self, octets: usize) {
         self.shared.state().budget = Some(octets);
     }
@@ -288,7 +288,7 @@ impl Shared {
         }
     }
 
-    /// How many of so many octets may pass before everything is reset.
+    /// Returns how many of this many bytes may pass before everything is reset.
     fn spend(&self, count: usize) -> usize {
         let mut state = self.state();
         match state.budget {

@@ -1,4 +1,4 @@
-//! One node for tests that need some broker and disturb nobody on it.
+//! One node for tests that need a broker and disturb no other test on it.
 
 use std::env;
 use std::process;

@@ -378,7 +378,7 @@ fn hard_errors_end_the_connection() -> Outcome {
 }
 
 #[test]
-fn what_an_operator_does_is_told_to_those_it_concerns() -> Outcome {
+fn operator_actions_end_exactly_the_affected_requests() -> Outcome {
     let node = Node::start()?;
     node.add_vhost("doomed")?;
     node.add_vhost("narrow")?;

@@ -57,7 +57,7 @@ async fn connect(node: &Node, set: impl FnOnce(Options) -> Options) -> Result<Cl
 }
 
 #[test]
-fn a_killed_node_ends_promises_of_every_kind() -> Outcome {
+fn killed_node_ends_promises_of_every_kind() -> Outcome {
     let node = Node::start()?;
     run(async {
         let client = connect(&node, |options| options).await?;
@@ -119,7 +119,7 @@ fn a_killed_node_ends_promises_of_every_kind() -> Outcome {
 }
 
 #[test]
-fn a_killed_node_ends_a_consumer_that_waits() -> Outcome {
+fn killed_node_ends_a_waiting_consumer() -> Outcome {
     let node = Node::start()?;
     run(async {
         let client = connect(&node, |options| options).await?;
@@ -149,7 +149,7 @@ fn a_killed_node_ends_a_consumer_that_waits() -> Outcome {
 }
 
 #[test]
-fn a_memory_alarm_holds_publishes_and_nothing_else_for_ever() -> Outcome {
+fn memory_alarm_delays_publishes_only() -> Outcome {
     let node = Arc::new(Node::start()?);
     run(async {
         let client = connect(&node, |options| {
@@ -204,7 +204,7 @@ fn a_memory_alarm_holds_publishes_and_nothing_else_for_ever() -> Outcome {
 }
 
 #[test]
-fn a_close_during_a_memory_alarm_has_its_deadline() -> Outcome {
+fn close_during_a_memory_alarm_has_its_deadline() -> Outcome {
     let node = Arc::new(Node::start()?);
     run(async {
         let client = connect(&node, |options| {
@@ -235,7 +235,7 @@ fn a_close_during_a_memory_alarm_has_its_deadline() -> Outcome {
 }
 
 #[test]
-fn a_forced_close_is_told_with_its_text() -> Outcome {
+fn forced_close_is_reported_with_its_text() -> Outcome {
     let node = Arc::new(Node::start()?);
     run(async {
         let client = connect(&node, |options| options).await?;
@@ -269,7 +269,7 @@ fn a_forced_close_is_told_with_its_text() -> Outcome {
 }
 
 #[test]
-fn a_node_that_shuts_down_says_so() -> Outcome {
+fn node_shutdown_is_reported() -> Outcome {
     let node = Arc::new(Node::start()?);
     run(async {
         let client = connect(&node, |options| options).await?;
@@ -285,7 +285,7 @@ fn a_node_that_shuts_down_says_so() -> Outcome {
 }
 
 #[test]
-fn heartbeats_keep_an_idle_connection_and_find_a_frozen_node() -> Outcome {
+fn heartbeats_keep_idle_connections_and_detect_frozen_nodes() -> Outcome {
     let node = Node::start()?;
     run(async {
         let client = connect(&node, |options| options.heartbeat(1)).await?;
@@ -318,7 +318,7 @@ fn heartbeats_keep_an_idle_connection_and_find_a_frozen_node() -> Outcome {
 }
 
 #[test]
-fn a_frozen_node_is_given_up_while_a_large_body_is_being_written() -> Outcome {
+fn frozen_node_is_given_up_during_large_writes() -> Outcome {
     let node = Node::start()?;
     run(async {
         let client = connect(&node, |options| options.heartbeat(1)).await?;
@@ -339,7 +339,7 @@ fn a_frozen_node_is_given_up_while_a_large_body_is_being_written() -> Outcome {
 }
 
 #[test]
-fn a_frozen_node_has_requests_time_out_and_the_connection_live_on() -> Outcome {
+fn requests_to_a_frozen_node_time_out() -> Outcome {
     let node = Node::start()?;
     run(async {
         let client = connect(&node, |options| {
@@ -359,7 +359,8 @@ fn a_frozen_node_has_requests_time_out_and_the_connection_live_on() -> Outcome {
         assert!(matches!(get, Err(Error::Timeout { .. })), "{get:?}");
         let unconfirmed = publish.await;
         assert!(
-            matches!(&unconfirmed, Err(Error::Unconfirmed(cause)) if matches!(**cause, Error::Timeout { .. })),
+            matches!(&unconfirmed, Err(Error::Unconfirmed(cause))
+                if matches!(**cause, Error::Timeout { .. })),
             "{unconfirmed:?}"
         );
         node.thaw()?;

@@ -269,7 +269,8 @@ assert_values(properties.headers)
 for name, value in PROPERTIES.items():
     assert getattr(properties, name) == value, (name, getattr(properties, name))
 properties, body = get()
-assert body == b'' and properties.headers is None and properties.priority is None, (properties, body)
+assert body == b'', body
+assert properties.headers is None and properties.priority is None, properties
 properties, body = get()
 assert body == octets(1 << 20), len(body)
 ",
@@ -281,7 +282,7 @@ assert body == octets(1 << 20), len(body)
 }
 
 #[test]
-fn what_pika_writes_is_read() -> Outcome {
+fn messages_of_pika_are_read() -> Outcome {
     run(|client, queue| async move {
         pika(
             r"
@@ -337,7 +338,7 @@ publish(octets(1 << 20), pika.BasicProperties(headers={}))
 }
 
 #[test]
-fn a_request_and_its_reply_go_to_pika_and_back() -> Outcome {
+fn pika_replies_to_our_request() -> Outcome {
     run(|client, queue| async move {
         let replies = client.queue_declare(unique("replies")).await?.name;
         let requests = (0..20).map(|n| {

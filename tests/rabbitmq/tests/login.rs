@@ -52,7 +52,7 @@ impl SaslMechanism for Demonstration {
 }
 
 #[test]
-fn rabbitmq_takes_every_mechanism_and_says_no_in_its_own_words() -> Outcome {
+fn rabbitmq_supports_every_mechanism_and_explains_refusals() -> Outcome {
     let node = node()?;
     let options = Options::from_uri(&node.url())?;
     for mechanism in [
@@ -76,7 +76,8 @@ fn rabbitmq_takes_every_mechanism_and_says_no_in_its_own_words() -> Outcome {
             .err()
             .ok_or("let in")?;
         assert!(
-            matches!(&forbidden, Error::NotAllowed(fault) if fault.text.contains("refused for user")),
+            matches!(&forbidden, Error::NotAllowed(fault)
+                if fault.text.contains("refused for user")),
             "{forbidden}"
         );
     }

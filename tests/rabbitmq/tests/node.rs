@@ -25,7 +25,7 @@ fn greets(port: u16) -> bool {
     matches!(greeting(port), Ok([1, 0, 0, .., 0, 10, 0, 10]))
 }
 
-/// Whether the process runs; a zombie, which nobody waited for, does not.
+/// Returns `true` if the process runs. A zombie does not.
 fn runs(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
@@ -39,7 +39,7 @@ fn soon(condition: impl Fn() -> bool) -> bool {
 }
 
 #[test]
-fn a_dropped_node_leaves_no_process_and_no_folder() -> Outcome {
+fn dropped_node_leaves_no_process_or_folder() -> Outcome {
     let node = Node::start()?;
     assert!(greets(node.port()), "{:?}", greeting(node.port()));
     let (folder, processes) = (node.folder().to_path_buf(), node.processes());
@@ -52,7 +52,7 @@ fn a_dropped_node_leaves_no_process_and_no_folder() -> Outcome {
 }
 
 #[test]
-fn a_killed_node_comes_back_with_its_port_and_its_data() -> Outcome {
+fn killed_node_restarts_with_its_port_and_data() -> Outcome {
     let node = Node::start()?;
     let port = node.port();
     node.add_vhost("kept")?;
@@ -67,7 +67,7 @@ fn a_killed_node_comes_back_with_its_port_and_its_data() -> Outcome {
 }
 
 #[test]
-fn a_frozen_node_accepts_but_says_nothing_until_it_is_thawed() -> Outcome {
+fn frozen_node_accepts_connections_but_stays_silent() -> Outcome {
     let node = Node::start()?;
     node.freeze()?;
     assert!(greeting(node.port()).is_err());
@@ -81,7 +81,7 @@ fn a_frozen_node_accepts_but_says_nothing_until_it_is_thawed() -> Outcome {
 }
 
 #[test]
-fn two_nodes_run_side_by_side_and_the_second_can_join_the_first() -> Outcome {
+fn second_node_can_join_the_first() -> Outcome {
     let first = Node::start()?;
     let second = Node::builder()
         .join_cluster(&first)
@@ -100,7 +100,7 @@ fn two_nodes_run_side_by_side_and_the_second_can_join_the_first() -> Outcome {
 }
 
 #[test]
-fn a_shared_node_answers_questions_and_follows_orders() -> Outcome {
+fn shared_node_executes_commands() -> Outcome {
     let node = shared_node()?;
     assert!(shared_url()?.starts_with("amqp://"));
     assert_ne!(unique("orders"), unique("orders"));
@@ -108,7 +108,8 @@ fn a_shared_node_answers_questions_and_follows_orders() -> Outcome {
     let definitions = node.folder().join("definitions.json");
     std::fs::write(
         &definitions,
-        r#"{"queues": [{"vhost": "/", "name": "tab\tq", "durable": true, "auto_delete": false, "arguments": {}}]}"#,
+        r#"{"queues": [{"vhost": "/", "name": "tab\tq", "durable": true,
+            "auto_delete": false, "arguments": {}}]}"#,
     )?;
     node.ctl(&["import_definitions", definitions.to_str().ok_or("folder")?])?;
     let queues = node.list_queues()?;
@@ -150,7 +151,7 @@ fn a_shared_node_answers_questions_and_follows_orders() -> Outcome {
 }
 
 #[test]
-fn a_node_that_does_not_start_says_why() {
+fn failed_node_start_reports_its_reason() {
     let error = Node::builder()
         .config("no_such_setting = 1")
         .start()
@@ -165,7 +166,7 @@ fn a_node_that_does_not_start_says_why() {
 }
 
 #[test]
-fn a_node_ends_when_its_process_is_killed() -> Outcome {
+fn node_ends_when_its_process_is_killed() -> Outcome {
     let folder = tempfile::tempdir()?;
     let mut holder = Command::new(env!("CARGO_BIN_EXE_with-rabbitmq"))
         .args(["sh", "-c", "echo $PUKA_TEST_RABBITMQ_URL; exec sleep 5"])

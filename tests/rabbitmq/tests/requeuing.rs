@@ -109,7 +109,7 @@ async fn keep_busy(client: &Client, queue: &str) -> Outcome {
 }
 
 #[test]
-fn a_handler_slower_than_the_timeout_loses_nothing() -> Outcome {
+fn handler_slower_than_the_timeout_loses_nothing() -> Outcome {
     const MESSAGES: u32 = 2000;
     const ROUNDS: i64 = 3;
     let node = Node::builder().config("consumer_timeout = 1500").start()?;
@@ -201,7 +201,7 @@ fn dropped_consumers_deliver_every_message() -> Outcome {
 }
 
 #[test]
-fn a_delivery_limit_of_one_survives_a_drop() -> Outcome {
+fn delivery_limit_of_one_survives_a_drop() -> Outcome {
     const MESSAGES: u32 = 1000;
     smol::block_on(async {
         let client = connect(&shared_url()?).await?;

@@ -5,18 +5,18 @@ use puka_test_rabbitmq::{Node, Rate};
 use smol::Timer;
 use std::time::Duration;
 
-/// Longer than the two seconds of a heartbeat need to find that nobody is there.
+/// Longer than the two seconds that heartbeats need to detect a silent peer.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// Something bad.
+/// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// The node dies by SIGKILL, and starts again.
+    /// The node is killed by SIGKILL, and starts again.
     Kill,
     /// The node shuts down by SIGTERM, and starts again.
     ShutDown,
-    /// The node stops by SIGSTOP, and goes on by SIGCONT after heartbeats have noticed it.
+    /// The node is stopped by SIGSTOP, and continues by SIGCONT after heartbeats have detected it.
     Freeze,
     /// `rabbitmqctl stop_app`, and `start_app`.
     StopApp,
@@ -24,20 +24,20 @@ pub enum Fault {
     CloseAll,
     /// A memory alarm, for a while.
     Alarm,
-    /// Nothing passes for a while, in either direction, and nobody is told.
+    /// Nothing passes for a while, in either direction, without an error.
     Blackhole,
     /// Nothing passes to the clients.
     Deaf,
     /// Connections are reset.
     Reset,
-    /// The way to the broker has 1 KB/s for a while, then it is reset.
+    /// The network to the broker has 1 KB/s for a while, then it is reset.
     Trickle,
     /// The broker's side of the stream ends.
     HalfClose,
-    /// Connections are reset when so many more octets have passed, most often in the middle of a
-    /// frame, and then again twice as soon.
+    /// Connections are reset after this many more bytes have passed, usually in the middle of a
+    /// frame, and then again after half as many.
     ResetAfter(usize),
-    /// Nothing can be connected to for a while.
+    /// No connection can be opened for a while.
     Off,
 }
 

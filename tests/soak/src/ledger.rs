@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub enum Fate {
     /// The broker has it.
     Confirmed,
-    /// Nobody knows.
+    /// The outcome is unknown.
     Unconfirmed,
     /// Any other error.
     Failed,
@@ -66,7 +66,7 @@ pub struct Account {
     pub published: usize,
     /// Those that the broker confirmed.
     pub confirmed: usize,
-    /// Those of which nobody knows.
+    /// Those with an unknown outcome.
     pub unconfirmed: usize,
     /// Those that failed in another way.
     pub failed: usize,
@@ -85,9 +85,9 @@ pub struct Account {
     pub lost_unacknowledged: Vec<usize>,
     /// Delivered more than once without being marked.
     pub unmarked_repeats: Vec<usize>,
-    /// Published again without that being asked for.
+    /// Republished although that was not requested.
     pub unasked_republishes: Vec<usize>,
-    /// Deliveries that nobody has published.
+    /// Deliveries that were never published.
     pub unknown: u64,
     /// Errors, and how often each came.
     pub errors: BTreeMap<String, u64>,
@@ -127,9 +127,10 @@ impl fmt::Display for Account {
         } = self;
         write!(
             f,
-            "published {published}: confirmed {confirmed}, unconfirmed {unconfirmed}, failed {failed}, pending {}; \
-             delivered {delivered}, repeated and marked {repeated}, stale {stale}; lost confirmed {}, \
-             lost unacknowledged {}, repeated and not marked {}, republished unasked {}, unknown {}",
+            "published {published}: confirmed {confirmed}, unconfirmed {unconfirmed}, failed \
+             {failed}, pending {}; delivered {delivered}, repeated and marked {repeated}, stale \
+             {stale}; lost confirmed {}, lost unacknowledged {}, repeated and not marked {}, \
+             republished unasked {}, unknown {}",
             self.pending,
             self.lost_confirmed.len(),
             self.lost_unacknowledged.len(),
@@ -205,8 +206,7 @@ impl Ledger {
         self.book().note(error);
     }
 
-    /// The broker has died: what it had not confirmed, and nobody has acknowledged, it does not owe
-    /// to anybody.
+    /// The broker has died: everything that was neither confirmed nor acknowledged may be lost.
     pub fn excuse(&self) {
         for entry in &mut self.book().entries {
             entry.is_excused |= entry.fate != Some(Fate::Confirmed) && !entry.acknowledged;
@@ -222,7 +222,7 @@ impl Ledger {
             .all(|entry| entry.fate.is_some() && !entry.is_owed())
     }
 
-    /// So many messages were acknowledged.
+    /// Returns the number of acknowledged messages.
     #[must_use]
     pub fn acknowledged(&self) -> usize {
         self.book()
@@ -282,7 +282,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ledger_finds_what_was_lost_and_what_came_twice() {
+    fn ledger_detects_lost_and_repeated_messages() {
         let ledger = Ledger::default();
         for _ in 0..6 {
             ledger.publish(false);

@@ -154,7 +154,7 @@ impl Load {
             .collect()
     }
 
-    /// Waits until so many more messages have been acknowledged.
+    /// Waits until this many more messages have been acknowledged.
     pub async fn flows(&self, messages: usize) -> Outcome {
         let wanted = self.ledger.acknowledged() + messages;
         until(SETTLING, "a flow of messages", || {

@@ -43,7 +43,7 @@ pub async fn typed_arguments_are_the_brokers_own<R: Runtime>(world: &World<R>) -
 }
 
 /// A full queue with `reject-publish` refuses a publish instead of losing it.
-pub async fn a_full_queue_refuses_the_publish<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn full_queue_refuses_the_publish<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.name("full");
     client
@@ -95,7 +95,7 @@ pub async fn copies_are_routed_to_more_queues<R: Runtime>(world: &World<R>) -> O
 }
 
 /// A binding of a headers exchange can match any of its headers.
-pub async fn a_binding_matches_any_header<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn binding_matches_any_header<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.queue(&client).await?;
     let bind = client

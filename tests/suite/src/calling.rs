@@ -19,7 +19,7 @@ async fn answer(client: &Client, call: &Delivery, answer: &str) -> Result<(), Er
 }
 
 /// A call resolves to the reply, which is sent by another connection.
-pub async fn a_call_is_replied_to<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn call_is_replied_to<R: Runtime>(world: &World<R>) -> Outcome {
     let (caller, callee) = (world.client().await?, world.client().await?);
     let queue = world.shared_queue(&caller).await?;
     let mut calls = callee.basic_consume(&queue).await?;
@@ -86,7 +86,7 @@ pub async fn unroutable_call_fails<R: Runtime>(world: &World<R>) -> Outcome {
 }
 
 /// A call has its own deadline. A late reply, and one to an unknown call, are harmless.
-pub async fn a_call_without_a_reply_ends_in_time<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn call_without_a_reply_ends_in_time<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.queue(&client).await?;
     let mut calls = client.basic_consume(&queue).await?;
@@ -104,7 +104,7 @@ pub async fn a_call_without_a_reply_ends_in_time<R: Runtime>(world: &World<R>) -
 }
 
 /// The address and the id of a call are chosen by the client, and cannot be set.
-pub async fn a_call_chooses_its_own_way_back<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn call_may_choose_its_reply_queue<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let call = client
         .basic_publish("", "anywhere", "")

@@ -36,26 +36,26 @@ macro_rules! tests {
     ($Runtime:ty, unix) => {
         $crate::theme! { $Runtime, rabbitmq, unix:
             rabbitmq_can_be_reached_over_a_unix_socket
-            a_missing_socket_is_a_broken_connection
+            missing_socket_is_a_broken_connection
         }
     };
     ($Runtime:ty, faults) => {
         $crate::theme! { $Runtime, in_memory, faults:
             blocked_connection_continues_after_the_alarm
-            a_blocked_connection_can_be_closed
+            blocked_connection_can_be_closed
             forced_close_ends_everything_with_its_text
-            a_cut_transport_ends_everything
+            cut_transport_ends_everything
             permissions_are_checked_request_by_request
             nothing_is_left_at_the_broker
-            an_ended_consumer_is_delivered_nothing_again
-            a_consumer_that_timed_out_empties_no_queue
+            ended_consumer_is_delivered_nothing_again
+            consumer_that_timed_out_empties_no_queue
         }
     };
     ($Runtime:ty, dialling) => {
         $crate::theme! { $Runtime, in_memory, dialling:
             unresolvable_host_is_a_broken_connection
             closed_port_is_a_broken_connection
-            a_web_server_is_not_amqp
+            web_server_is_not_amqp
             another_version_is_an_unsupported_protocol
             silent_server_is_given_up_in_time
             immediate_close_is_a_broken_connection
@@ -77,22 +77,22 @@ macro_rules! cases {
         $crate::theme! { $Runtime, $broker, connecting:
             connect_returns_the_server_properties
             message_is_published_and_consumed
-            a_wrong_password_is_refused
-            an_unknown_virtual_host_is_not_allowed
+            wrong_password_is_refused
+            unknown_virtual_host_is_not_allowed
             either_mechanism_logs_in
             requests_do_not_wait_for_the_handshake
             small_frames_and_few_channels_are_enough
-            a_frame_limit_below_the_least_is_refused
+            frame_limit_below_the_minimum_is_refused
             limits_can_be_left_to_the_server
-            a_single_channel_is_enough
+            single_channel_is_enough
         }
         $crate::theme! { $Runtime, $broker, scenarios:
-            a_connection_may_have_properties_of_its_own
+            connection_may_have_custom_properties
             channels_of_four_gets_are_reused
             bad_publishes_leak_no_channel
-            an_immediate_message_is_refused
+            immediate_message_is_refused
             delivery_mode_is_absent_by_default
-            a_consumer_is_cancelled_after_an_ack
+            consumer_is_cancelled_after_an_ack
             queue_is_deleted_during_an_unsettled_get
             acks_are_written_before_everything_is_dropped
             consumer_survives_deletion_of_two_queues
@@ -102,101 +102,103 @@ macro_rules! cases {
         }
         $crate::theme! { $Runtime, $broker, queues:
             declare_returns_message_and_consumer_counts
-            the_server_names_queues_that_have_no_name
-            a_thousand_queues_are_declared_at_once
+            server_names_queues_without_a_name
+            thousand_queues_are_declared_at_once
             delete_and_purge_return_message_counts
-            a_delete_can_have_conditions
+            delete_accepts_conditions
             missing_queue_is_not_found
-            a_queue_is_declared_again_only_alike
-            an_exclusive_queue_is_locked_for_others
+            queue_is_declared_again_only_identically
+            exclusive_queue_is_locked_for_others
             e45_auto_delete_queue_ends_with_its_last_consumer
             reserved_names_are_refused
             invalid_arguments_are_refused_locally
-            a_limited_queue_keeps_the_newest
+            limited_queue_keeps_the_newest_messages
             names_may_be_any_text
         }
         $crate::theme! { $Runtime, $broker, exchanges:
-            a_direct_exchange_routes_by_the_key
-            a_fanout_exchange_routes_to_all
-            a_topic_exchange_routes_by_patterns
-            a_headers_exchange_routes_by_headers
+            direct_exchange_routes_by_the_key
+            fanout_exchange_routes_to_all
+            topic_exchange_routes_by_patterns
+            headers_exchange_routes_by_headers
             exchanges_are_bound_to_exchanges
             alternate_exchange_receives_unroutable_messages
-            an_exchange_is_declared_again_only_alike
+            exchange_is_declared_again_only_identically
             exchanges_are_deleted
             auto_delete_exchange_ends_with_its_last_binding
-            a_binding_needs_both_ends
-            an_internal_exchange_takes_no_publishes
-            an_unknown_type_is_an_error
+            binding_needs_both_ends
+            internal_exchange_refuses_publishes
+            unknown_type_is_an_error
         }
         $crate::theme! { $Runtime, $broker, publishing:
-            a_missing_exchange_fails_only_its_own_publishes
+            missing_exchange_fails_only_its_own_publishes
             unroutable_message_is_returned_complete
             return_without_headers_has_no_headers
             unroutable_message_is_confirmed_unless_mandatory
-            every_property_arrives
-            headers_of_every_type_arrive
-            s50_bodies_of_every_size_arrive
             publish_to_a_refusing_queue_is_nacked
-            invalid_messages_are_refused_locally
-            a_foreign_user_id_fails_its_own_publish
+            foreign_user_id_fails_its_own_publish
             cc_and_bcc_route_copies
-            the_order_of_publishes_is_kept
+            order_of_publishes_is_kept
             unconfirmed_messages_arrive_in_order_before_the_close
             unconfirmed_message_to_a_missing_exchange_is_lost
-            a_message_expires
-            headers_larger_than_a_frame_are_refused
+            message_expires
             forwarded_message_has_its_own_outcome
             channel_error_leaves_other_publishes_unconfirmed
             more_exchanges_than_channels_are_published_to
             exchange_can_be_deleted_and_declared_again
         }
+        $crate::theme! { $Runtime, $broker, messages:
+            every_property_arrives
+            headers_of_every_type_arrive
+            s50_bodies_of_every_size_arrive
+            invalid_messages_are_refused_locally
+            headers_larger_than_a_frame_are_refused
+        }
         $crate::theme! { $Runtime, $broker, getting:
-            a_message_that_was_got_is_acknowledged
+            message_from_get_is_acknowledged
             get_from_an_empty_queue_is_none
             no_ack_has_nothing_to_settle
             dropped_get_requeues_its_message
             concurrent_gets_return_every_message_once
         }
         $crate::theme! { $Runtime, $broker, consuming:
-            a_consumer_is_a_stream_of_deliveries
-            a_consume_fails_alone
+            consumer_is_a_stream_of_deliveries
+            failed_consume_affects_nothing_else
             cancel_requeues_buffered_deliveries
             m03_dropped_consumer_requeues_buffered_deliveries
             cancel_keeps_buffered_no_ack_deliveries
             basic_cancel_ends_a_consumer
             s57_deleting_the_queue_ends_its_consumers
             consumers_of_a_queue_share_its_messages
-            a_hundred_consumers_live_on_one_connection
-            a_consumer_beyond_the_channels_is_refused
+            hundred_consumers_share_one_connection
+            consumer_beyond_the_channels_is_refused
         }
         $crate::theme! { $Runtime, $broker, consuming_multi:
             several_queues_share_a_consumer
             several_queues_share_a_prefetch_count
             either_all_queues_are_consumed_or_none
-            it_ends_with_the_last_of_its_queues
+            consumer_ends_with_its_last_queue
         }
         $crate::theme! { $Runtime, $broker, sharing:
             consumers_of_higher_priority_are_served_first
             non_numeric_priority_is_refused
             next_consumer_replaces_the_single_active_one
             takeover_keeps_unsettled_deliveries
-            a_single_active_consumer_can_not_be_exclusive
+            single_active_consumer_can_not_be_exclusive
             m13_each_end_of_a_consumer_has_its_reason
             m08_headers_larger_than_a_frame_arrive
         }
         $crate::theme! { $Runtime, $broker, arguments:
             typed_arguments_are_the_brokers_own
-            a_full_queue_refuses_the_publish
+            full_queue_refuses_the_publish
             copies_are_routed_to_more_queues
-            a_binding_matches_any_header
+            binding_matches_any_header
         }
         $crate::theme! { $Runtime, $broker, prefetch:
             prefetch_is_respected
             higher_prefetch_count_allows_exactly_more
             lower_prefetch_count_limits_later_deliveries
-            a_prefetch_count_of_zero_is_no_limit
-            an_exclusive_consumer_keeps_its_prefetch_count
+            prefetch_count_of_zero_is_no_limit
+            exclusive_consumer_keeps_its_prefetch_count
             changing_the_prefetch_count_loses_nothing
             cancel_during_a_prefetch_change_ends_one_consumer
             last_of_several_prefetch_counts_applies
@@ -204,34 +206,34 @@ macro_rules! cases {
         $crate::theme! { $Runtime, $broker, settling:
             requeued_message_is_delivered_again
             message_rejected_without_requeue_is_removed
-            a_refused_message_is_dead_lettered
-            a_multiple_nack_refuses_everything_before
-            s56_a_multiple_ack_settles_everything_before
+            refused_message_is_dead_lettered
+            multiple_nack_refuses_everything_before
+            s56_multiple_ack_settles_everything_before
             dropped_delivery_is_requeued
             acks_in_any_order_settle_their_own
-            an_ack_is_not_lost_with_its_channel
+            ack_is_not_lost_with_its_channel
             deliveries_are_settled_on_any_thread
-            a_delivery_outlives_its_connection_only_as_stale
+            delivery_of_a_lost_connection_is_stale
         }
         $crate::theme! { $Runtime, $broker, calling:
-            a_call_is_replied_to
+            call_is_replied_to
             many_calls_have_their_own_replies
             unroutable_call_fails
-            a_call_without_a_reply_ends_in_time
-            a_call_chooses_its_own_way_back
+            call_without_a_reply_ends_in_time
+            call_may_choose_its_reply_queue
             caller_address_can_be_checked
         }
         $crate::theme! { $Runtime, $broker, transactions:
             s63_committed_work_takes_effect_together
             s63_rolled_back_work_has_no_effect
             s63_commit_returns_unroutable_messages
-            s63_a_transaction_with_a_fault_has_no_effect
+            s63_transaction_with_a_fault_has_no_effect
             s63_many_transactions_leak_no_channel
         }
         $crate::theme! { $Runtime, $broker, notices:
             notices_report_events_in_order
-            a_listener_alone_lets_the_connection_close
-            s61_a_secret_is_renewed
+            listener_alone_lets_the_connection_close
+            s61_secret_is_renewed
             recovered_deliveries_are_delivered_again
         }
         $crate::theme! { $Runtime, $broker, closing:
@@ -240,7 +242,7 @@ macro_rules! cases {
             close_waits_for_pending_promises
             closed_client_returns_closed
             dropping_the_last_handle_closes_gracefully
-            the_driver_ends_with_the_connection
+            driver_ends_with_the_connection
             dropping_the_driver_breaks_the_connection
             dropping_the_driver_ends_the_handshake
             many_connections_open_and_close
@@ -250,7 +252,7 @@ macro_rules! cases {
             publishes_in_flight_are_bounded
             outgoing_bytes_are_bounded
             requests_are_bounded
-            a_dropped_future_passes_its_turn_on
+            dropped_future_passes_its_turn_on
             tasks_waiting_for_capacity_all_complete
             buffered_deliveries_are_bounded
             too_large_message_is_an_error
@@ -275,7 +277,11 @@ macro_rules! theme {
             $(
                 #[test]
                 fn $case() -> $crate::Outcome {
-                    $crate::run::<$Runtime>(stringify!($case), $crate::Target::$broker(), $crate::$theme::$case)
+                    $crate::run::<$Runtime>(
+                        stringify!($case),
+                        $crate::Target::$broker(),
+                        $crate::$theme::$case,
+                    )
                 }
             )*
         }

@@ -145,7 +145,7 @@ pub async fn dropping_the_last_handle_closes_gracefully<R: Runtime>(world: &Worl
 }
 
 /// The driver of a connection that is closed resolves to `Ok`.
-pub async fn the_driver_ends_with_the_connection<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn driver_ends_with_the_connection<R: Runtime>(world: &World<R>) -> Outcome {
     let (client, driver) = world.open(|options| options).await?;
     let work = async {
         client.connect().await?;

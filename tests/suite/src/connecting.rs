@@ -42,7 +42,7 @@ pub async fn message_is_published_and_consumed<R: Runtime>(world: &World<R>) -> 
 }
 
 /// A wrong password is `AccessRefused`, and the error does not contain it.
-pub async fn a_wrong_password_is_refused<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn wrong_password_is_refused<R: Runtime>(world: &World<R>) -> Outcome {
     let refused = world
         .client_with(|options| options.credentials("guest", "opensesame"))
         .await;
@@ -54,7 +54,7 @@ pub async fn a_wrong_password_is_refused<R: Runtime>(world: &World<R>) -> Outcom
 }
 
 /// An unknown virtual host is `NotAllowed`.
-pub async fn an_unknown_virtual_host_is_not_allowed<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn unknown_virtual_host_is_not_allowed<R: Runtime>(world: &World<R>) -> Outcome {
     assert_error!(
         world.client_with(|options| options.virtual_host("nowhere")).await,
         Error::NotAllowed(fault) if fault.text.contains("nowhere")
@@ -118,7 +118,7 @@ pub async fn small_frames_and_few_channels_are_enough<R: Runtime>(world: &World<
 }
 
 /// A frame limit below AMQP's minimum is refused before anything is sent.
-pub async fn a_frame_limit_below_the_least_is_refused<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn frame_limit_below_the_minimum_is_refused<R: Runtime>(world: &World<R>) -> Outcome {
     assert_error!(
         world.client_with(|options| options.frame_max(4095)).await,
         Error::InvalidArgument {
@@ -153,7 +153,7 @@ pub async fn limits_can_be_left_to_the_server<R: Runtime>(world: &World<R>) -> O
 }
 
 /// With a single channel, requests and publishes take turns.
-pub async fn a_single_channel_is_enough<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn single_channel_is_enough<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client_with(|options| options.channel_max(1)).await?;
     let queue = world.queue(&client).await?;
     for _ in 0..3 {

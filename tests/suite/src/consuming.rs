@@ -6,7 +6,7 @@ use crate::{Outcome, Runtime, World};
 use puka::{Client, Consumer, Ended, Error};
 
 /// A consumer is a stream of deliveries in the order of the queue, with a recognisable tag.
-pub async fn a_consumer_is_a_stream_of_deliveries<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn consumer_is_a_stream_of_deliveries<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 100).await?;
     let mut consumer = client
@@ -31,7 +31,7 @@ pub async fn a_consumer_is_a_stream_of_deliveries<R: Runtime>(world: &World<R>) 
 }
 
 /// A missing queue is `NotFound`, and a second exclusive consumer `AccessRefused`.
-pub async fn a_consume_fails_alone<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn failed_consume_affects_nothing_else<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     assert_error!(
         client.basic_consume(world.name("missing")).await,
@@ -199,7 +199,7 @@ pub async fn consumers_of_a_queue_share_its_messages<R: Runtime>(world: &World<R
 }
 
 /// A hundred consumers share one connection, each with its own queue.
-pub async fn a_hundred_consumers_live_on_one_connection<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn hundred_consumers_share_one_connection<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let mut consumers = Vec::new();
     for _ in 0..100 {
@@ -227,7 +227,7 @@ pub async fn a_hundred_consumers_live_on_one_connection<R: Runtime>(world: &Worl
 }
 
 /// A consumer above the channel limit is refused. It waits if another consumer is about to end.
-pub async fn a_consumer_beyond_the_channels_is_refused<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn consumer_beyond_the_channels_is_refused<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client_with(|options| options.channel_max(5)).await?;
     let queue = world.queue(&client).await?;
     let mut consumers = Vec::new();

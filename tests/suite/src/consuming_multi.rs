@@ -114,7 +114,7 @@ pub async fn either_all_queues_are_consumed_or_none<R: Runtime>(world: &World<R>
 }
 
 /// The consumer continues without a deleted queue, and ends with the last one.
-pub async fn it_ends_with_the_last_of_its_queues<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn consumer_ends_with_its_last_queue<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let (one, other) = (world.queue(&client).await?, world.queue(&client).await?);
     let mut consumer = client

@@ -47,9 +47,10 @@ pub async fn closed_port_is_a_broken_connection<R: Runtime>(_: &World<R>) -> Out
 }
 
 /// The error contains what the server has sent.
-pub async fn a_web_server_is_not_amqp<R: Runtime>(_: &World<R>) -> Outcome {
+pub async fn web_server_is_not_amqp<R: Runtime>(_: &World<R>) -> Outcome {
     let options = server_that_says(b"HTTP/1.1 400 Bad Request\r\n\r\n")?;
-    assert_error!(R::connect(options).await, Error::NotAmqp(words) if words.starts_with("HTTP/1.1 400"));
+    assert_error!(R::connect(options).await, Error::NotAmqp(words)
+        if words.starts_with("HTTP/1.1 400"));
     Ok(())
 }
 

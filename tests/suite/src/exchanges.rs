@@ -33,7 +33,7 @@ async fn exchange<R: Runtime>(
 }
 
 /// A direct exchange routes to bindings with an equal key.
-pub async fn a_direct_exchange_routes_by_the_key<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn direct_exchange_routes_by_the_key<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let (exchange, queue) = (
         exchange(world, &client, "direct").await?,
@@ -71,7 +71,7 @@ pub async fn a_direct_exchange_routes_by_the_key<R: Runtime>(world: &World<R>) -
 }
 
 /// A fanout exchange routes every message to every queue.
-pub async fn a_fanout_exchange_routes_to_all<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn fanout_exchange_routes_to_all<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let exchange = exchange(world, &client, "fanout").await?;
     let queues = [world.queue(&client).await?, world.queue(&client).await?];
@@ -93,7 +93,7 @@ pub async fn a_fanout_exchange_routes_to_all<R: Runtime>(world: &World<R>) -> Ou
 }
 
 /// In patterns of a topic exchange, `*` is one word and `#` any number of words.
-pub async fn a_topic_exchange_routes_by_patterns<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn topic_exchange_routes_by_patterns<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let exchange = exchange(world, &client, "topic").await?;
     let keys = [
@@ -126,7 +126,7 @@ pub async fn a_topic_exchange_routes_by_patterns<R: Runtime>(world: &World<R>) -
 }
 
 /// A headers exchange requires all headers of the binding, or any.
-pub async fn a_headers_exchange_routes_by_headers<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn headers_exchange_routes_by_headers<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let exchange = exchange(world, &client, "headers").await?;
     let (all, any) = (world.queue(&client).await?, world.queue(&client).await?);
@@ -215,7 +215,7 @@ pub async fn alternate_exchange_receives_unroutable_messages<R: Runtime>(
 
 /// A missing exchange is `NotFound`, a declare with other properties `PreconditionFailed`, and the
 /// client continues to work.
-pub async fn an_exchange_is_declared_again_only_alike<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn exchange_is_declared_again_only_identically<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let name = world.name("again");
     assert_error!(
@@ -294,7 +294,7 @@ pub async fn auto_delete_exchange_ends_with_its_last_binding<R: Runtime>(
 }
 
 /// A binding of something missing is `NotFound`.
-pub async fn a_binding_needs_both_ends<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn binding_needs_both_ends<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let (exchange, queue) = (
         exchange(world, &client, "direct").await?,
@@ -314,7 +314,7 @@ pub async fn a_binding_needs_both_ends<R: Runtime>(world: &World<R>) -> Outcome 
 }
 
 /// An internal exchange accepts messages from other exchanges only.
-pub async fn an_internal_exchange_takes_no_publishes<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn internal_exchange_refuses_publishes<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let name = world.name("internal");
     client
@@ -342,7 +342,7 @@ pub async fn an_internal_exchange_takes_no_publishes<R: Runtime>(world: &World<R
 /// A broker closes the connection if a declare has an unknown exchange type, or, since RabbitMQ
 /// 3.13.3, refuses only the declare. The declare fails either way. A client that can reconnect
 /// continues, and one with a single stream ends.
-pub async fn an_unknown_type_is_an_error<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn unknown_type_is_an_error<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let declared = client
         .exchange_declare(world.name("odd"))

@@ -67,7 +67,7 @@ pub async fn blocked_connection_continues_after_the_alarm<R: Runtime>(world: &Wo
 }
 
 /// Closing a blocked connection has a deadline; the unsent publishes were never sent.
-pub async fn a_blocked_connection_can_be_closed<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn blocked_connection_can_be_closed<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world
         .client_with(|options| options.close_timeout(Duration::from_millis(400)))
         .await?;
@@ -112,7 +112,7 @@ pub async fn forced_close_ends_everything_with_its_text<R: Runtime>(world: &Worl
 }
 
 /// A lost transport completes everything pending.
-pub async fn a_cut_transport_ends_everything<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn cut_transport_ends_everything<R: Runtime>(world: &World<R>) -> Outcome {
     let (client, server) = (world.client().await?, server(world)?);
     let queue = world.queue(&client).await?;
     let mut consumer = client.basic_consume(&queue).await?;
@@ -194,7 +194,7 @@ fn deliveries(server: &Server, queue: &str) -> Vec<u32> {
 }
 
 /// A consumer that is cancelled or dropped receives no message a second time.
-pub async fn an_ended_consumer_is_delivered_nothing_again<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn ended_consumer_is_delivered_nothing_again<R: Runtime>(world: &World<R>) -> Outcome {
     let (client, server) = (world.client().await?, server(world)?);
     for is_dropped in [false, true] {
         let queue = world.filled_queue(&client, 60).await?;
@@ -214,7 +214,7 @@ pub async fn an_ended_consumer_is_delivered_nothing_again<R: Runtime>(world: &Wo
 
 /// A consumer that RabbitMQ 4.3 ends for its late acks loses no message of the queue to the
 /// delivery limit.
-pub async fn a_consumer_that_timed_out_empties_no_queue<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn consumer_that_timed_out_empties_no_queue<R: Runtime>(world: &World<R>) -> Outcome {
     let (client, server) = (world.client().await?, server(world)?);
     let queue = world.filled_queue(&client, 100).await?;
     let mut consumer = client.basic_consume(&queue).prefetch_count(10).await?;

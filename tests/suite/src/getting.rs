@@ -3,7 +3,7 @@
 use crate::{Outcome, Runtime, World};
 
 /// A get returns how many messages are left, and its message is removed by the ack.
-pub async fn a_message_that_was_got_is_acknowledged<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn message_from_get_is_acknowledged<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 3).await?;
     let first = client.basic_get(&queue).await?.ok_or("empty")?;

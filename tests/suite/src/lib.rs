@@ -45,6 +45,7 @@ pub mod exchanges;
 pub mod faults;
 pub mod getting;
 pub mod limits;
+pub mod messages;
 pub mod notices;
 pub mod prefetch;
 pub mod publishing;

@@ -134,7 +134,7 @@ pub async fn requests_are_bounded<R: Runtime>(world: &World<R>) -> Outcome {
 
 /// A future that is dropped while it waits for capacity sends nothing, and the next one has its
 /// turn.
-pub async fn a_dropped_future_passes_its_turn_on<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn dropped_future_passes_its_turn_on<R: Runtime>(world: &World<R>) -> Outcome {
     let set = |options: Options| options.max_publishes_in_flight(1);
     let (client, mut driver, queue) = standing_still(world, set).await?;
     let sent = client.basic_publish("", &queue, "sent").try_send()?;

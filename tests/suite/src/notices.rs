@@ -45,7 +45,7 @@ pub async fn notices_report_events_in_order<R: Runtime>(world: &World<R>) -> Out
 }
 
 /// A listener does not keep the connection open.
-pub async fn a_listener_alone_lets_the_connection_close<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn listener_alone_lets_the_connection_close<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let mut notices = client.notices();
     drop(client);
@@ -59,7 +59,7 @@ pub async fn a_listener_alone_lets_the_connection_close<R: Runtime>(world: &Worl
 
 /// The secret of an open connection can be updated. RabbitMQ only checks it if an authentication
 /// backend has expiring secrets.
-pub async fn s61_a_secret_is_renewed<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn s61_secret_is_renewed<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     client.update_secret("guest", "a day has passed").await?;
     let refused = client.update_secret("x", &"long".repeat(100)).await;

@@ -72,7 +72,7 @@ pub async fn lower_prefetch_count_limits_later_deliveries<R: Runtime>(world: &Wo
 }
 
 /// No limit can be changed to a limit, and a limit to none.
-pub async fn a_prefetch_count_of_zero_is_no_limit<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn prefetch_count_of_zero_is_no_limit<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 50).await?;
     let mut consumer = client.basic_consume(&queue).prefetch_count(1).await?;
@@ -92,9 +92,7 @@ pub async fn a_prefetch_count_of_zero_is_no_limit<R: Runtime>(world: &World<R>) 
 
 /// An exclusive consumer keeps its prefetch count, because no other consumer can be started beside
 /// it.
-pub async fn an_exclusive_consumer_keeps_its_prefetch_count<R: Runtime>(
-    world: &World<R>,
-) -> Outcome {
+pub async fn exclusive_consumer_keeps_its_prefetch_count<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 3).await?;
     let mut consumer = client

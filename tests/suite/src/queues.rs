@@ -37,7 +37,7 @@ pub async fn declare_returns_message_and_consumer_counts<R: Runtime>(world: &Wor
 }
 
 /// The server generates a name for an empty one.
-pub async fn the_server_names_queues_that_have_no_name<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn server_names_queues_without_a_name<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let first = client.queue_declare("").exclusive(true).await?.name;
     let second = client.queue_declare("").exclusive(true).await?.name;
@@ -55,7 +55,7 @@ pub async fn the_server_names_queues_that_have_no_name<R: Runtime>(world: &World
 }
 
 /// A thousand requests are pending at once, and each has its own result.
-pub async fn a_thousand_queues_are_declared_at_once<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn thousand_queues_are_declared_at_once<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let names: Vec<_> = (0..1000).map(|n| world.name(&format!("a{n:04}"))).collect();
     let declares: Vec<_> = names
@@ -95,7 +95,7 @@ pub async fn delete_and_purge_return_message_counts<R: Runtime>(world: &World<R>
 }
 
 /// `if_unused` and `if_empty` make a delete conditional.
-pub async fn a_delete_can_have_conditions<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn delete_accepts_conditions<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 1).await?;
     assert_error!(
@@ -155,7 +155,7 @@ pub async fn missing_queue_is_not_found<R: Runtime>(world: &World<R>) -> Outcome
 }
 
 /// A declare with the same properties succeeds; one with others is `PreconditionFailed`.
-pub async fn a_queue_is_declared_again_only_alike<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn queue_is_declared_again_only_identically<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.name("again");
     let declare = || {
@@ -177,7 +177,7 @@ pub async fn a_queue_is_declared_again_only_alike<R: Runtime>(world: &World<R>) 
 }
 
 /// An exclusive queue is `ResourceLocked` for other connections, and is deleted with its own.
-pub async fn an_exclusive_queue_is_locked_for_others<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn exclusive_queue_is_locked_for_others<R: Runtime>(world: &World<R>) -> Outcome {
     let owner = world.client().await?;
     let other = world.client().await?;
     let queue = world.queue(&owner).await?;
@@ -279,7 +279,7 @@ pub async fn invalid_arguments_are_refused_locally<R: Runtime>(world: &World<R>)
 }
 
 /// A full queue that drops its head keeps the newest messages.
-pub async fn a_limited_queue_keeps_the_newest<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn limited_queue_keeps_the_newest_messages<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.name("limited");
     client

@@ -51,7 +51,7 @@ pub async fn message_rejected_without_requeue_is_removed<R: Runtime>(world: &Wor
 }
 
 /// A rejected message goes to the dead-letter exchange, with an `x-death` header.
-pub async fn a_refused_message_is_dead_lettered<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn refused_message_is_dead_lettered<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let (queue, graveyard) = (world.name("mortal"), world.queue(&client).await?);
     let declare = client
@@ -96,7 +96,7 @@ pub async fn a_refused_message_is_dead_lettered<R: Runtime>(world: &World<R>) ->
 }
 
 /// `nack` with `multiple` rejects all earlier deliveries of the consumer, and no others.
-pub async fn a_multiple_nack_refuses_everything_before<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn multiple_nack_refuses_everything_before<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 6).await?;
     let got = get(&client, &queue).await?;
@@ -122,7 +122,7 @@ pub async fn a_multiple_nack_refuses_everything_before<R: Runtime>(world: &World
 
 /// `ack_multiple` settles all earlier deliveries, which are stale then, and dropping those has no
 /// effect.
-pub async fn s56_a_multiple_ack_settles_everything_before<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn s56_multiple_ack_settles_everything_before<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 10).await?;
     let mut consumer = client.basic_consume(&queue).prefetch_count(8).await?;
@@ -200,7 +200,7 @@ pub async fn acks_in_any_order_settle_their_own<R: Runtime>(world: &World<R>) ->
 }
 
 /// An ack is sent before its channel serves another request, which may fail and close the channel.
-pub async fn an_ack_is_not_lost_with_its_channel<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn ack_is_not_lost_with_its_channel<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world
         .client_with(|options| options.request_channels(1))
         .await?;
@@ -246,9 +246,7 @@ pub async fn deliveries_are_settled_on_any_thread<R: Runtime>(world: &World<R>) 
 }
 
 /// A delivery of a lost connection is stale: nothing is sent, and the broker delivers it again.
-pub async fn a_delivery_outlives_its_connection_only_as_stale<R: Runtime>(
-    world: &World<R>,
-) -> Outcome {
+pub async fn delivery_of_a_lost_connection_is_stale<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.filled_queue(&client, 3).await?;
     let (first, second, third) = (

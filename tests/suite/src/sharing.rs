@@ -142,9 +142,7 @@ pub async fn takeover_keeps_unsettled_deliveries<R: Runtime>(world: &World<R>) -
 }
 
 /// An exclusive consumer and a single active one exclude each other.
-pub async fn a_single_active_consumer_can_not_be_exclusive<R: Runtime>(
-    world: &World<R>,
-) -> Outcome {
+pub async fn single_active_consumer_can_not_be_exclusive<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = declare_single_active(world, &client).await?;
     let refused = client.basic_consume(&queue).exclusive(true).await.map(drop);

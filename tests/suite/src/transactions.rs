@@ -89,7 +89,7 @@ pub async fn s63_commit_returns_unroutable_messages<R: Runtime>(world: &World<R>
 }
 
 /// An error ends its transaction with all its work, and nothing else.
-pub async fn s63_a_transaction_with_a_fault_has_no_effect<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn s63_transaction_with_a_fault_has_no_effect<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let queue = world.shared_queue(&client).await?;
     let (bad, good) = (client.transaction().await?, client.transaction().await?);

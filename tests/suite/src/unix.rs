@@ -44,7 +44,7 @@ pub async fn rabbitmq_can_be_reached_over_a_unix_socket<R: Runtime>(world: &Worl
 }
 
 /// An endpoint without a socket is skipped; if it is the only one, the error names it.
-pub async fn a_missing_socket_is_a_broken_connection<R: Runtime>(world: &World<R>) -> Outcome {
+pub async fn missing_socket_is_a_broken_connection<R: Runtime>(world: &World<R>) -> Outcome {
     let missing = Endpoint::unix("/nowhere/broker.sock");
     let outcome = R::connect(world.options()?.endpoint(missing.clone())?).await;
     assert_error!(

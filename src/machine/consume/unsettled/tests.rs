@@ -81,7 +81,11 @@ proptest! {
                     }
                     let refuse = |tag, multiple| settled(&mut awaited, tag, multiple);
                     let was_held =
-                        if acks { unsettled.ack(tag, multiple) } else { unsettled.refuse(tag, multiple, refuse) };
+                        if acks {
+                            unsettled.ack(tag, multiple)
+                        } else {
+                            unsettled.refuse(tag, multiple, refuse)
+                        };
                     prop_assert_eq!(was_held, held.contains(&tag));
                     if was_held {
                         let is_settled = |other: &u64| *other == tag || multiple && *other < tag;

@@ -43,7 +43,7 @@ fn declare(topology: &mut Topology, queue: &str) {
     }
 }
 
-/// Returns how many bindings are looked at when so many queues are renamed and forgotten.
+/// Returns how many bindings are visited when this many queues are renamed and forgotten.
 fn visits(queues: usize) -> [usize; 3] {
     let mut topology = Topology::new(usize::MAX);
     for n in 0..queues {

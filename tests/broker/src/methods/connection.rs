@@ -215,7 +215,8 @@ fn refuse_login(state: &mut State, place: Place, mechanism: &str) -> Outcome {
         return Err(Fault::Silent);
     }
     let text = format!(
-        "ACCESS_REFUSED - Login was refused using authentication mechanism {mechanism}. For details see the broker logfile."
+        "ACCESS_REFUSED - Login was refused using authentication mechanism {mechanism}. For \
+         details see the broker logfile."
     );
     let MethodId {
         class: class_id,

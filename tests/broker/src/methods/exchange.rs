@@ -120,7 +120,8 @@ fn alternate(arguments: TableRef<'_>, vhost: &str, name: &str) -> Result<Option<
             Ok(value.as_str().map(Arc::from))
         }
         Some(_) => Err(Fault::precondition(format_args!(
-            "invalid arg 'alternate-exchange' for exchange '{name}' in vhost '{vhost}': unacceptable_type"
+            "invalid arg 'alternate-exchange' for exchange '{name}' in vhost '{vhost}': \
+             unacceptable_type"
         ))),
     }
 }
@@ -134,8 +135,8 @@ fn check_equivalence(
 ) -> Outcome {
     let differs = |what: &str, received: &str, current: &str| {
         Err(Fault::precondition(format_args!(
-            "inequivalent arg '{what}' for exchange '{}' in vhost '{vhost}': received '{received}' but current is \
-             '{current}'",
+            "inequivalent arg '{what}' for exchange '{}' in vhost '{vhost}': received '{received}' \
+             but current is '{current}'",
             found.name
         )))
     };

@@ -201,7 +201,8 @@ fn check_flags(queue: &Queue, place: Place, method: &queue::Declare<'_>) -> Outc
 fn inequivalent(queue: &Queue, what: &str, received: &str, current: &str) -> Fault {
     let Queue { vhost, name, .. } = queue;
     Fault::precondition(format_args!(
-        "inequivalent arg '{what}' for queue '{name}' in vhost '{vhost}': received {received} but current is {current}"
+        "inequivalent arg '{what}' for queue '{name}' in vhost '{vhost}': received {received} but \
+         current is {current}"
     ))
 }
 

@@ -70,7 +70,7 @@ fn seeds() -> Result<Vec<u64>, Failure> {
 }
 
 #[test]
-fn the_broker_in_memory_answers_as_rabbitmq_does() -> Result<(), Failure> {
+fn in_memory_broker_answers_as_rabbitmq_does() -> Result<(), Failure> {
     let url = shared_url()?;
     let (major, minor) = smol::block_on(Side::version(&url))?;
     if (major, minor) != PLAYED {

@@ -21,7 +21,7 @@ impl Random {
         (self.next() % limit.max(1) as u64) as usize
     }
 
-    /// True once in so many times.
+    /// Returns `true` with a probability of one in this many.
     pub(crate) fn one_in(&mut self, times: usize) -> bool {
         self.below(times) == 0
     }

@@ -34,7 +34,7 @@ const ARGUMENTS: &[Option<Argument>] = &[
     Some(Argument::Unknown),
 ];
 
-/// Arguments that a queue most often has, by its number.
+/// The usual arguments of a queue, by its number.
 const USUAL: &[Option<Argument>; QUEUES] = &[
     None,
     Some(Argument::RejectPublish(3)),
@@ -268,7 +268,8 @@ impl Script {
     fn queue_declare(&mut self) -> Request {
         let queue = self.queue();
         let random = &mut self.random;
-        // Most often a queue is declared as it was, or the scripts would see little but 406.
+        // Usually a queue is declared identically, because otherwise the scripts would see little
+        // but 406.
         let argument = if random.one_in(3) {
             random.of(ARGUMENTS)
         } else {
@@ -313,7 +314,8 @@ impl Script {
         };
         let exchange = self.exchange();
         let random = &mut self.random;
-        // Most often an exchange is declared as it was, or the scripts would see little but 406.
+        // Usually an exchange is declared identically, because otherwise the scripts would see
+        // little but 406.
         let kind = if random.one_in(4) {
             random.of(TYPES)
         } else {

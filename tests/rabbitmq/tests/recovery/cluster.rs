@@ -35,7 +35,7 @@ async fn synchronised(node: &Arc<Node>) -> Outcome {
 }
 
 #[test]
-fn a_cluster_that_is_restarted_node_by_node_loses_nothing() -> Outcome {
+fn cluster_restarted_node_by_node_loses_nothing() -> Outcome {
     let case = async {
         let first = Arc::new(smol::unblock(Node::start).await?);
         if on(&first, Node::version).await? >= (4, 0) {

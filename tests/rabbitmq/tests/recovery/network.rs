@@ -11,17 +11,17 @@ use smol::Timer;
 use std::time::{Duration, Instant};
 
 #[test]
-fn s34_a_way_that_is_shut_and_open_again_loses_nothing() -> Outcome {
+fn s34_interrupted_network_loses_nothing() -> Outcome {
     beside(async |stage| survives(&stage, &[Fault::Off, Fault::Off]).await)
 }
 
 #[test]
-fn s35_a_black_hole_is_found_by_heartbeats() -> Outcome {
+fn s35_black_hole_is_detected_by_heartbeats() -> Outcome {
     beside(async |stage| survives(&stage, &[Fault::Blackhole]).await)
 }
 
 #[test]
-fn a_broker_that_can_not_be_heard_is_found_by_heartbeats() -> Outcome {
+fn one_way_black_hole_is_detected_by_heartbeats() -> Outcome {
     beside(async |stage| survives(&stage, &[Fault::Deaf]).await)
 }
 
@@ -44,17 +44,17 @@ fn s36_resets_every_half_second_lose_nothing() -> Outcome {
 }
 
 #[test]
-fn a_stream_that_ends_on_one_side_loses_nothing() -> Outcome {
+fn half_closed_stream_loses_nothing() -> Outcome {
     beside(async |stage| survives(&stage, &[Fault::HalfClose, Fault::HalfClose]).await)
 }
 
 #[test]
-fn a_way_of_a_kilobyte_a_second_that_breaks_loses_nothing() -> Outcome {
+fn breaking_slow_network_loses_nothing() -> Outcome {
     beside(async |stage| survives(&stage, &[Fault::Trickle]).await)
 }
 
 #[test]
-fn s12_s41_connections_cut_after_any_number_of_octets_come_back() -> Outcome {
+fn s12_s41_connections_cut_after_any_byte_recover() -> Outcome {
     beside(async |stage| {
         let load = Load::start(
             virtual_host(&stage, &unique("cut")).await?,
@@ -148,17 +148,17 @@ fn publishers_that_wait_for_room_are_released(recovers: bool) -> Outcome {
 }
 
 #[test]
-fn s37_publishers_that_wait_for_room_go_on_when_the_connection_is_back() -> Outcome {
+fn s37_publishers_waiting_for_capacity_continue_after_recovery() -> Outcome {
     publishers_that_wait_for_room_are_released(true)
 }
 
 #[test]
-fn s37_publishers_that_wait_for_room_end_with_a_connection_that_does_not_come_back() -> Outcome {
+fn s37_publishers_waiting_for_capacity_end_without_recovery() -> Outcome {
     publishers_that_wait_for_room_are_released(false)
 }
 
 #[test]
-fn s38_an_answer_that_comes_too_late_is_not_taken_for_that_of_the_next_request() -> Outcome {
+fn s38_late_reply_does_not_complete_the_next_request() -> Outcome {
     beside(async |stage| {
         let limit = Duration::from_secs(1);
         let client =
@@ -218,7 +218,7 @@ fn s39_slow_confirms_hold_back_publishes_beyond_the_bound() -> Outcome {
 }
 
 #[test]
-fn s40_a_connection_that_is_lost_while_nobody_takes_deliveries_comes_back() -> Outcome {
+fn s40_connection_with_untaken_deliveries_recovers() -> Outcome {
     const MESSAGES: usize = 300;
     beside(async |stage| {
         let options = stage.options()?.heartbeat(2).max_buffered_octets(100_000);
@@ -243,7 +243,7 @@ fn s40_a_connection_that_is_lost_while_nobody_takes_deliveries_comes_back() -> O
             client.state()
         );
         stage.proxy.reset();
-        // Nobody reads, so it is noticed when somebody does, or by what is written.
+        // The client does not read, so it detects the reset when it reads again or writes.
         let start = Instant::now();
         let mut taken = 1;
         while taken < MESSAGES {

@@ -49,7 +49,7 @@ pub(super) async fn survives(stage: &Stage, faults: &[Fault]) -> Outcome {
 }
 
 #[test]
-fn s2_s33_a_node_that_is_killed_and_started_under_load_loses_nothing() -> Outcome {
+fn s2_s33_node_restarted_under_load_loses_nothing() -> Outcome {
     alone(async |stage| survives(&stage, &[Fault::Kill]).await)
 }
 
@@ -76,27 +76,27 @@ fn s3_two_restarts_in_a_row_lose_nothing() -> Outcome {
 }
 
 #[test]
-fn a_frozen_node_is_found_by_heartbeats_and_taken_up_again() -> Outcome {
+fn frozen_node_is_detected_by_heartbeats_and_reconnected() -> Outcome {
     alone(async |stage| survives(&stage, &[Fault::Freeze]).await)
 }
 
 #[test]
-fn an_application_that_is_stopped_and_started_loses_nothing() -> Outcome {
+fn restarting_the_rabbit_application_loses_nothing() -> Outcome {
     alone(async |stage| survives(&stage, &[Fault::StopApp]).await)
 }
 
 #[test]
-fn s1_connections_that_are_forced_to_close_come_back() -> Outcome {
+fn s1_connections_that_are_forced_to_close_recover() -> Outcome {
     alone(async |stage| survives(&stage, &[Fault::CloseAll, Fault::CloseAll]).await)
 }
 
 #[test]
-fn a_memory_alarm_loses_neither_messages_nor_connections() -> Outcome {
+fn memory_alarm_loses_neither_messages_nor_connections() -> Outcome {
     alone(async |stage| survives(&stage, &[Fault::Alarm, Fault::Alarm]).await)
 }
 
 #[test]
-fn s7_who_listens_hears_of_alarms_and_returns_after_a_recovery() -> Outcome {
+fn s7_listener_receives_alarms_and_returns_after_recovery() -> Outcome {
     alone(async |stage| {
         let client = puka_smol::connect_with(stage.options()?).await?;
         let mut notices = client.notices();
@@ -129,7 +129,7 @@ fn s7_who_listens_hears_of_alarms_and_returns_after_a_recovery() -> Outcome {
 }
 
 #[test]
-fn a_delivery_that_is_held_over_a_restart_is_stale_and_removes_nothing() -> Outcome {
+fn stale_delivery_removes_nothing_after_a_restart() -> Outcome {
     alone(async |stage| {
         let client = puka_smol::connect_with(stage.options()?).await?;
         let queue = unique("held");
@@ -170,7 +170,7 @@ fn a_delivery_that_is_held_over_a_restart_is_stale_and_removes_nothing() -> Outc
 }
 
 #[test]
-fn s5_the_loss_is_told_before_a_recovery_begins() -> Outcome {
+fn s5_loss_is_reported_before_recovery_begins() -> Outcome {
     alone(async |stage| {
         let recovery =
             Recovery::default().backoff(Duration::from_millis(200), Duration::from_millis(200));

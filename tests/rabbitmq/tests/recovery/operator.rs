@@ -34,7 +34,7 @@ async fn attempts(notices: &mut Notices, count: usize) -> Result<Vec<Error>, Fai
 }
 
 #[test]
-fn a_deleted_virtual_host_is_tried_until_it_is_back() -> Outcome {
+fn deleted_virtual_host_is_retried_until_restored() -> Outcome {
     beside(async |stage| {
         let vhost = unique("deleted");
         let client = puka_smol::connect_with(hasty(virtual_host(&stage, &vhost).await?)).await?;
@@ -70,7 +70,7 @@ fn a_deleted_virtual_host_is_tried_until_it_is_back() -> Outcome {
 }
 
 #[test]
-fn a_virtual_host_that_is_back_in_time_has_everything_again() -> Outcome {
+fn recreated_virtual_host_has_its_topology_restored() -> Outcome {
     beside(async |stage| {
         let vhost = unique("back");
         let load = Load::start(virtual_host(&stage, &vhost).await?, QueueType::Classic).await?;
@@ -93,7 +93,7 @@ fn a_virtual_host_that_is_back_in_time_has_everything_again() -> Outcome {
 }
 
 #[test]
-fn permissions_that_are_taken_away_end_one_request_and_no_connection() -> Outcome {
+fn revoked_permissions_end_requests_not_the_connection() -> Outcome {
     beside(async |stage| {
         let (vhost, user) = (unique("revoked"), unique("user"));
         let options = virtual_host(&stage, &vhost)
@@ -139,7 +139,7 @@ fn permissions_that_are_taken_away_end_one_request_and_no_connection() -> Outcom
 }
 
 #[test]
-fn s27_what_may_not_be_declared_any_more_is_told_and_the_rest_comes_back() -> Outcome {
+fn s27_forbidden_entity_is_reported_and_others_are_restored() -> Outcome {
     beside(async |stage| {
         let (vhost, user) = (unique("partly"), unique("user"));
         let options = virtual_host(&stage, &vhost)
@@ -202,7 +202,7 @@ async fn someone(stage: &Stage) -> Result<(String, Client, Notices), Failure> {
 }
 
 #[test]
-fn a_deleted_user_is_refused_until_it_is_back() -> Outcome {
+fn deleted_user_is_refused_until_restored() -> Outcome {
     beside(async |stage| {
         let (user, client, mut notices) = someone(&stage).await?;
         let who = user.clone();
@@ -232,7 +232,7 @@ fn a_deleted_user_is_refused_until_it_is_back() -> Outcome {
 }
 
 #[test]
-fn s6_credentials_are_asked_for_again_at_each_login() -> Outcome {
+fn s6_credentials_are_requested_at_each_login() -> Outcome {
     alone(async |stage| {
         let (user, client, _) = someone(&stage).await?;
         client.close().await?;

@@ -9,7 +9,7 @@ use smol::Timer;
 use std::time::Duration;
 
 #[test]
-fn s18_s19_s24_queues_and_bindings_of_every_kind_come_back() -> Outcome {
+fn s18_s19_s24_queues_and_bindings_of_every_kind_are_restored() -> Outcome {
     alone(async |stage| {
         let client = puka_smol::connect_with(stage.options()?).await?;
         let mut notices = client.notices();
@@ -38,7 +38,7 @@ fn s18_s19_s24_queues_and_bindings_of_every_kind_come_back() -> Outcome {
 }
 
 #[test]
-fn s25_dead_letters_find_their_queue_under_its_new_name() -> Outcome {
+fn s25_dead_letters_reach_the_renamed_queue() -> Outcome {
     beside(async |stage| {
         let client = puka_smol::connect_with(stage.options()?).await?;
         let mut notices = client.notices();
@@ -67,7 +67,7 @@ fn s25_dead_letters_find_their_queue_under_its_new_name() -> Outcome {
 }
 
 #[test]
-fn s9_s20_s57_what_was_deleted_or_ended_does_not_come_back() -> Outcome {
+fn s9_s20_s57_deleted_and_ended_entities_are_not_restored() -> Outcome {
     beside(async |stage| {
         let client = puka_smol::connect_with(stage.options()?).await?;
         let mut notices = client.notices();
@@ -101,7 +101,7 @@ fn s9_s20_s57_what_was_deleted_or_ended_does_not_come_back() -> Outcome {
 }
 
 #[test]
-fn what_goes_by_itself_just_after_it_was_declared_again_comes_back() -> Outcome {
+fn entity_auto_deleted_after_its_replay_is_restored() -> Outcome {
     beside(async |stage| {
         // So soon that the broker has not yet cleared up behind the connection before.
         let recovery = Recovery::default().backoff(Duration::ZERO, Duration::from_millis(1));
@@ -125,7 +125,7 @@ fn what_goes_by_itself_just_after_it_was_declared_again_comes_back() -> Outcome 
 }
 
 #[test]
-fn an_exclusive_queue_that_the_dead_connection_still_holds_comes_back() -> Outcome {
+fn exclusive_queue_locked_by_stale_connection_is_restored() -> Outcome {
     beside(async |stage| {
         // The first way falls silent, and the broker does not hear that the client has given up; it
         // goes on by the second.
@@ -160,7 +160,7 @@ fn an_exclusive_queue_that_the_dead_connection_still_holds_comes_back() -> Outco
 }
 
 #[test]
-fn an_exclusive_consumer_of_the_dead_connection_comes_back() -> Outcome {
+fn exclusive_consumer_is_restored_despite_the_stale_connection() -> Outcome {
     beside(async |stage| {
         // The stream ends for the client only, which goes on by the second way. The broker has the
         // first connection until it misses heartbeats.

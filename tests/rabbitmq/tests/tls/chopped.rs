@@ -16,7 +16,7 @@ struct Chopped<Io> {
 }
 
 impl<Io> Chopped<Io> {
-    /// How many octets are to be moved, if any. With none, whoever asks is woken at once.
+    /// Returns the number of bytes to move, if any. With `None` the task is woken at once.
     fn most(&mut self, cx: &Context<'_>, octets: usize) -> Option<usize> {
         // xorshift64
         self.random ^= self.random << 13;
@@ -74,7 +74,7 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Chopped<Io> {
 }
 
 #[test]
-fn tls_goes_over_any_stream_however_it_is_chopped() -> Outcome {
+fn chopped_stream_carries_tls() -> Outcome {
     let seed = match std::env::var("PUKA_SEED") {
         Ok(seed) => seed.parse()?,
         Err(_) => u64::from(SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_nanos()) | 1,

@@ -28,17 +28,18 @@ fn until_end(mut socket: TcpStream) -> io::Result<()> {
 }
 
 #[test]
-fn a_server_that_says_nothing_is_given_up_in_time() -> Outcome {
+fn silent_server_is_given_up_in_time() -> Outcome {
     run(async {
         let (outcome, took) = attempt(until_end).await;
-        assert_error!(outcome, Error::Timeout { what: "the TLS handshake", after } if *after == LIMIT);
+        assert_error!(outcome, Error::Timeout { what: "the TLS handshake", after }
+            if *after == LIMIT);
         assert!(took >= LIMIT && took < 20 * LIMIT, "{took:?}");
         Ok(())
     })
 }
 
 #[test]
-fn a_server_that_says_an_octet_now_and_then_is_given_up_in_time() -> Outcome {
+fn trickling_server_is_given_up_in_time() -> Outcome {
     run(async {
         let (outcome, took) = attempt(|mut socket| {
             // The head of a handshake record that never comes to its end.
@@ -65,7 +66,7 @@ fn a_server_that_says_an_octet_now_and_then_is_given_up_in_time() -> Outcome {
 }
 
 #[test]
-fn a_server_that_hangs_up_in_the_handshake_is_a_broken_connection() -> Outcome {
+fn end_of_stream_in_handshake_breaks_the_connection() -> Outcome {
     run(async {
         let (outcome, took) = attempt(|mut socket| {
             // Taken, so that closing is an end and not a reset.
@@ -82,7 +83,7 @@ fn a_server_that_hangs_up_in_the_handshake_is_a_broken_connection() -> Outcome {
 }
 
 #[test]
-fn a_server_that_resets_in_the_handshake_is_a_broken_connection() -> Outcome {
+fn reset_in_handshake_is_a_broken_connection() -> Outcome {
     run(async {
         let (outcome, _) = attempt(|socket| {
             // What is unread at the close makes it a reset.
@@ -91,14 +92,15 @@ fn a_server_that_resets_in_the_handshake_is_a_broken_connection() -> Outcome {
         .await;
         assert_error!(
             outcome,
-            Error::ConnectionBroken(Broken::Io(error)) if error.kind() == io::ErrorKind::ConnectionReset
+            Error::ConnectionBroken(Broken::Io(error))
+                if error.kind() == io::ErrorKind::ConnectionReset
         );
         Ok(())
     })
 }
 
 #[test]
-fn after_a_server_that_fails_the_next_endpoint_is_tried() -> Outcome {
+fn next_endpoint_is_tried_after_a_failed_server() -> Outcome {
     run(async {
         let dead = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let broken = server_that("localhost", TlsOptions::default(), |socket| {

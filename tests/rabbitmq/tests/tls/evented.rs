@@ -54,7 +54,7 @@ fn until_end(mut socket: TcpStream) -> io::Result<()> {
 }
 
 #[test]
-fn a_server_that_our_authority_vouches_for_is_spoken_to_over_either_version() -> Outcome {
+fn server_of_our_authority_works_with_either_version() -> Outcome {
     let authority = Authority::new().unwrap();
     for versions in [ONLY_1_2, ONLY_1_3] {
         let server = TlsServer {
@@ -69,7 +69,7 @@ fn a_server_that_our_authority_vouches_for_is_spoken_to_over_either_version() ->
 }
 
 #[test]
-fn a20_a_server_that_is_not_who_it_should_be_is_refused() -> Outcome {
+fn a20_server_with_a_wrong_identity_is_refused() -> Outcome {
     let authority = Authority::new().unwrap();
     let at = |identity: Identity| {
         TlsServer::new(identity)
@@ -102,7 +102,7 @@ fn another_name_can_be_expected() -> Outcome {
 }
 
 #[test]
-fn a_server_that_does_not_speak_tls_is_called_that() -> Outcome {
+fn server_without_tls_is_named_in_the_error() -> Outcome {
     let (outcome, _) = attempt(|mut socket| {
         socket.read_exact(&mut [0; 64])?;
         socket.write_all(b"AMQP\0\0\x09\x01")?;
@@ -113,7 +113,7 @@ fn a_server_that_does_not_speak_tls_is_called_that() -> Outcome {
 }
 
 #[test]
-fn a_server_that_wants_a_certificate_refuses_us_without_one() -> Outcome {
+fn server_requiring_a_certificate_refuses_clients_without_one() -> Outcome {
     let (authority, clients) = (Authority::new().unwrap(), Authority::new().unwrap());
     let mut roots = RootCertStore::empty();
     roots.add(certificate(&clients.pem()))?;
@@ -128,16 +128,18 @@ fn a_server_that_wants_a_certificate_refuses_us_without_one() -> Outcome {
         // With TLS 1.3 the server says so after our side of the handshake is done.
         let is_refused = matches!(error, Error::Tls(TlsFault::Refused(_)))
             || matches!(&error, Error::ConnectionBroken(Broken::Io(io))
-                if io.get_ref().is_some_and(|inner| matches!(inner.downcast_ref(), Some(TlsFault::Refused(_)))));
+            if io.get_ref().is_some_and(|inner| {
+                matches!(inner.downcast_ref(), Some(TlsFault::Refused(_)))
+            }));
         assert!(is_refused, "{error:?}");
     }
     Ok(())
 }
 
 #[test]
-fn options_that_can_not_be_used_are_refused_at_once() -> Outcome {
+fn unusable_options_are_refused_at_once() -> Outcome {
     let tls = TlsOptions::default().authority(TlsSource::File("/nowhere/ca.pem".into()));
-    // Nobody listens on that port.
+    // The port has no listener.
     let options = Options::from_uri("amqps://127.0.0.1:1")?.tls(tls);
     assert_error!(
         evented::connect_with(options),
@@ -150,7 +152,7 @@ fn options_that_can_not_be_used_are_refused_at_once() -> Outcome {
 }
 
 #[test]
-fn a_server_that_says_nothing_is_given_up_in_time() -> Outcome {
+fn silent_server_is_given_up_in_time() -> Outcome {
     let (outcome, took) = attempt(until_end);
     assert_error!(outcome, Error::Timeout { what: "the TLS handshake", after } if *after == LIMIT);
     assert!(took >= LIMIT && took < 20 * LIMIT, "{took:?}");
@@ -158,7 +160,7 @@ fn a_server_that_says_nothing_is_given_up_in_time() -> Outcome {
 }
 
 #[test]
-fn a_server_that_says_an_octet_now_and_then_is_given_up_in_time() -> Outcome {
+fn trickling_server_is_given_up_in_time() -> Outcome {
     let (outcome, took) = attempt(|mut socket| {
         // The head of a handshake record that never comes to its end.
         for octet in [22, 3, 3, 64, 0, 2, 0, 63, 250]
@@ -182,7 +184,7 @@ fn a_server_that_says_an_octet_now_and_then_is_given_up_in_time() -> Outcome {
 }
 
 #[test]
-fn a_server_that_hangs_up_in_the_handshake_is_a_broken_connection() -> Outcome {
+fn end_of_stream_in_handshake_breaks_the_connection() -> Outcome {
     let (outcome, _) = attempt(|mut socket| {
         // Taken, so that closing is an end and not a reset.
         socket.read(&mut vec![0; 1 << 14]).map(drop)?;
@@ -194,7 +196,7 @@ fn a_server_that_hangs_up_in_the_handshake_is_a_broken_connection() -> Outcome {
 }
 
 #[test]
-fn while_hands_are_shaken_a_loop_waits_for_the_server_and_for_the_deadline() -> Outcome {
+fn loop_waits_for_socket_and_deadline_during_handshake() -> Outcome {
     let options = server_that("localhost", TlsOptions::default(), until_end);
     let hour = Duration::from_secs(3600);
     let mut conn = evented::connect_with(options.tls_timeout(hour).request_timeout(2 * hour))?;
@@ -224,7 +226,7 @@ fn while_hands_are_shaken_a_loop_waits_for_the_server_and_for_the_deadline() -> 
 }
 
 #[test]
-fn after_a_server_that_fails_the_next_endpoint_is_tried() -> Outcome {
+fn next_endpoint_is_tried_after_a_failed_server() -> Outcome {
     let dead = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let broken = server_that("localhost", TlsOptions::default(), |socket| {
         socket.peek(&mut [0; 1]).map(drop)

@@ -1,7 +1,7 @@
 //! TLS: against a real RabbitMQ, against servers that are not who they should be, and against
 //! servers that stop midway.
 //!
-//! Certificates are made anew by each run; nothing here outlives it.
+//! Each run makes its own certificates; nothing here outlives it.
 
 #![expect(
     clippy::unwrap_used,

@@ -83,7 +83,7 @@ fn messages_of_every_size_go_there_and_back() -> Outcome {
 }
 
 #[test]
-fn an_amqps_uri_is_enough_when_the_system_trusts_the_broker_and_refused_when_not() -> Outcome {
+fn amqps_uri_alone_requires_a_system_trusted_broker() -> Outcome {
     run(async {
         let uri = format!(
             "amqps://localhost:{}",
@@ -98,7 +98,7 @@ fn an_amqps_uri_is_enough_when_the_system_trusts_the_broker_and_refused_when_not
 }
 
 #[test]
-fn a20_a_broker_of_another_name_is_refused() -> Outcome {
+fn a20_broker_of_another_name_is_refused() -> Outcome {
     run(async {
         let tls = SECURE.trusting().server_name("broker.example");
         assert_error!(
@@ -131,7 +131,7 @@ fn ports_that_are_mixed_up_are_found_out() -> Outcome {
 }
 
 #[test]
-fn a_wrong_password_is_refused_over_tls_too() -> Outcome {
+fn wrong_password_is_refused_over_tls() -> Outcome {
     run(async {
         let options = SECURE
             .options(SECURE.trusting())
@@ -145,7 +145,7 @@ fn a_wrong_password_is_refused_over_tls_too() -> Outcome {
 }
 
 #[test]
-fn a_certificate_of_an_authority_that_the_broker_does_not_know_is_refused() -> Outcome {
+fn certificate_of_an_unknown_authority_is_refused() -> Outcome {
     run(async {
         let (certificate, key) = sources(&Authority::new().unwrap().issue(&["guest"]).unwrap());
         let options = SECURE.options(SECURE.trusting().client_certificate(certificate, key));
@@ -182,8 +182,7 @@ fn every_adapter_speaks_tls() -> Outcome {
 }
 
 #[test]
-fn a_password_is_kept_back_when_the_connection_is_not_encrypted_and_that_was_asked_for() -> Outcome
-{
+fn password_is_withheld_from_unencrypted_connections_on_request() -> Outcome {
     run(async {
         let options = Options::from_uri(&SECURE.node.url())?.refuse_unencrypted_login(true);
         assert_error!(
@@ -195,7 +194,7 @@ fn a_password_is_kept_back_when_the_connection_is_not_encrypted_and_that_was_ask
 }
 
 #[test]
-fn external_logs_in_as_the_common_name_of_the_certificate() -> Outcome {
+fn external_logs_in_as_the_certificates_common_name() -> Outcome {
     SECURE.node.add_user("machine 7", "not used")?;
     SECURE
         .node
@@ -224,7 +223,7 @@ fn external_logs_in_as_the_common_name_of_the_certificate() -> Outcome {
         );
         client.queue_declare("").exclusive(true).await?;
         client.close().await?;
-        // Somebody the broker does not know, and nobody.
+        // A user that the broker does not know, and none.
         let (certificate, key) = sources(&SECURE.authority.issue(&["stranger"]).unwrap());
         let stranger = external(SECURE.trusting().client_certificate(certificate, key));
         assert_error!(
@@ -238,8 +237,7 @@ fn external_logs_in_as_the_common_name_of_the_certificate() -> Outcome {
 }
 
 #[test]
-fn without_a_runtime_messages_go_there_and_back_and_the_connection_comes_back_when_it_is_cut()
--> Outcome {
+fn evented_client_exchanges_messages_and_recovers_over_tls() -> Outcome {
     let soon = Some(Duration::from_secs(20));
     let mut conn = evented::connect_with(
         SECURE
@@ -255,8 +253,7 @@ fn without_a_runtime_messages_go_there_and_back_and_the_connection_comes_back_wh
         soon,
     )?;
     for round in 0..3 {
-        // The queue goes with each connection, and what the broker calls it then is nobody's
-        // business.
+        // The queue is deleted with each connection, and its name at the broker does not matter.
         for size in [0, 1, 16_383, 16_384, 16_385, 131_072, 5_000_000] {
             let body: Vec<u8> = (0..size)
                 .map(|n: u32| n.to_le_bytes()[0] ^ n.to_le_bytes()[1])

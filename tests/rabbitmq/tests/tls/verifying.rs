@@ -41,7 +41,7 @@ async fn refused(server: TlsServer, host: &str, tls: TlsOptions) -> Result<(), E
 }
 
 #[test]
-fn a_server_that_our_authority_vouches_for_is_spoken_to_over_either_version() -> Outcome {
+fn server_of_our_authority_works_with_either_version() -> Outcome {
     let authority = Authority::new().unwrap();
     for version in [ONLY_1_2, ONLY_1_3] {
         let server = TlsServer {
@@ -56,7 +56,7 @@ fn a_server_that_our_authority_vouches_for_is_spoken_to_over_either_version() ->
 }
 
 #[test]
-fn a_certificate_may_be_for_an_address_which_is_no_server_name() -> Outcome {
+fn certificate_for_an_ip_address_is_accepted() -> Outcome {
     let authority = Authority::new().unwrap();
     let server = TlsServer::new(authority.issue(&["127.0.0.1"]).unwrap());
     let (options, names) = server.serve("127.0.0.1", trusting(&authority));
@@ -79,7 +79,7 @@ fn another_name_can_be_expected() -> Outcome {
 }
 
 #[test]
-fn the_server_name_can_be_kept_back_and_the_certificate_is_checked_all_the_same() -> Outcome {
+fn certificate_is_checked_without_sending_the_server_name() -> Outcome {
     let authority = Authority::new().unwrap();
     let tls = trusting(&authority).send_server_name(false);
     let (options, names) =
@@ -97,7 +97,7 @@ fn the_server_name_can_be_kept_back_and_the_certificate_is_checked_all_the_same(
 }
 
 #[test]
-fn a20_a_certificate_for_another_name_is_refused() -> Outcome {
+fn a20_certificate_for_another_name_is_refused() -> Outcome {
     let authority = Authority::new().unwrap();
     run(async {
         for (name, host) in [
@@ -123,7 +123,7 @@ fn a20_a_certificate_for_another_name_is_refused() -> Outcome {
 }
 
 #[test]
-fn a20_an_expired_certificate_is_refused() -> Outcome {
+fn a20_expired_certificate_is_refused() -> Outcome {
     let authority = Authority::new().unwrap();
     run(async {
         let server = TlsServer::new(authority.issue_expired(&["localhost"]).unwrap());
@@ -136,7 +136,7 @@ fn a20_an_expired_certificate_is_refused() -> Outcome {
 }
 
 #[test]
-fn a20_a_certificate_that_nobody_vouches_for_is_refused() -> Outcome {
+fn a20_self_signed_certificate_is_refused() -> Outcome {
     let authority = Authority::new().unwrap();
     run(async {
         // By itself, by another authority than ours, by one that the system does not know.
@@ -166,7 +166,7 @@ fn a20_a_certificate_that_nobody_vouches_for_is_refused() -> Outcome {
 }
 
 #[test]
-fn an_authority_of_the_same_name_is_not_taken_for_ours() -> Outcome {
+fn authority_of_the_same_name_is_not_trusted() -> Outcome {
     let [ours, other] = ["one", "one"].map(|name| Authority::named(name).unwrap());
     run(async {
         let server = TlsServer::new(other.issue(&["localhost"]).unwrap());
@@ -194,7 +194,7 @@ fn switched_off_by_name_anything_is_accepted() -> Outcome {
 }
 
 #[test]
-fn a20_a_server_of_tls_1_1_is_refused() -> Outcome {
+fn a20_server_of_tls_1_1_is_refused() -> Outcome {
     // A ServerHello of version 3.2, and what a server says that is offered too new a version.
     let mut hello = vec![22, 3, 2, 0, 42, 2, 0, 0, 38, 3, 2];
     hello.extend([9; 32]);
@@ -217,7 +217,7 @@ fn a20_a_server_of_tls_1_1_is_refused() -> Outcome {
 }
 
 #[test]
-fn a_server_that_does_not_speak_tls_is_called_that() -> Outcome {
+fn server_without_tls_is_named_in_the_error() -> Outcome {
     run(async {
         for words in [
             &b"AMQP\0\0\x09\x01"[..],
@@ -240,7 +240,7 @@ fn a_server_that_does_not_speak_tls_is_called_that() -> Outcome {
 }
 
 #[test]
-fn a_server_that_wants_a_certificate_says_so_when_there_is_none() -> Outcome {
+fn error_reports_a_required_client_certificate() -> Outcome {
     let (authority, clients) = (Authority::new().unwrap(), Authority::new().unwrap());
     let mut roots = RootCertStore::empty();
     roots.add(certificate(&clients.pem()))?;
@@ -257,7 +257,9 @@ fn a_server_that_wants_a_certificate_says_so_when_there_is_none() -> Outcome {
                 .unwrap_err();
             let refused = matches!(error, Error::Tls(TlsFault::Refused(_)))
                 || matches!(&error, Error::ConnectionBroken(Broken::Io(io))
-                    if io.get_ref().is_some_and(|inner| matches!(inner.downcast_ref(), Some(TlsFault::Refused(_)))));
+                if io.get_ref().is_some_and(|inner| {
+                    matches!(inner.downcast_ref(), Some(TlsFault::Refused(_)))
+                }));
             assert!(
                 refused && error.to_string().contains("refused"),
                 "{error:?}"
@@ -268,7 +270,7 @@ fn a_server_that_wants_a_certificate_says_so_when_there_is_none() -> Outcome {
 }
 
 #[test]
-fn options_that_can_not_be_used_are_refused_before_anything_is_dialled() -> Outcome {
+fn unusable_options_are_refused_before_dialling() -> Outcome {
     let identity = Authority::new().unwrap().issue(&["x"]).unwrap();
     let other = Authority::new().unwrap().issue(&["x"]).unwrap();
     let (certificate, key) = sources(&identity);
@@ -298,14 +300,16 @@ fn options_that_can_not_be_used_are_refused_before_anything_is_dialled() -> Outc
             (with(sources(&other).1), "tls client certificate", ""),
             (
                 with(source(
-                    "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAA==\n-----END ENCRYPTED PRIVATE KEY-----\n",
+                    "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAA==\n-----END ENCRYPTED PRIVATE \
+                     KEY-----\n",
                 )),
                 "tls client key",
                 "encrypted",
             ),
             (
                 with(source(
-                    "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nAA==\n-----END RSA PRIVATE KEY-----\n",
+                    "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nAA==\n-----END RSA \
+                     PRIVATE KEY-----\n",
                 )),
                 "tls client key",
                 "encrypted",
@@ -313,7 +317,7 @@ fn options_that_can_not_be_used_are_refused_before_anything_is_dialled() -> Outc
             (with(source("nothing")), "tls client key", ""),
             (with(TlsSource::Der(vec![1])), "tls client key", ""),
         ] {
-            // Nobody listens on that port.
+            // The port has no listener.
             let options = Options::from_uri("amqps://127.0.0.1:1")?.tls(tls);
             let error = puka_smol::connect_with(options).await.unwrap_err();
             assert!(
@@ -327,7 +331,7 @@ fn options_that_can_not_be_used_are_refused_before_anything_is_dialled() -> Outc
 }
 
 #[test]
-fn without_an_executor_the_same_options_and_errors_serve() -> Outcome {
+fn evented_client_has_the_same_options_and_errors() -> Outcome {
     let authority = Authority::new().unwrap();
     let attempt = |name: &str| -> Result<u8, Error> {
         let server = TlsServer::new(authority.issue(&[name]).unwrap());

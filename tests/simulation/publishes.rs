@@ -1,4 +1,4 @@
-//! What a client publishes, as the broker hears it.
+//! The publishes of a client, as the broker receives them.
 
 use crate::frames::Frame;
 use crate::observer::id_of;
@@ -6,13 +6,13 @@ use puka::protocol::method::{basic, channel, tx};
 use puka::protocol::{ContentHeader, Method, Properties, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A publish that was heard to its end.
+/// A completely received publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Heard {
+pub(crate) struct ReceivedPublish {
     pub(crate) exchange: String,
     pub(crate) copy: u64,
-    /// It stands in a line with the others of that number, which are of its channel.
-    pub(crate) in_line: Option<usize>,
+    /// The channel, by its order of opening, if the publish must keep its order there.
+    pub(crate) ordered_channel: Option<usize>,
 }
 
 /// A content that has begun.
@@ -21,8 +21,8 @@ struct Content {
     exchange: String,
     attempt: u64,
     id: Option<u64>,
-    in_line: bool,
-    /// None before the header.
+    is_ordered: bool,
+    /// `None` before the header.
     left: Option<u64>,
 }
 
@@ -30,15 +30,15 @@ struct Content {
 pub(crate) struct Publishes {
     contents: BTreeMap<u16, Content>,
     transactional: BTreeSet<u16>,
-    /// How many channels were opened, and by its number which of them a channel is.
+    /// The number of channels opened so far; `turns` maps channel numbers to this count.
     opened: usize,
     turns: BTreeMap<u16, usize>,
-    /// A frame that may not stand where it does.
+    /// The description of a frame that is not allowed at its position.
     pub(crate) disorder: Option<String>,
 }
 
 impl Publishes {
-    pub(crate) fn hear(&mut self, frame: &Frame) -> Option<Heard> {
+    pub(crate) fn read(&mut self, frame: &Frame) -> Option<ReceivedPublish> {
         let number = frame.channel();
         if frame.is_method() {
             self.method(number, frame);
@@ -49,7 +49,7 @@ impl Publishes {
             let header = ContentHeader::decode(frame.payload()).ok()?;
             content.left = Some(header.body_size);
             content.attempt = attempt_of(&header.properties);
-            content.in_line &= header.properties.reply_to.is_none();
+            content.is_ordered &= header.properties.reply_to.is_none();
         } else if frame.is_body() {
             content.id = content.id.or(id_of(frame.payload()));
             let left = content.left.unwrap_or_default();
@@ -62,21 +62,21 @@ impl Publishes {
             exchange,
             attempt,
             id,
-            in_line,
+            is_ordered,
             ..
         } = self.contents.remove(&number)?;
         let turn = self.turns.get(&number).copied().unwrap_or_default();
-        Some(Heard {
+        Some(ReceivedPublish {
             exchange,
             copy: copy_of(id?, attempt),
-            in_line: in_line.then_some(turn),
+            ordered_channel: is_ordered.then_some(turn),
         })
     }
 
     fn method(&mut self, number: u16, frame: &Frame) {
         let method = Method::decode(frame.payload());
         if self.contents.contains_key(&number) {
-            self.disorder = Some(format!("I7: {method:?} in the midst of a content"));
+            self.disorder = Some(format!("I7: {method:?} inside a content"));
         }
         match method {
             Ok(Method::Basic(basic::Method::Publish(publish))) => {
@@ -84,7 +84,7 @@ impl Publishes {
                     exchange: publish.exchange.to_str_lossy().into_owned(),
                     attempt: 0,
                     id: None,
-                    in_line: !self.transactional.contains(&number),
+                    is_ordered: !self.transactional.contains(&number),
                     left: None,
                 };
                 self.contents.insert(number, content);
@@ -100,7 +100,7 @@ impl Publishes {
     }
 }
 
-/// How many times a message was published before, as it says.
+/// Returns the number of earlier publishes of a message, according to its header.
 pub(crate) fn attempt_of(properties: &Properties<'_>) -> u64 {
     let headers = properties.headers.and_then(|headers| headers.table().ok());
     let attempts =
@@ -108,12 +108,12 @@ pub(crate) fn attempt_of(properties: &Properties<'_>) -> u64 {
     attempts.unwrap_or(0).unsigned_abs()
 }
 
-/// Tells the copies of a message apart that its publisher has sent.
+/// Returns an id for one copy of a message, of those that its publisher has sent.
 pub(crate) fn copy_of(id: u64, attempt: u64) -> u64 {
     id | attempt << 40
 }
 
-/// Which message a copy is of.
+/// Returns the id of a copy's message.
 pub(crate) fn id_of_copy(copy: u64) -> u64 {
     copy & ((1 << 40) - 1)
 }

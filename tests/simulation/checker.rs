@@ -1,19 +1,19 @@
-//! What has become of every message: what the broker says, against what its publisher and its
-//! consumers were told.
+//! The outcome of every message: compares the broker's log with the results that the publisher and
+//! the consumers received.
 
-use crate::heard::{Heard, attempt_of, copy_of, id_of_copy};
 use crate::observer::{body_of, id_of};
+use crate::publishes::{ReceivedPublish, attempt_of, copy_of, id_of_copy};
 use puka::Message as Received;
 use puka_test_broker::Broker;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Something that must never be.
+/// A fact that must never occur.
 #[derive(Clone, Debug)]
 pub(crate) struct Violation(pub(crate) String);
 
 pub(crate) type Checked<T = ()> = Result<T, Violation>;
 
-/// Fails when a fact does not hold.
+/// Returns a violation if a fact does not hold.
 pub(crate) fn ensure(holds: bool, what: impl FnOnce() -> String) -> Checked {
     if holds {
         Ok(())
@@ -22,13 +22,13 @@ pub(crate) fn ensure(holds: bool, what: impl FnOnce() -> String) -> Checked {
     }
 }
 
-/// What a publisher was told.
+/// The outcome that a publisher received.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum PublishOutcome {
     Confirmed,
     Returned,
     Nacked,
-    /// It is said to have never reached a queue.
+    /// The client claims that the message never reached a queue.
     Refused(String),
     Unknown,
 }
@@ -39,93 +39,88 @@ struct Message {
     key: String,
     mandatory: bool,
     persistent: bool,
-    octets: usize,
-    fate: Option<Fate>,
-    /// The broker has taken it.
-    taken: bool,
-    /// It was sent again, so that more than one thing may have become of it.
+    bytes: usize,
+    outcome: Option<PublishOutcome>,
+    /// The broker's log contains it.
+    accepted: bool,
+    /// It was republished, so that it may have several outcomes.
     again: bool,
     returned: bool,
-    /// The queues that it went to while they stood still, so that the broker has not confirmed it.
+    /// Stuck queues that it was routed to, so that the broker has not confirmed it.
     stuck: BTreeSet<String>,
     /// A broker accepted it and routed it to no queue.
     unrouted: bool,
-    /// The call that it is the reply to.
+    /// The call to which it is the reply.
     replies_to: Option<u64>,
 }
 
 /// A message in one queue.
 #[derive(Debug, Default)]
 struct Copy {
-    handed: usize,
-    /// Nobody can demand that it is still there.
-    excused: bool,
-    /// It was acknowledged for certain.
+    deliveries: usize,
+    /// It may be missing from the queue.
+    may_be_missing: bool,
+    /// It was certainly acknowledged.
     gone: bool,
 }
 
-/// A settlement of which it is not known yet whether the broker has heard it.
+/// A settlement that the broker may not have received yet.
 #[derive(Clone, Debug)]
 pub(crate) struct Settled {
     pub(crate) queue: String,
     pub(crate) copy: u64,
-    /// How often it had been handed out by then.
-    handed: usize,
+    /// The number of its deliveries at that time.
+    deliveries: usize,
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Ledger {
+pub(crate) struct MessageChecker {
     messages: Vec<Message>,
     copies: BTreeMap<(String, u64), Copy>,
-    /// How much of what the broker has logged is read.
+    /// The number of entries already read from the broker's log.
     logged: usize,
-    /// The place of each copy among all that any broker took.
+    /// The position of each copy among all that any broker accepted.
     places: BTreeMap<u64, usize>,
-    /// Copies that were heard by a broker, whether it took them or not.
-    heard: BTreeSet<u64>,
-    /// The last message to an exchange that was heard on a line and one of its channels.
+    /// Copies that a broker received, accepted or not.
+    received: BTreeSet<u64>,
+    /// The last message that was received for each transport, channel and exchange.
     last: BTreeMap<(usize, usize, String), u64>,
     /// Messages whose channel was closed before they were acknowledged, so that their next delivery
     /// crosses an acknowledgement.
     overdue: BTreeSet<u64>,
-    /// Queues that stand still.
+    /// Stuck queues.
     pub(crate) stuck: BTreeSet<String>,
-    pub(crate) handed: usize,
+    pub(crate) deliveries: usize,
     pub(crate) confirmed: usize,
 }
 
-/// What is lost in such a queue is nobody's fault.
-pub(crate) fn is_loose(queue: &str) -> bool {
+/// Returns `true` for queues that may lose messages.
+pub(crate) fn may_lose_messages(queue: &str) -> bool {
     queue.starts_with(['a', 'x', 'd', 't'])
         || queue.contains("reply-to")
         || queue.starts_with("amq.")
 }
 
 /// Returns `true` for the name of a server-named queue, which changes with each recovery.
-pub(crate) fn is_made(name: &[u8]) -> bool {
+pub(crate) fn is_server_named(name: &[u8]) -> bool {
     name.starts_with(b"amq.gen-")
 }
 
 fn is_key(key: &[u8], expected: &str) -> bool {
-    key == expected.as_bytes() || is_made(key) && is_made(expected.as_bytes())
+    key == expected.as_bytes() || is_server_named(key) && is_server_named(expected.as_bytes())
 }
 
-impl Ledger {
-    pub(crate) fn publishes(
-        &mut self,
-        to: (&str, &str),
-        flags: (bool, bool),
-        octets: usize,
-    ) -> u64 {
+impl MessageChecker {
+    pub(crate) fn publishes(&mut self, to: (&str, &str), flags: (bool, bool), bytes: usize) -> u64 {
         let (mandatory, persistent) = flags;
         self.messages.push(Message {
             exchange: to.0.to_owned(),
             key: to.1.to_owned(),
             mandatory,
             persistent,
-            octets,
-            fate: None,
-            taken: false,
+            bytes,
+            outcome: None,
+            accepted: false,
             again: false,
             returned: false,
             stuck: BTreeSet::new(),
@@ -137,17 +132,17 @@ impl Ledger {
 
     fn message(&mut self, id: u64) -> Checked<&mut Message> {
         let found = self.messages.get_mut(id as usize);
-        found.ok_or_else(|| Violation(format!("a message {id} that nobody has published")))
+        found.ok_or_else(|| Violation(format!("message {id} was never published")))
     }
 
-    /// Reads what the broker has taken since the last time.
+    /// Reads the new entries of the broker's log.
     pub(crate) fn sync(&mut self, broker: &Broker) -> Checked {
         for published in broker.published().skip(self.logged) {
             let place = self.places.len();
             self.logged += 1;
             let attempt = attempt_of(&published.properties());
-            let id = id_of(&published.body)
-                .ok_or_else(|| Violation("a body without its number".into()))?;
+            let id =
+                id_of(&published.body).ok_or_else(|| Violation("a body without an id".into()))?;
             let copy = copy_of(id, attempt);
             let is_first = self.places.insert(copy, place).is_none();
             ensure(is_first, || {
@@ -162,16 +157,16 @@ impl Ledger {
             let message = self.message(id)?;
             message.stuck.extend(stuck);
             message.unrouted = published.queues.is_empty();
-            let octets = message.octets;
-            ensure(published.body == body_of(id, octets), || {
-                format!("message {id} reached the broker changed")
+            let bytes = message.bytes;
+            ensure(published.body == body_of(id, bytes), || {
+                format!("message {id} reached the broker with another body")
             })?;
             ensure(
                 published.exchange == message.exchange
                     && is_key(&published.routing_key, &message.key),
-                || format!("message {id} reached the broker under another address"),
+                || format!("message {id} reached the broker with another exchange or routing key"),
             )?;
-            message.taken = true;
+            message.accepted = true;
             for queue in &published.queues {
                 self.copies.entry((queue.clone(), copy)).or_default();
             }
@@ -179,18 +174,25 @@ impl Ledger {
         Ok(())
     }
 
-    /// A broker has heard a publish.
-    pub(crate) fn heard(&mut self, line: usize, heard: &Heard) -> Checked {
-        let id = id_of_copy(heard.copy);
-        let is_first = self.heard.insert(heard.copy);
+    /// Records a publish that a broker received.
+    pub(crate) fn received_publish(
+        &mut self,
+        transport: usize,
+        received: &ReceivedPublish,
+    ) -> Checked {
+        let id = id_of_copy(received.copy);
+        let is_first = self.received.insert(received.copy);
         ensure(is_first, || {
             format!("message {id} was sent twice and is not flagged")
         })?;
-        self.message(id)?.again |= heard.copy != id;
-        let Some(turn) = heard.in_line else {
+        self.message(id)?.again |= received.copy != id;
+        let Some(turn) = received.ordered_channel else {
             return Ok(());
         };
-        match self.last.insert((line, turn, heard.exchange.clone()), id) {
+        match self
+            .last
+            .insert((transport, turn, received.exchange.clone()), id)
+        {
             Some(earlier) if earlier >= id => Err(Violation(format!(
                 "message {id} overtook message {earlier} of the same exchange"
             ))),
@@ -198,95 +200,96 @@ impl Ledger {
         }
     }
 
-    /// The broker must have heard a message by now.
+    /// Checks that the broker has received a message by now.
     pub(crate) fn arrived(&self, id: u64) -> Checked {
-        ensure(self.heard.contains(&id), || {
-            format!("message {id} was on its way and never arrived")
+        ensure(self.received.contains(&id), || {
+            format!("message {id} was pending and never arrived")
         })
     }
 
-    /// A message is the reply to a call.
+    /// Records that a message is the reply to a call.
     pub(crate) fn replies(&mut self, id: u64, call: u64) -> Checked {
         self.message(id)?.replies_to = Some(call);
         Ok(())
     }
 
-    /// The caller has the reply to a call.
+    /// Checks the reply that a caller received.
     pub(crate) fn replied(&mut self, call: u64, reply: &Received) -> Checked {
-        let id =
-            id_of(reply.body()).ok_or_else(|| Violation("a reply without its number".into()))?;
+        let id = id_of(reply.body()).ok_or_else(|| Violation("a reply without an id".into()))?;
         let of = self.message(id)?.replies_to;
         ensure(of == Some(call), || {
-            format!("the call {call} was answered by the reply to {of:?}")
+            format!("call {call} received the reply to {of:?}")
         })?;
-        self.message(call)?
-            .taken
-            .then_some(())
-            .ok_or_else(|| Violation(format!("I1: the call {call}")))
+        self.message(call)?.accepted.then_some(()).ok_or_else(|| {
+            Violation(format!(
+                "I1: call {call} has a reply and did not reach the broker"
+            ))
+        })
     }
 
     /// Checks that an accepted message to a server-named queue was routed to it.
     pub(crate) fn reached(&mut self, id: u64) -> Checked {
         let Message { key, unrouted, .. } = self.message(id)?;
-        ensure(!(*unrouted && is_made(key.as_bytes())), || {
+        ensure(!(*unrouted && is_server_named(key.as_bytes())), || {
             format!(
                 "message {id} to the server-named queue {key} was accepted and reached no queue"
             )
         })
     }
 
-    /// A publisher is told what has become of a message.
-    pub(crate) fn fate(&mut self, id: u64, fate: Fate) -> Checked {
+    /// Records the outcome that a publisher received.
+    pub(crate) fn record_outcome(&mut self, id: u64, outcome: PublishOutcome) -> Checked {
         let message = self.message(id)?;
-        ensure(message.fate.is_none(), || {
-            format!("message {id} was answered twice")
+        ensure(message.outcome.is_none(), || {
+            format!("message {id} was completed twice")
         })?;
-        // Another attempt may have gone elsewhere.
-        let too_early = fate == Fate::Confirmed && !message.again && !message.stuck.is_empty();
+        // Another attempt may have been routed elsewhere.
+        let too_early =
+            outcome == PublishOutcome::Confirmed && !message.again && !message.stuck.is_empty();
         ensure(!too_early, || {
             format!(
                 "I1: message {id} is confirmed, and {:?} has not confirmed it",
                 message.stuck
             )
         })?;
-        message.fate = Some(fate);
+        message.outcome = Some(outcome);
         self.confirmed += 1;
-        self.check_fate(id)
+        self.check_outcome(id)
     }
 
-    fn check_fate(&mut self, id: u64) -> Checked {
+    fn check_outcome(&mut self, id: u64) -> Checked {
         let Message {
-            fate,
-            taken,
+            outcome,
+            accepted,
             again,
             mandatory,
             returned,
             ..
         } = self.message(id)?;
-        let (taken, again, mandatory, returned) = (*taken, *again, *mandatory, *returned);
-        match fate.clone() {
-            None | Some(Fate::Unknown) => Ok(()),
-            Some(Fate::Confirmed) => {
+        let (accepted, again, mandatory, returned) = (*accepted, *again, *mandatory, *returned);
+        match outcome.clone() {
+            None | Some(PublishOutcome::Unknown) => Ok(()),
+            Some(PublishOutcome::Confirmed) => {
                 // The broker does not log replies.
-                let taken = taken || self.message(id)?.replies_to.is_some();
-                ensure(taken, || {
+                let accepted = accepted || self.message(id)?.replies_to.is_some();
+                ensure(accepted, || {
                     format!("I1: message {id} is confirmed and the broker does not have it")
                 })?;
                 ensure(!returned || again, || {
-                    format!("I3: message {id} came back and is confirmed")
+                    format!("I3: message {id} was returned and is confirmed")
                 })
             }
-            Some(Fate::Returned) => ensure(returned && mandatory, || {
-                format!("I3: message {id} is said to have come back and did not")
+            Some(PublishOutcome::Returned) => ensure(returned && mandatory, || {
+                format!("I3: message {id} was reported as returned and was not")
             }),
-            Some(Fate::Nacked) => ensure(!taken || again, || {
+            Some(PublishOutcome::Nacked) => ensure(!accepted || again, || {
                 format!("message {id} is nacked and the broker has it")
             }),
-            Some(Fate::Refused(why)) => {
-                // What was sent before may be there, so nothing but the broker's own word is an
-                // answer then.
+            Some(PublishOutcome::Refused(why)) => {
+                // An earlier attempt may be in the broker's log, so only the broker's own error is
+                // a valid result then.
                 let known = why.contains("NOT_FOUND");
-                ensure(!taken || again && known, || {
+                ensure(!accepted || again && known, || {
                     format!("message {id} is refused ({why}) and the broker has it")
                 })
             }
@@ -298,33 +301,33 @@ impl Ledger {
         Ok(())
     }
 
-    /// A message that came back, as its publisher sees it.
+    /// Checks a returned message that its publisher received.
     pub(crate) fn came_back(&mut self, id: u64, received: &Received) -> Checked {
-        let octets = self.message(id)?.octets;
-        ensure(received.body() == body_of(id, octets), || {
+        let bytes = self.message(id)?.bytes;
+        ensure(received.body() == body_of(id, bytes), || {
             format!(
-                "I3: the publisher of message {id} got message {:?} back",
+                "I3: the publisher of message {id} received the return of message {:?}",
                 id_of(received.body())
             )
         })
     }
 
-    /// The queue was emptied, or is gone: nothing in it can be demanded.
+    /// Excuses everything in a queue that was purged or deleted.
     pub(crate) fn clear(&mut self, queue: &str) {
         let all = self
             .copies
             .range_mut((queue.to_owned(), 0)..=(queue.to_owned(), u64::MAX));
-        all.for_each(|(_, copy)| copy.excused = true);
+        all.for_each(|(_, copy)| copy.may_be_missing = true);
     }
 
-    /// A queue that stood still goes on.
+    /// Records that a stuck queue resumes.
     pub(crate) fn released(&mut self, queue: &str) {
         self.messages
             .iter_mut()
             .for_each(|message| message.stuck.retain(|stuck| stuck != queue));
     }
 
-    /// The broker is started anew.
+    /// Records a restart of the broker.
     pub(crate) fn restart(&mut self, broker: &Broker) {
         for queue in broker.queues().into_iter().filter(|queue| !queue.durable) {
             self.clear(&queue.name);
@@ -334,21 +337,21 @@ impl Ledger {
             .copies
             .iter_mut()
             .filter(|((_, copy), _)| !messages[id_of_copy(*copy) as usize].persistent);
-        lost.for_each(|(_, copy)| copy.excused = true);
+        lost.for_each(|(_, copy)| copy.may_be_missing = true);
     }
 
-    /// The broker has forgotten everything, and another takes its place.
+    /// Records that a broker without any state replaces the current one.
     pub(crate) fn wipe(&mut self) {
         self.copies
             .values_mut()
-            .for_each(|copy| copy.excused = true);
+            .for_each(|copy| copy.may_be_missing = true);
         self.messages
             .iter_mut()
             .for_each(|message| message.stuck.clear());
         self.logged = 0;
     }
 
-    /// Deliveries of those messages were given back by the broker.
+    /// Records messages whose deliveries the broker requeued.
     pub(crate) fn overdue(&mut self, mut ids: BTreeSet<u64>) {
         self.overdue.append(&mut ids);
     }
@@ -357,45 +360,45 @@ impl Ledger {
         self.overdue.contains(&id)
     }
 
-    /// That copy may be gone from its queue.
-    pub(crate) fn excuse(&mut self, queue: &str, copy: u64) {
+    /// Allows this copy to be missing from its queue.
+    pub(crate) fn allow_missing(&mut self, queue: &str, copy: u64) {
         self.copies
             .entry((queue.to_owned(), copy))
             .or_default()
-            .excused = true;
+            .may_be_missing = true;
     }
 
-    /// A message is handed out. Gives its number, and its place among all for checking the order.
-    /// One that came before its consumer broke down may meanwhile have gone to somebody else, so it
-    /// counts only if that is `alive`.
-    pub(crate) fn handed(
+    /// Records a delivery that the application took. Returns the id of its copy, and its position
+    /// among all for checking the order. A delivery that arrived before its consumer ended may
+    /// meanwhile have gone to another consumer, so it counts only if its consumer is `alive`.
+    pub(crate) fn delivered(
         &mut self,
         queue: &str,
         redelivered: bool,
         alive: bool,
         received: &Received,
     ) -> Checked<(u64, Option<usize>)> {
-        let id = id_of(received.body())
-            .ok_or_else(|| Violation("a delivery without its number".into()))?;
+        let id =
+            id_of(received.body()).ok_or_else(|| Violation("a delivery without an id".into()))?;
         let number = copy_of(id, attempt_of(&received.properties()));
         let place = self.places.get(&number).copied();
         let Message {
-            octets,
+            bytes,
             exchange,
             key,
-            fate,
+            outcome,
             ..
         } = self.message(id)?;
-        let (octets, refused) = (*octets, matches!(fate, Some(Fate::Nacked)));
+        let (bytes, refused) = (*bytes, matches!(outcome, Some(PublishOutcome::Nacked)));
         let key_holds = is_key(received.routing_key().as_bytes(), key);
         let address_holds = received.exchange() == *exchange && key_holds;
         ensure(address_holds, || {
-            format!("message {id} was delivered under another address")
+            format!("message {id} was delivered with another exchange or routing key")
         })?;
-        ensure(received.body() == body_of(id, octets), || {
-            format!("message {id} was delivered changed")
+        ensure(received.body() == body_of(id, bytes), || {
+            format!("message {id} was delivered with another body")
         })?;
-        self.handed += 1;
+        self.deliveries += 1;
         let place = if refused { None } else { place };
         if !alive {
             return Ok((number, place));
@@ -404,41 +407,41 @@ impl Ledger {
             .copies
             .entry((queue.to_owned(), number))
             .or_insert_with(|| Copy {
-                excused: true,
+                may_be_missing: true,
                 ..Copy::default()
             });
         ensure(!copy.gone, || {
-            format!("message {id} is acknowledged and came again from {queue}")
+            format!("message {id} is acknowledged and was delivered again from {queue}")
         })?;
         ensure(
-            copy.handed == 0 || redelivered || self.overdue.contains(&id),
+            copy.deliveries == 0 || redelivered || self.overdue.contains(&id),
             || {
                 format!(
-                    "I5: message {id} of {queue} was handed out again and is not marked as redelivered"
+                    "I5: message {id} of {queue} was delivered again without the redelivered flag"
                 )
             },
         )?;
-        copy.handed += 1;
+        copy.deliveries += 1;
         Ok((number, place))
     }
 
-    /// A delivery is settled so that it does not come again.
+    /// Records a settlement after which the message must not be delivered again.
     pub(crate) fn settles(&mut self, queue: &str, copy: u64) -> Settled {
         let found = self.copies.entry((queue.to_owned(), copy)).or_default();
-        found.excused = true;
+        found.may_be_missing = true;
         Settled {
             queue: queue.to_owned(),
             copy,
-            handed: found.handed,
+            deliveries: found.deliveries,
         }
     }
 
-    /// The broker has heard that settlement.
+    /// Records that the broker received this settlement.
     pub(crate) fn settled(&mut self, settled: &Settled) -> Checked {
         let Settled {
             queue,
             copy: number,
-            handed,
+            deliveries,
         } = settled;
         let id = id_of_copy(*number);
         let copy = self.copies.entry((queue.clone(), *number)).or_default();
@@ -446,18 +449,16 @@ impl Ledger {
             return Ok(());
         }
         copy.gone = true;
-        ensure(copy.handed == *handed, || {
-            format!(
-                "message {id} of {queue} was acknowledged, the broker heard it, and it came again"
-            )
+        ensure(copy.deliveries == *deliveries, || {
+            format!("message {id} of {queue} was delivered again after the broker received its ack")
         })
     }
 
-    /// When all is over: nothing may be lost, and nothing back from the dead.
+    /// Checks at the end that nothing is lost and no acknowledged message is back.
     pub(crate) fn check(&mut self, broker: &Broker) -> Checked {
         self.sync(broker)?;
         for id in 0..self.messages.len() as u64 {
-            self.check_fate(id)?;
+            self.check_outcome(id)?;
         }
         for view in broker.queues() {
             let name = view.name;
@@ -480,11 +481,10 @@ impl Ledger {
                 .range((name.clone(), 0)..=(name.clone(), u64::MAX))
             {
                 let (is_there, id) = (there.contains(number), id_of_copy(*number));
-                ensure(is_there || copy.excused || is_loose(&name), || {
-                    format!(
-                        "I4: message {id} is not in {name} any more, and nobody has acknowledged it"
-                    )
-                })?;
+                ensure(
+                    is_there || copy.may_be_missing || may_lose_messages(&name),
+                    || format!("I4: message {id} has left {name} without an ack"),
+                )?;
                 ensure(!(is_there && copy.gone), || {
                     format!("message {id} is acknowledged and still in {name}")
                 })?;

@@ -1,6 +1,6 @@
-//! One transport between a client and the broker, and what sits on it.
+//! One transport between a client and the broker, with its observer and fault injector.
 
-use crate::meddler::Meddler;
+use crate::injector::FaultInjector;
 use crate::observer::Observer;
 use crate::plan::Plan;
 use crate::wire::{End, Wire};
@@ -8,22 +8,22 @@ use puka_test_broker::ConnectionId;
 use std::time::Instant;
 
 #[derive(Debug)]
-pub(crate) struct Line {
-    /// Which of all lines it is.
+pub(crate) struct Transport {
+    /// The number of this transport among all.
     pub(crate) number: usize,
     pub(crate) broker: ConnectionId,
-    /// The broker has forgotten the connection.
+    /// The broker has dropped the connection.
     pub(crate) broker_gone: bool,
     pub(crate) up: Wire,
     pub(crate) down: Wire,
     pub(crate) cut_end: End,
     pub(crate) observer: Observer,
-    pub(crate) meddler: Meddler,
-    /// Something may have happened to it.
-    pub(crate) doubtful: bool,
+    pub(crate) injector: FaultInjector,
+    /// A fault may have been applied to it.
+    pub(crate) may_break: bool,
 }
 
-impl Line {
+impl Transport {
     pub(crate) fn new(number: usize, plan: &Plan, broker: ConnectionId, now: Instant) -> Self {
         Self {
             number,
@@ -33,30 +33,30 @@ impl Line {
             down: Wire::new(plan.pace(), now),
             cut_end: End::Eof,
             observer: Observer::default(),
-            meddler: Meddler::new(plan, plan.random(1000 + number as u64)),
-            doubtful: false,
+            injector: FaultInjector::new(plan, plan.random(1000 + number as u64)),
+            may_break: false,
         }
     }
 
-    /// The transport is cut.
+    /// Cuts the transport.
     pub(crate) fn cut(&mut self, now: Instant) {
         self.up.end(now, self.cut_end);
         self.down.end(now, self.cut_end);
     }
 
-    /// Whatever is sent from now on gets lost, and nobody is told.
+    /// Loses everything that is sent from now on, without an error.
     pub(crate) fn silence(&mut self) {
         self.up.silent = true;
         self.down.silent = true;
     }
 
-    /// The broker hears nothing any more.
+    /// Loses everything that the client sends from now on.
     pub(crate) fn silence_upwards(&mut self) {
         self.up.silent = true;
     }
 
-    /// Nothing holds it up any more.
-    pub(crate) fn calm(&mut self, now: Instant) {
+    /// Removes all delays.
+    pub(crate) fn remove_delays(&mut self, now: Instant) {
         for wire in [&mut self.up, &mut self.down] {
             wire.write_at = now;
             wire.read_at = now;

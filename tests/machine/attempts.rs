@@ -1,0 +1,383 @@
+//! The attempts to reconnect: endpoints, credentials, backoff, and the last attempt.
+
+use crate::peer::{Peer, declare, publish, tune};
+use crate::recovering::{SECOND, complete_handshake, dialled, options, replied};
+use puka::machine::{ConnectionState, Notice, Reply};
+use puka::protocol::method::connection;
+use puka::{Broken, Error, Options, Recovery};
+use std::time::Duration;
+
+#[test]
+fn r2_another_protocol_is_a_failed_attempt() {
+    for first in [
+        &b"AMQP\x03\x01\x00\x00"[..],
+        b"HTTP/1.1 503 Service Unavailable\r\n\r\n",
+    ] {
+        let mut peer = dialled();
+        peer.machine.handle_loss(Broken::Eof);
+        peer.dial();
+        peer.feed(first);
+        assert!(peer.machine.is_down());
+        peer.dial();
+        complete_handshake(&mut peer);
+        assert!(matches!(peer.machine.state(), ConnectionState::Open));
+    }
+}
+
+fn of_three(set: impl FnOnce(Recovery) -> Recovery) -> Options {
+    Options::from_uri("amqp://one,two,three/")
+        .unwrap()
+        .recovery(set(Recovery::default().seed(1)))
+}
+
+#[test]
+fn s4_attempt_tries_every_endpoint_at_once() {
+    let mut peer = Peer::undialled(of_three(|recovery| recovery));
+    let connected = peer.machine.connect();
+    let start = peer.now;
+    // The first refuses connections, and the second is not a broker.
+    assert_eq!(peer.until_dialling().first, 0);
+    peer.machine.handle_dialled(peer.now, 1, false);
+    peer.feed(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+    assert_eq!(peer.until_dialling().first, 2);
+    assert_eq!(peer.now, start);
+    peer.machine.handle_dialled(peer.now, 2, false);
+    peer.names();
+    peer.feed(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+    assert!(
+        matches!(peer.error(connected), Error::NotAmqp(_)),
+        "one round before the attempt fails"
+    );
+    assert!(peer.machine.is_closed());
+}
+
+#[test]
+fn s4_odd_endpoint_does_not_delay_the_others() {
+    let mut peer = Peer::undialled(of_three(|recovery| recovery));
+    peer.dial();
+    complete_handshake(&mut peer);
+    peer.machine.handle_loss(Broken::Eof);
+    for round in 0..5 {
+        let first = peer.until_dialling().first;
+        let start = peer.now;
+        for place in 0..3 {
+            if place > 0 {
+                assert_eq!(peer.until_dialling().first, (first + place) % 3, "{round}");
+                assert_eq!(peer.now, start, "{round}");
+            }
+            peer.machine
+                .handle_dialled(peer.now, (first + place) % 3, false);
+            peer.feed(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+        peer.until_dialling();
+        assert!(peer.now > start || round == 0, "no hot loop");
+        peer.machine.handle_dial_failure(
+            peer.now,
+            Error::Timeout {
+                what: "dialling",
+                after: SECOND,
+            },
+        );
+    }
+    assert!(!peer.machine.is_closed());
+}
+
+#[test]
+fn s13_successful_recovery_counts_as_no_failed_attempt() {
+    let mut peer = Peer::dialled(options(|recovery| recovery.max_attempts(2)));
+    for _ in 0..10 {
+        peer.machine.handle_loss(Broken::Eof);
+        assert_eq!(peer.until_dialling().attempt, 1);
+        peer.machine.handle_dial_failure(
+            peer.now,
+            Error::Timeout {
+                what: "dialling",
+                after: SECOND,
+            },
+        );
+        assert_eq!(peer.dial(), 2);
+        complete_handshake(&mut peer);
+        assert!(matches!(peer.machine.state(), ConnectionState::Open));
+    }
+}
+
+#[test]
+fn r3_credentials_are_requested_again_and_may_fail_temporarily() {
+    let requests = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let count = requests.clone();
+    let options = options(|recovery| recovery).credentials_from(move || {
+        match count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+            1 | 2 => Err("the token server is down".into()),
+            nth => Ok(puka::Credentials::new("user", format!("token {nth}"))),
+        }
+    });
+    let mut peer = Peer::undialled(options);
+    let log_in = |peer: &mut Peer| {
+        peer.dial();
+        assert_eq!(peer.names(), ["protocol header"]);
+        peer.feed(&crate::peer::start(&crate::peer::rabbitmq(), b"PLAIN"));
+        let outcome = peer.machine.poll_login().unwrap().run();
+        peer.machine.handle_login(outcome);
+    };
+    log_in(&mut peer);
+    peer.method(0, &tune(2047, 131_072, 60));
+    peer.method(0, &connection::OpenOk {});
+    peer.machine.handle_loss(Broken::Eof);
+    for _ in 0..2 {
+        log_in(&mut peer);
+        assert!(peer.machine.is_down());
+    }
+    log_in(&mut peer);
+    peer.method(0, &tune(2047, 131_072, 60));
+    peer.method(0, &connection::OpenOk {});
+    assert!(matches!(peer.machine.state(), ConnectionState::Open));
+    assert_eq!(requests.load(std::sync::atomic::Ordering::Relaxed), 4);
+}
+
+#[test]
+fn credentials_that_panic_are_a_failed_attempt() {
+    let logins = std::sync::atomic::AtomicU32::new(0);
+    let credentials = move || match logins.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+        1 => panic!("the source panics"),
+        _ => Ok(puka::Credentials::new("user", "secret")),
+    };
+    let mut peer = Peer::undialled(options(|recovery| recovery).credentials_from(credentials));
+    for login in 0..3 {
+        peer.dial();
+        peer.names();
+        peer.feed(&crate::peer::start(&crate::peer::rabbitmq(), b"PLAIN"));
+        let outcome = peer.machine.poll_login().unwrap().run();
+        peer.machine.handle_login(outcome);
+        if login == 1 {
+            assert!(
+                peer.machine.is_down(),
+                "no handshake runs into its deadline"
+            );
+            continue;
+        }
+        peer.method(0, &tune(2047, 131_072, 60));
+        peer.method(0, &connection::OpenOk {});
+        assert!(matches!(peer.machine.state(), ConnectionState::Open));
+        peer.machine.handle_loss(Broken::Eof);
+    }
+}
+
+#[test]
+fn s17_first_connect_is_retried_only_on_request() {
+    let refused = || Error::from(std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
+    let mut peer = Peer::undialled(options(|recovery| recovery));
+    let connected = peer.machine.connect();
+    peer.until_dialling();
+    peer.machine.handle_dial_failure(peer.now, refused());
+    assert!(matches!(
+        peer.error(connected),
+        Error::ConnectionBroken(Broken::Io(_))
+    ));
+    assert!(peer.machine.is_closed());
+
+    let mut peer = Peer::undialled(options(|recovery| recovery.retry_first_connect(true)));
+    let connected = peer.machine.connect();
+    for attempt in 0..5 {
+        assert_eq!(peer.until_dialling().attempt, attempt);
+        peer.machine.handle_dial_failure(peer.now, refused());
+        assert!(matches!(peer.machine.state(), ConnectionState::Connecting));
+    }
+    peer.dial();
+    peer.complete_handshake(tune(2047, 131_072, 60));
+    assert!(matches!(replied(&mut peer, connected), Reply::Connected(_)));
+}
+
+#[test]
+fn s13_last_failed_attempt_ends_every_promise() {
+    let mut peer = Peer::dialled(options(|recovery| recovery.max_attempts(3)));
+    let listener = peer.machine.listen();
+    peer.machine.handle_loss(Broken::Eof);
+    let (request, published) = (
+        peer.machine.request(declare("q")).unwrap(),
+        peer.machine.publish(&publish("", "body")).unwrap(),
+    );
+    for attempt in 1..=3 {
+        assert_eq!(peer.until_dialling().attempt, attempt);
+        peer.machine.handle_dial_failure(
+            peer.now,
+            Error::Timeout {
+                what: "dialling",
+                after: SECOND,
+            },
+        );
+    }
+    assert!(matches!(
+        peer.error(request),
+        Error::Timeout {
+            what: "dialling",
+            ..
+        }
+    ));
+    assert!(matches!(
+        peer.error(published),
+        Error::Timeout {
+            what: "dialling",
+            ..
+        }
+    ));
+    assert!(peer.machine.is_closed() && peer.machine.is_idle());
+    let received: Vec<_> = std::iter::from_fn(|| peer.machine.take_notice(listener)).collect();
+    let [
+        Notice::Disconnected(_),
+        Notice::Retrying { attempt: 1, .. },
+        Notice::Retrying { attempt: 2, .. },
+        Notice::Retrying { attempt: 3, .. },
+        Notice::Closed(_),
+    ] = &received[..]
+    else {
+        panic!("{received:?}")
+    };
+
+    let mut peer = Peer::dialled(options(|recovery| {
+        recovery.max_time(Duration::from_secs(60))
+    }));
+    peer.machine.handle_loss(Broken::Eof);
+    let start = peer.now;
+    while !peer.machine.is_closed() {
+        peer.until_dialling();
+        peer.machine.handle_dial_failure(
+            peer.now,
+            Error::Timeout {
+                what: "dialling",
+                after: SECOND,
+            },
+        );
+    }
+    let took = peer.now - start;
+    assert!(
+        took >= Duration::from_secs(60) && took < Duration::from_secs(91),
+        "{took:?}"
+    );
+}
+
+#[test]
+fn r3_backoff_grows_and_resets_after_a_stable_connection() {
+    let mut longest = Vec::new();
+    for attempt in 1..=12_u32 {
+        let mut delays = Vec::new();
+        for seed in 0..50 {
+            let mut peer = Peer::dialled(options(|recovery| recovery.seed(seed * 1_000_003 + 17)));
+            peer.machine.handle_loss(Broken::Eof);
+            for _ in 1..attempt {
+                peer.until_dialling();
+                peer.machine.handle_dial_failure(
+                    peer.now,
+                    Error::Timeout {
+                        what: "dialling",
+                        after: SECOND,
+                    },
+                );
+            }
+            let before = peer.now;
+            peer.until_dialling();
+            delays.push(peer.now - before);
+        }
+        let bound = Duration::from_millis(100 << (attempt - 1)).min(Duration::from_secs(30));
+        assert!(
+            delays.iter().all(|delay| *delay <= bound),
+            "{attempt}: {delays:?}"
+        );
+        delays.sort();
+        delays.dedup();
+        assert!(delays.len() > 25, "{attempt}: {delays:?}");
+        longest.push(delays[delays.len() - 1]);
+    }
+    assert!(
+        longest[0] < Duration::from_millis(101) && longest[11] > Duration::from_secs(20),
+        "{longest:?}"
+    );
+
+    // Returns the delay after this many connections that were lost at once, and then one that
+    // stayed open.
+    let after = |losses: u32, stands: bool| {
+        let mut delays = (0..50_u64).map(|seed| {
+            let mut peer = Peer::dialled(options(|recovery| recovery.seed(seed * 1_000_003 + 17)));
+            (0..losses).for_each(|_| peer.reconnect());
+            if stands {
+                peer.machine.handle_loss(Broken::Eof);
+                peer.dial();
+                peer.complete_handshake(tune(2047, 131_072, 0));
+                peer.pass(Duration::from_secs(60));
+            }
+            peer.machine.handle_loss(Broken::Eof);
+            let before = peer.now;
+            assert_eq!(peer.until_dialling().attempt, 1);
+            peer.now - before
+        });
+        delays.by_ref().max().unwrap()
+    };
+    assert!(
+        after(6, false) > Duration::from_secs(3),
+        "the delay has doubled six times"
+    );
+    assert!(after(6, true) <= Duration::from_millis(100));
+}
+
+#[test]
+fn r3_thousand_clients_do_not_reconnect_at_once() {
+    let mut dials: Vec<Duration> = Vec::new();
+    for seed in 0..1000 {
+        let mut peer = Peer::dialled(options(|recovery| recovery.seed(seed * 7919 + 3)));
+        let start = peer.now;
+        peer.machine.handle_loss(Broken::Eof);
+        loop {
+            peer.until_dialling();
+            let at = peer.now - start;
+            if at > Duration::from_secs(200) {
+                break;
+            }
+            dials.push(at);
+            peer.machine.handle_dial_failure(
+                peer.now,
+                Error::Timeout {
+                    what: "dialling",
+                    after: SECOND,
+                },
+            );
+        }
+    }
+    // From when the longest delay is reached.
+    let mut slots = vec![0_u32; 2001];
+    for at in dials.iter().filter(|at| **at > Duration::from_secs(90)) {
+        slots[(at.as_millis() / 100) as usize] += 1;
+    }
+    let peak = slots.iter().max().copied().unwrap_or_default();
+    assert!(
+        peak > 0 && peak <= 50,
+        "{peak} of 1000 clients in one tenth of a second"
+    );
+}
+
+#[test]
+fn s4_failed_endpoint_is_skipped_and_working_one_kept() {
+    let uri = "amqp://one,two,three/";
+    let mut peer = Peer::undialled(
+        Options::from_uri(uri)
+            .unwrap()
+            .recovery(Recovery::default().seed(1).retry_first_connect(true)),
+    );
+    assert_eq!(peer.until_dialling().first, 0);
+    // All were tried, and the third had a broker.
+    peer.machine.handle_dialled(peer.now, 2, false);
+    peer.complete_handshake(tune(2047, 131_072, 60));
+    peer.machine.handle_loss(Broken::Eof);
+    let before = peer.now;
+    assert_eq!(peer.until_dialling().first, 2);
+    assert_eq!(
+        peer.now, before,
+        "there are other endpoints, so it is retried at once"
+    );
+    peer.machine.handle_dial_failure(
+        peer.now,
+        Error::Timeout {
+            what: "dialling",
+            after: SECOND,
+        },
+    );
+    assert_eq!(peer.until_dialling().first, 0);
+}

@@ -1,0 +1,197 @@
+//! Streams.
+
+use crate::quorum::ignores_shared_prefetch;
+use crate::{DEADLINE, Failure, Outcome, code, connect, costs_the_connection, next, with};
+use puka::protocol::Value;
+use puka::{Delivery, Error, QueueType, StreamOffset};
+use std::time::{Duration, SystemTime};
+
+#[test]
+fn stream_refuses_get_purge_and_consume_without_acks() -> Outcome {
+    with(QueueType::Stream, async |client, queue| {
+        costs_the_connection((540, "basic.get"), async |client| {
+            client.basic_get(queue).await
+        })
+        .await?;
+        costs_the_connection((540, "queue.purge"), async |client| {
+            client.queue_purge(queue).await
+        })
+        .await?;
+        costs_the_connection((540, "basic.consume"), async |client| {
+            client
+                .basic_consume(queue)
+                .prefetch_count(5)
+                .no_ack(true)
+                .await
+                .map(drop)
+        })
+        .await?;
+        // Of several queues the prefetch count is shared, which leaves each consumer without one.
+        let shared = client
+            .basic_consume_multi([queue])
+            .prefetch_count(5)
+            .await
+            .map(drop);
+        if ignores_shared_prefetch(client) {
+            shared?;
+        } else {
+            assert_eq!(code(shared).1, "basic.consume");
+        }
+        let unlimited = client.basic_consume(queue).await.map(drop);
+        assert_eq!(
+            code(unlimited),
+            (406, "basic.consume".to_owned()),
+            "a stream needs a prefetch count"
+        );
+        // The conditions of a delete are ignored.
+        client.basic_publish("", queue, "x").await?;
+        client
+            .queue_delete(queue)
+            .if_unused(true)
+            .if_empty(true)
+            .await?;
+        assert!(matches!(
+            client.queue_declare(queue).passive(true).await,
+            Err(Error::NotFound(_))
+        ));
+        Ok(())
+    })
+}
+
+/// The offset of a message in its stream.
+fn offset(delivery: &Delivery) -> Result<u64, Failure> {
+    let offset = delivery
+        .headers()?
+        .get("x-stream-offset")
+        .and_then(Value::as_i64);
+    Ok(offset.ok_or("no offset")?.try_into()?)
+}
+
+#[test]
+fn stream_is_read_from_any_offset() -> Outcome {
+    with(QueueType::Stream, async |client, queue| {
+        const HOUR: Duration = Duration::from_secs(3600);
+        for n in 0..10 {
+            client
+                .basic_publish("", queue, n.to_string())
+                .persistent(true)
+                .mandatory(true)
+                .await?;
+        }
+        let from = async |offset| {
+            let consume = client.basic_consume(queue).prefetch_count(100);
+            consume.stream_offset(offset).await
+        };
+        // Everything, again and again.
+        let past = SystemTime::now() - HOUR;
+        for all in [
+            StreamOffset::First,
+            StreamOffset::Offset(0),
+            StreamOffset::Timestamp(past),
+            StreamOffset::Ago(HOUR),
+        ] {
+            let mut consumer = from(all.clone()).await?;
+            for n in 0..10_u64 {
+                let delivery = next(&mut consumer).await?;
+                assert_eq!(
+                    (offset(&delivery)?, delivery.body()),
+                    (n, n.to_string().as_bytes()),
+                    "{all:?}"
+                );
+                assert!(!delivery.redelivered());
+                delivery.ack()?;
+            }
+            consumer.cancel().await?;
+        }
+        // Delivery may begin before, as chunks are read whole, but no later.
+        for (begin, latest) in [(StreamOffset::Offset(7), 7), (StreamOffset::Last, 9)] {
+            let mut consumer = from(begin.clone()).await?;
+            let first = offset(&next(&mut consumer).await?)?;
+            assert!(first <= latest, "{begin:?} begins with {first}");
+            for expected in first + 1..10 {
+                let delivery = next(&mut consumer).await?;
+                assert_eq!(offset(&delivery)?, expected, "{begin:?}");
+                delivery.ack()?;
+            }
+            consumer.cancel().await?;
+        }
+        // What comes from now on.
+        for begin in [StreamOffset::Next, StreamOffset::Offset(1_000_000)] {
+            let mut consumer = from(begin).await?;
+            let started = client.queue_declare(queue).passive(true).await?;
+            assert_eq!(started.name, queue);
+            drop(consumer.cancel().await?);
+        }
+        let mut consumer = from(StreamOffset::Next).await?;
+        client.basic_publish("", queue, "new").await?;
+        let delivery = next(&mut consumer).await?;
+        assert_eq!((offset(&delivery)?, delivery.body()), (10, &b"new"[..]));
+        delivery.ack()?;
+        Ok(())
+    })
+}
+
+#[test]
+fn stream_honours_prefetch_count_and_requeues_nothing() -> Outcome {
+    with(QueueType::Stream, async |client, queue| {
+        let publishes: Vec<_> = (0..50)
+            .map(|n| client.basic_publish("", queue, n.to_string()).send())
+            .collect();
+        for publish in publishes {
+            publish.await?;
+        }
+        let consume = client
+            .basic_consume(queue)
+            .prefetch_count(3)
+            .stream_offset(StreamOffset::First);
+        let mut consumer = consume.await?;
+        for n in 0..50 {
+            let delivery = next(&mut consumer).await?;
+            assert_eq!(offset(&delivery)?, n);
+            // "Any ack only returns credit."
+            match n % 3 {
+                0 => delivery.ack()?,
+                1 => delivery.reject(false)?,
+                _ => delivery.reject(true)?,
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn invalid_stream_offset_is_refused() -> Outcome {
+    with(QueueType::Stream, async |_, queue| {
+        // RabbitMQ 3.10 trips over it, which ends the connection; later ones refuse it.
+        let client = connect().await?;
+        let consume = client
+            .basic_consume(queue)
+            .prefetch_count(5)
+            .argument("x-stream-offset", "somewhere");
+        let refused = consume.await.map(drop);
+        assert!(
+            matches!(
+                refused,
+                Err(Error::InternalError(_) | Error::PreconditionFailed(_))
+            ),
+            "{refused:?}"
+        );
+        drop(client.close().await);
+        let client = connect().await?;
+        let before = client.basic_consume(queue).prefetch_count(5);
+        let before = before
+            .stream_offset(StreamOffset::Timestamp(SystemTime::UNIX_EPOCH - DEADLINE))
+            .await;
+        assert!(
+            matches!(
+                before,
+                Err(Error::InvalidArgument {
+                    what: "stream_offset",
+                    ..
+                })
+            ),
+            "{before:?}"
+        );
+        Ok(client.close().await?)
+    })
+}

@@ -1,0 +1,347 @@
+//! Injects faults between client and broker, to prove that the simulation detects them.
+
+use crate::frames::{Cutter, Frame};
+use crate::plan::{Feature, Plan, PlantedFault};
+use crate::random::Random;
+use puka::protocol::method::{basic, channel, connection};
+use puka::protocol::{ShortStr, frame};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Rewrites the bytes of a connection in both directions.
+#[derive(Debug)]
+pub(crate) struct FaultInjector {
+    planted_fault: PlantedFault,
+    client: Cutter,
+    broker: Cutter,
+    random: Random,
+    /// A publish to repeat, and the number of bytes of its body still to come.
+    publish: Option<(Vec<u8>, u64)>,
+    /// Whether the login is refused.
+    refusal: Refusal,
+    /// The `channel_max` of the first connection, and the broker's proposal for this one.
+    channel_max: (u16, u16),
+    /// The broker's frames are parsed from the start, so that contents can be withheld.
+    may_withhold: bool,
+    /// Channels whose content was cut in the middle and which carry nothing more, once contents are
+    /// withheld.
+    withheld: Option<BTreeSet<u16>>,
+    /// The tags of consumers that the broker cancelled.
+    cancelled: BTreeSet<Vec<u8>>,
+    /// Channels of gets that need an ack, and whether their message has arrived.
+    gets: BTreeMap<u16, bool>,
+    /// Channels whose `channel.open` was dropped.
+    unopened: BTreeSet<u16>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    No,
+    Yes,
+    Done,
+}
+
+const BASIC: u16 = 60;
+
+impl FaultInjector {
+    pub(crate) fn new(plan: &Plan, random: Random) -> Self {
+        let (client, broker) = (Cutter::default(), Cutter::default());
+        let Plan { planted_fault, .. } = *plan;
+        let channel_max = (plan.channel_max(), 0);
+        let may_withhold = plan.has(Feature::Partial);
+        let withheld = (planted_fault == PlantedFault::EndlessContent).then(BTreeSet::new);
+        let (publish, refusal) = (None, Refusal::No);
+        let cancelled = BTreeSet::new();
+        Self {
+            planted_fault,
+            client,
+            broker,
+            random,
+            publish,
+            refusal,
+            channel_max,
+            may_withhold,
+            withheld,
+            cancelled,
+            gets: BTreeMap::new(),
+            unopened: BTreeSet::new(),
+        }
+    }
+
+    /// Makes the broker refuse the login.
+    pub(crate) fn refuse(&mut self) {
+        self.refusal = Refusal::Yes;
+    }
+
+    /// Makes the broker begin contents without ending them.
+    pub(crate) fn withhold(&mut self) {
+        self.withheld = Some(BTreeSet::new());
+    }
+
+    pub(crate) fn withholds(&self) -> bool {
+        self.withheld.is_some()
+    }
+
+    pub(crate) fn has_refused(&self) -> bool {
+        self.refusal == Refusal::Done
+    }
+
+    pub(crate) fn client_sends(&mut self, bytes: Vec<u8>) -> Vec<u8> {
+        if self.planted_fault == PlantedFault::None {
+            return bytes;
+        }
+        let frames = self.client.cut(&bytes);
+        frames
+            .into_iter()
+            .flat_map(|frame| self.of_client(frame))
+            .collect()
+    }
+
+    pub(crate) fn broker_sends(&mut self, bytes: Vec<u8>) -> Vec<u8> {
+        if self.planted_fault == PlantedFault::None
+            && self.refusal == Refusal::No
+            && !self.may_withhold
+        {
+            return bytes;
+        }
+        let frames = self.broker.cut(&bytes);
+        frames
+            .into_iter()
+            .flat_map(|frame| self.of_broker(frame))
+            .collect()
+    }
+
+    fn of_client(&mut self, frame: Frame) -> Vec<u8> {
+        let method = frame.method();
+        if self.planted_fault == PlantedFault::CrowdedChannels && self.blocks_open(&frame) {
+            return Vec::new();
+        }
+        let Frame(mut bytes) = frame.clone();
+        match (self.planted_fault, method) {
+            (PlantedFault::LostAck, Some((BASIC, 80))) if self.random.chance(20) => Vec::new(),
+            (PlantedFault::UnansweredCancel, Some((BASIC, 30 | 31)))
+                if self.cancelled.contains(tag_of(&bytes)) =>
+            {
+                Vec::new()
+            }
+            (PlantedFault::LostCancel, Some((BASIC, 30))) if self.random.chance(50) => Vec::new(),
+            (PlantedFault::LateClose, Some((10, 50))) => Vec::new(),
+            (PlantedFault::WideAck, Some((BASIC, 80))) => {
+                bytes[19] |= 1;
+                bytes
+            }
+            (PlantedFault::EmptyName, Some((BASIC, 70))) if self.random.chance(20) => {
+                get_without_name(&frame)
+            }
+            // The broker receives its own proposal.
+            (PlantedFault::KeptChannelMax, Some((10, 31))) => {
+                bytes[11..13].copy_from_slice(&self.channel_max.1.to_be_bytes());
+                bytes
+            }
+            (PlantedFault::OtherName, Some((BASIC, 40))) => {
+                if let Some(place) = bytes.windows(8).position(|window| window == b"amq.gen-") {
+                    bytes[place + 8] = b'?';
+                }
+                bytes
+            }
+            (PlantedFault::RepeatedPublish, Some((BASIC, 40))) => {
+                self.publish = self.random.chance(20).then_some((bytes.clone(), 0));
+                bytes
+            }
+            (PlantedFault::RepeatedPublish, None) if bytes[0] != 8 && bytes[0] != b'A' => {
+                self.repeat(&frame)
+            }
+            _ => bytes,
+        }
+    }
+
+    /// Returns `true` for frames of channels that are opened while five messages of gets are
+    /// unsettled.
+    fn blocks_open(&mut self, frame: &Frame) -> bool {
+        let channel = frame.channel();
+        match frame.method() {
+            Some((BASIC, 70)) if frame.payload().last().is_some_and(|bits| bits & 1 == 0) => {
+                self.gets.insert(channel, false);
+            }
+            // Settlements, closes, and everything that is sent when the channel is reused.
+            Some(_) => {
+                self.gets.remove(&channel);
+            }
+            None => {}
+        }
+        let unsettled = self
+            .gets
+            .values()
+            .filter(|has_arrived| **has_arrived)
+            .count();
+        if frame.method() == Some((20, 10)) && unsettled >= 5 {
+            self.unopened.insert(channel);
+        }
+        self.unopened.contains(&channel)
+    }
+
+    fn repeat(&mut self, frame: &Frame) -> Vec<u8> {
+        let Some((mut publish, left)) = self.publish.take() else {
+            return frame.0.clone();
+        };
+        publish.extend_from_slice(&frame.0);
+        let left = frame
+            .body_size()
+            .unwrap_or_else(|| left - frame.payload().len() as u64);
+        if left > 0 {
+            self.publish = Some((publish, left));
+            return frame.0.clone();
+        }
+        [frame.0.clone(), publish].concat()
+    }
+
+    fn of_broker(&mut self, frame: Frame) -> Vec<u8> {
+        let method = frame.method();
+        if self.refusal == Refusal::Done {
+            return Vec::new();
+        }
+        if self.refusal == Refusal::Yes && method == Some((10, 30)) {
+            self.refusal = Refusal::Done;
+            return refused();
+        }
+        if let Some(withheld) = &mut self.withheld {
+            let channel = frame.channel();
+            if withheld.contains(&channel) {
+                return Vec::new();
+            }
+            if frame.is_body() {
+                withheld.insert(channel);
+                return half_of(&frame);
+            }
+        }
+        if method == Some((BASIC, 71))
+            && let Some(has_arrived) = self.gets.get_mut(&frame.channel())
+        {
+            *has_arrived = true;
+        }
+        let Frame(mut bytes) = frame;
+        match (self.planted_fault, method) {
+            (PlantedFault::UnansweredCancel, Some((BASIC, 30))) => {
+                self.cancelled.insert(tag_of(&bytes).to_vec());
+                bytes
+            }
+            (PlantedFault::RefusedForGood, Some((20, 40))) => {
+                refused_for_good(&bytes).unwrap_or(bytes)
+            }
+            (PlantedFault::KeptChannel, Some((20, 40))) if is_overdue(&bytes) => Vec::new(),
+            (PlantedFault::SwappedConfirm, Some((BASIC, number @ (80 | 120))))
+                if self.random.chance(20) =>
+            {
+                bytes[10] = if number == 80 { 120 } else { 80 };
+                bytes
+            }
+            (PlantedFault::KeptChannelMax, Some((10, 30))) => {
+                self.channel_max.1 = u16::from_be_bytes([bytes[11], bytes[12]]);
+                bytes[11..13].copy_from_slice(&self.channel_max.0.to_be_bytes());
+                bytes
+            }
+            (PlantedFault::WideConfirm, Some((BASIC, 80))) => {
+                bytes[19] |= 1;
+                bytes
+            }
+            (PlantedFault::LostConfirm, Some((BASIC, 80))) if self.random.chance(20) => Vec::new(),
+            (PlantedFault::LostReply, Some((50, 11))) if self.random.chance(20) => Vec::new(),
+            (PlantedFault::SwappedReturns, None) if bytes[0] == 2 => {
+                let stamp = b"x-puka-publish";
+                let found = bytes
+                    .windows(stamp.len())
+                    .position(|window| window == stamp);
+                if let Some(place) = found {
+                    let last = place + stamp.len() + 8;
+                    bytes[last] = bytes[last].saturating_sub(1).max(1);
+                }
+                bytes
+            }
+            (PlantedFault::RepeatedBytes, Some((BASIC, _))) if self.random.chance(5) => {
+                bytes.repeat(2)
+            }
+            (PlantedFault::LostByte, Some(_)) if self.random.chance(2) => {
+                bytes.pop();
+                bytes
+            }
+            (PlantedFault::ForgottenRedelivery, Some((BASIC, 60))) => {
+                let flag = 7 + 4 + 1 + usize::from(bytes[11]) + 8;
+                bytes[flag] = 0;
+                bytes
+            }
+            (PlantedFault::ForgottenRedelivery, Some((BASIC, 71))) => {
+                bytes[7 + 4 + 8] = 0;
+                bytes
+            }
+            _ => bytes,
+        }
+    }
+}
+
+/// Returns `true` for a channel close over a delivery that was not acknowledged in time.
+fn is_overdue(bytes: &[u8]) -> bool {
+    let text = b"delivery acknowledgement";
+    bytes.windows(text.len()).any(|window| window == text)
+}
+
+/// Replaces the close over a queue in exclusive use by RabbitMQ's close over a consumer without
+/// permission.
+fn refused_for_good(bytes: &[u8]) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(bytes.get(14..bytes.len() - 5)?).ok()?;
+    let queue = text
+        .strip_prefix("ACCESS_REFUSED - ")?
+        .strip_suffix(" in exclusive use")?;
+    let text = format!("ACCESS_REFUSED - access to {queue} refused for user 'guest'");
+    let close = channel::Close {
+        reply_code: 403,
+        reply_text: ShortStr::cut(&text),
+        class_id: BASIC,
+        method_id: 20,
+    };
+    let number = u16::from_be_bytes([bytes[1], bytes[2]]);
+    let mut bytes = Vec::new();
+    frame::method(&mut bytes, number, u32::MAX, &close).unwrap_or_default();
+    Some(bytes)
+}
+
+/// Returns the consumer tag of a `basic.cancel` or `cancel-ok`.
+fn tag_of(frame: &[u8]) -> &[u8] {
+    let tag = frame.get(11..).unwrap_or_default();
+    tag.split_first()
+        .and_then(|(length, tag)| tag.get(..usize::from(*length)))
+        .unwrap_or_default()
+}
+
+/// Returns a body frame with the first half of another.
+fn half_of(frame: &Frame) -> Vec<u8> {
+    let half = &frame.payload()[..frame.payload().len() / 2];
+    let mut bytes = frame.0[..3].to_vec();
+    bytes.extend(u32::try_from(half.len()).unwrap_or_default().to_be_bytes());
+    bytes.extend(half);
+    bytes.push(0xCE);
+    bytes
+}
+
+/// Returns the same `basic.get`, from the queue last declared on its channel.
+fn get_without_name(frame: &Frame) -> Vec<u8> {
+    let no_ack = frame.payload().last().is_some_and(|bits| bits & 1 == 1);
+    let get = basic::Get {
+        queue: ShortStr::EMPTY,
+        no_ack,
+    };
+    let mut bytes = Vec::new();
+    frame::method(&mut bytes, frame.channel(), u32::MAX, &get).unwrap_or_default();
+    bytes
+}
+
+/// Returns the frame with which RabbitMQ refuses a login.
+fn refused() -> Vec<u8> {
+    let close = connection::Close {
+        reply_code: 403,
+        reply_text: ShortStr::cut("ACCESS_REFUSED - not now"),
+        class_id: 0,
+        method_id: 0,
+    };
+    let mut bytes = Vec::new();
+    frame::method(&mut bytes, 0, u32::MAX, &close).unwrap_or_default();
+    bytes
+}
