@@ -17,7 +17,7 @@ const IDLE: Duration = Duration::from_secs(5);
 fn main() -> Result<(), Error> {
     let executor = LocalExecutor::new();
     smol::block_on(executor.run(async {
-        let before = resident_octets()?;
+        let before = resident_bytes()?;
         let start = Instant::now();
         let mut clients = Vec::new();
         for _ in 0..CONNECTIONS {
@@ -36,7 +36,7 @@ fn main() -> Result<(), Error> {
         println!("{CONNECTIONS} connections in {:?}", start.elapsed());
         println!(
             "{} bytes of memory for each",
-            resident_octets()?.saturating_sub(before) / CONNECTIONS
+            resident_bytes()?.saturating_sub(before) / CONNECTIONS
         );
 
         let before = processor_time()?;
@@ -52,7 +52,7 @@ fn main() -> Result<(), Error> {
     }))
 }
 
-fn resident_octets() -> Result<usize, Error> {
+fn resident_bytes() -> Result<usize, Error> {
     let pages = std::fs::read_to_string("/proc/self/statm")?;
     let resident = pages
         .split(' ')

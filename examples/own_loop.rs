@@ -62,8 +62,8 @@ fn main() -> Result<(), Error> {
             conn.on_timeout(Instant::now())?;
         }
         if stdin_ready && !input_ended {
-            let octets = rustix::io::read(&stdin, &mut typed).map_err(std::io::Error::from)?;
-            for line in String::from_utf8_lossy(&typed[..octets]).lines() {
+            let bytes = rustix::io::read(&stdin, &mut typed).map_err(std::io::Error::from)?;
+            for line in String::from_utf8_lossy(&typed[..bytes]).lines() {
                 sending.on(
                     sending.client().basic_publish("", &queue, line).send(),
                     |_, confirmed| {
@@ -71,7 +71,7 @@ fn main() -> Result<(), Error> {
                     },
                 );
             }
-            if octets == 0 {
+            if bytes == 0 {
                 input_ended = true;
                 // The close waits for the pending publishes. Then the queue is deleted, which ends
                 // the consumer.

@@ -28,8 +28,8 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Counted<Io> {
         into: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         let read = Pin::new(&mut self.0).poll_read(cx, into);
-        if let Poll::Ready(Ok(octets)) = read {
-            self.1.read.fetch_add(octets, Relaxed);
+        if let Poll::Ready(Ok(bytes)) = read {
+            self.1.read.fetch_add(bytes, Relaxed);
         }
         read
     }
@@ -39,11 +39,11 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Counted<Io> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        octets: &[u8],
+        bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.0).poll_write(cx, octets);
-        if let Poll::Ready(Ok(octets)) = written {
-            self.1.written.fetch_add(octets, Relaxed);
+        let written = Pin::new(&mut self.0).poll_write(cx, bytes);
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.1.written.fetch_add(bytes, Relaxed);
         }
         written
     }

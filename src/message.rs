@@ -15,7 +15,7 @@ use std::ops::Range;
 #[derive(Clone)]
 pub struct Message {
     /// Exchange, routing key, property list and a small body, in this order.
-    octets: Box<[u8]>,
+    bytes: Box<[u8]>,
     ends: Ends,
     /// A large body. Boxed, because messages are moved often and most bodies are small.
     apart: Option<Box<Apart>>,
@@ -58,16 +58,16 @@ impl Ends {
     }
 
     /// Adds a property list of this many bytes. It is part of a frame, so its size fits `u32`.
-    pub(crate) fn with_properties(self, octets: usize) -> Self {
+    pub(crate) fn with_properties(self, bytes: usize) -> Self {
         Self {
-            properties: u32::from(self.routing_key).saturating_add(octets as u32),
+            properties: u32::from(self.routing_key).saturating_add(bytes as u32),
             ..self
         }
     }
 
     /// Returns the size of the protocol's bytes before a part, which is 0 unless they are stored.
-    fn gap(self, octets: usize) -> usize {
-        if self.as_it_came { octets } else { 0 }
+    fn gap(self, bytes: usize) -> usize {
+        if self.as_it_came { bytes } else { 0 }
     }
 
     fn exchange(self) -> Range<usize> {
@@ -106,8 +106,8 @@ impl Message {
     ) -> Self {
         // Exchange and routing key are the last arguments of `basic.deliver`.
         let names = exchange.len() + BEFORE_ROUTING_KEY + routing_key.len();
-        let octets = content
-            .octets
+        let bytes = content
+            .bytes
             .get(content.method.saturating_sub(names)..)
             .unwrap_or_default();
         let ends = Ends {
@@ -117,39 +117,39 @@ impl Message {
             as_it_came: true,
         };
         Self {
-            octets: octets.into(),
+            bytes: bytes.into(),
             ends,
             apart: None,
         }
     }
 
-    /// Creates a message whose body, if any, is in `octets` after the property list.
-    pub(crate) fn inline(octets: Vec<u8>, ends: Ends) -> Self {
+    /// Creates a message whose body, if any, is in `bytes` after the property list.
+    pub(crate) fn inline(bytes: Vec<u8>, ends: Ends) -> Self {
         Self {
-            octets: octets.into(),
+            bytes: bytes.into(),
             ends,
             apart: None,
         }
     }
 
-    pub(crate) fn with_body(octets: Vec<u8>, ends: Ends, body: Bytes) -> Self {
-        Self::with_apart(octets, ends, Apart::Body(body))
+    pub(crate) fn with_body(bytes: Vec<u8>, ends: Ends, body: Bytes) -> Self {
+        Self::with_apart(bytes, ends, Apart::Body(body))
     }
 
-    pub(crate) fn too_large(octets: Vec<u8>, ends: Ends, size: u64) -> Self {
-        Self::with_apart(octets, ends, Apart::TooLarge(size))
+    pub(crate) fn too_large(bytes: Vec<u8>, ends: Ends, size: u64) -> Self {
+        Self::with_apart(bytes, ends, Apart::TooLarge(size))
     }
 
-    fn with_apart(octets: Vec<u8>, ends: Ends, apart: Apart) -> Self {
+    fn with_apart(bytes: Vec<u8>, ends: Ends, apart: Apart) -> Self {
         Self {
-            octets: octets.into(),
+            bytes: bytes.into(),
             ends,
             apart: Some(apart.into()),
         }
     }
 
     fn part(&self, range: Range<usize>) -> &[u8] {
-        self.octets.get(range).unwrap_or_default()
+        self.bytes.get(range).unwrap_or_default()
     }
 
     /// Returns the exchange of the publish; empty for the default exchange. Invalid UTF-8 is
@@ -162,12 +162,12 @@ impl Message {
     /// Returns the routing key of the publish. Invalid UTF-8 is replaced by U+FFFD.
     #[must_use]
     pub fn routing_key(&self) -> Cow<'_, str> {
-        String::from_utf8_lossy(self.routing_key_octets())
+        String::from_utf8_lossy(self.routing_key_bytes())
     }
 
     /// Returns the routing key as received.
     #[must_use]
-    pub fn routing_key_octets(&self) -> &[u8] {
+    pub fn routing_key_bytes(&self) -> &[u8] {
         self.part(self.ends.routing_key())
     }
 
@@ -193,7 +193,7 @@ impl Message {
     #[must_use]
     pub fn body(&self) -> &[u8] {
         match self.apart.as_deref() {
-            None => self.part(self.ends.body()..self.octets.len()),
+            None => self.part(self.ends.body()..self.bytes.len()),
             Some(Apart::Body(body)) => body,
             Some(Apart::TooLarge(_)) => &[],
         }
@@ -221,13 +221,13 @@ impl Message {
     }
 
     /// Returns the message's size in memory in bytes, for bounding buffers.
-    pub(crate) fn octets(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         let apart = if let Some(Apart::Body(body)) = self.apart.as_deref() {
             body.len()
         } else {
             0
         };
-        self.octets.len().saturating_add(apart)
+        self.bytes.len().saturating_add(apart)
     }
 
     /// Returns the message without a header that the library added to the publish.
@@ -238,24 +238,24 @@ impl Message {
         };
         let mut rest = crate::protocol::Table::new();
         for (found, value) in headers {
-            if found.as_octets() != name.as_bytes() && rest.push(found, value).is_err() {
+            if found.as_bytes() != name.as_bytes() && rest.push(found, value).is_err() {
                 return self.clone();
             }
         }
         properties.headers = (!rest.is_empty()).then(|| rest.as_ref().into());
         let names = [self.ends.exchange(), self.ends.routing_key()].map(|name| self.part(name));
         let [exchange, routing_key] =
-            names.map(|name| ShortStr::from_octets(name).unwrap_or_default());
-        let mut octets = names.concat();
-        let before = octets.len();
-        properties.encode_list(&mut octets);
-        let ends = Ends::new(exchange, routing_key).with_properties(octets.len() - before);
+            names.map(|name| ShortStr::from_bytes(name).unwrap_or_default());
+        let mut bytes = names.concat();
+        let before = bytes.len();
+        properties.encode_list(&mut bytes);
+        let ends = Ends::new(exchange, routing_key).with_properties(bytes.len() - before);
         match self.apart.as_deref() {
             None => {
-                octets.extend_from_slice(self.body());
-                Self::inline(octets, ends)
+                bytes.extend_from_slice(self.body());
+                Self::inline(bytes, ends)
             }
-            Some(apart) => Self::with_apart(octets, ends, apart.clone()),
+            Some(apart) => Self::with_apart(bytes, ends, apart.clone()),
         }
     }
 }

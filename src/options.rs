@@ -57,11 +57,11 @@ pub(crate) struct Limits {
     pub(crate) request_channels: u16,
     pub(crate) publish_channels: u16,
     pub(crate) requests: usize,
-    pub(crate) outgoing_octets: usize,
+    pub(crate) outgoing_bytes: usize,
     pub(crate) publishes_in_flight: usize,
     pub(crate) message_size: u64,
     pub(crate) buffered_deliveries: usize,
-    pub(crate) buffered_octets: usize,
+    pub(crate) buffered_bytes: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -99,11 +99,11 @@ impl From<Uri> for Options {
                 request_channels: 64,
                 publish_channels: 64,
                 requests: 65_536,
-                outgoing_octets: 16 << 20,
+                outgoing_bytes: 16 << 20,
                 publishes_in_flight: 65_536,
                 message_size: 64 << 20,
                 buffered_deliveries: 100_000,
-                buffered_octets: 64 << 20,
+                buffered_bytes: 64 << 20,
             },
             deadlines: Deadlines {
                 resolve: Duration::from_secs(10),
@@ -158,7 +158,7 @@ setters! {
     /// if it is below 4096, which AMQP does not allow. RabbitMQ since 4.1 requires at least 8192:
     /// it closes the transport of a client that asks for less, after some seconds and without a
     /// reason. The error is [`Broken::SmallFrameMax`](crate::Broken::SmallFrameMax) then.
-    frame_max(octets: u32) => limits.frame_max;
+    frame_max(bytes: u32) => limits.frame_max;
     /// Sets the heartbeat interval in seconds; 60 by default, as in RabbitMQ. The smaller value of
     /// both sides is used, and 0 leaves it to the server.
     heartbeat(seconds: u16) => limits.heartbeat;
@@ -181,7 +181,7 @@ setters! {
     /// maximum on a 32-bit target 512 MiB. At the limit, awaiting a request waits, and `try_send`
     /// returns `Full`. Bytes that the transport has taken and not yet written, at most as many
     /// again, are not counted.
-    max_outgoing_octets(octets: usize) => limits.outgoing_octets, MOST_BYTES;
+    max_outgoing_bytes(bytes: usize) => limits.outgoing_bytes, MOST_BYTES;
     /// Sets how many publishes may be unconfirmed; 65 536 by default, and at least 1. At the limit,
     /// awaiting a publish waits, and `try_send` returns `Full`.
     max_publishes_in_flight(publishes: usize) => limits.publishes_in_flight;
@@ -190,7 +190,7 @@ setters! {
     /// dropped, and its delivery reports that. RabbitMQ has a limit of its own, by default 16 MiB
     /// since 4.0. It closes the channel over a larger message, so other publishes in flight to the
     /// same exchange fail with [`Error::Unconfirmed`](crate::Error::Unconfirmed).
-    max_message_size(octets: u64) => limits.message_size, MOST_BYTES as u64;
+    max_message_size(bytes: u64) => limits.message_size, MOST_BYTES as u64;
     /// Sets how many deliveries may be buffered for all consumers together; 100 000 by default, and
     /// at least 1. At the limit, reading pauses until half of them are taken. This delays
     /// everything that the broker sends, so set a prefetch count for each consumer.
@@ -212,7 +212,7 @@ setters! {
     /// up to four times as many (256 MiB) may be buffered while a reply is pending. Partly received
     /// messages of all channels may take as many bytes again as the limit. Above that, the largest
     /// of them is dropped, as if it exceeded [`max_message_size`](Self::max_message_size).
-    max_buffered_octets(octets: usize) => limits.buffered_octets;
+    max_buffered_bytes(bytes: usize) => limits.buffered_bytes;
     /// Sets the timeout for resolving a host name; 10 s by default, twice the time after which a
     /// resolver asks another server.
     resolve_timeout(time: Duration) => deadlines.resolve, LONGEST;

@@ -179,7 +179,7 @@ fn s37_lost_transport_ends_publishers_waiting_for_capacity() {
             &broker,
             Options::default()
                 .max_publishes_in_flight(2)
-                .max_outgoing_octets(10_000),
+                .max_outgoing_bytes(10_000),
         );
         smol::block_on(client.connect()).unwrap();
         broker.with(|broker| broker.block("low on memory"));

@@ -125,8 +125,8 @@ fn read_headers(headers: RawHeaders<'_>) -> usize {
 
 /// Parses every frame, method and property list. Like the client, it looks for the most frequent
 /// ones first.
-fn parse(decoder: &mut Decoder, octets: &[u8], headers: fn(RawHeaders<'_>) -> usize) -> usize {
-    decoder.extend(octets);
+fn parse(decoder: &mut Decoder, bytes: &[u8], headers: fn(RawHeaders<'_>) -> usize) -> usize {
+    decoder.extend(bytes);
     let mut sum = 0;
     while let Some(frame) = decoder.next_frame().expect("the frame is valid") {
         sum += match frame.kind() {
@@ -149,27 +149,27 @@ fn parse(decoder: &mut Decoder, octets: &[u8], headers: fn(RawHeaders<'_>) -> us
 }
 
 /// Takes this many bytes off the front.
-fn take<'o>(octets: &mut &'o [u8], count: usize) -> &'o [u8] {
-    let (head, rest) = octets.split_at(count);
-    *octets = rest;
+fn take<'o>(bytes: &mut &'o [u8], count: usize) -> &'o [u8] {
+    let (head, rest) = bytes.split_at(count);
+    *bytes = rest;
     head
 }
 
-fn number(octets: &[u8]) -> usize {
-    octets
+fn number(bytes: &[u8]) -> usize {
+    bytes
         .iter()
-        .fold(0, |number, octet| number << 8 | usize::from(*octet))
+        .fold(0, |number, byte| number << 8 | usize::from(*byte))
 }
 
-fn take_short<'o>(octets: &mut &'o [u8]) -> &'o [u8] {
-    let length = take(octets, 1)[0].into();
-    take(octets, length)
+fn take_short<'o>(bytes: &mut &'o [u8]) -> &'o [u8] {
+    let length = take(bytes, 1)[0].into();
+    take(bytes, length)
 }
 
-fn take_frame<'o>(octets: &mut &'o [u8]) -> &'o [u8] {
-    let size = number(&take(octets, 7)[3..7]);
-    let payload = take(octets, size);
-    assert_eq!(take(octets, 1), [FRAME_END]);
+fn take_frame<'o>(bytes: &mut &'o [u8]) -> &'o [u8] {
+    let size = number(&take(bytes, 7)[3..7]);
+    let payload = take(bytes, size);
+    assert_eq!(take(bytes, 1), [FRAME_END]);
     payload
 }
 
@@ -192,9 +192,9 @@ fn read_headers_by_hand(mut headers: &[u8]) -> usize {
 
 /// Parses deliveries: each has a method, a header with exactly these properties, and a body in one
 /// frame.
-fn parse_by_hand(buffer: &mut Vec<u8>, octets: &[u8], headers: fn(&[u8]) -> usize) -> usize {
+fn parse_by_hand(buffer: &mut Vec<u8>, bytes: &[u8], headers: fn(&[u8]) -> usize) -> usize {
     buffer.clear();
-    buffer.extend_from_slice(octets);
+    buffer.extend_from_slice(bytes);
     let mut rest = &buffer[..];
     let mut sum = 0;
     while !rest.is_empty() {
@@ -232,7 +232,7 @@ type Reading = (
 );
 
 const READINGS: [Reading; 2] = [
-    ("raw", |headers| headers.as_octets().len(), <[u8]>::len),
+    ("raw", |headers| headers.as_bytes().len(), <[u8]>::len),
     ("read", read_headers, read_headers_by_hand),
 ];
 
@@ -243,7 +243,7 @@ fn codec(criterion: &mut Criterion) {
     let mut out = Vec::with_capacity(4096);
     generate(&mut out, &properties, &body);
     let mut by_hand = Vec::new();
-    generate_by_hand(&mut by_hand, headers.as_ref().as_octets(), &body);
+    generate_by_hand(&mut by_hand, headers.as_ref().as_bytes(), &body);
     assert!(out == by_hand, "both must write the same bytes");
 
     let mut group = criterion.benchmark_group("codec");
@@ -263,7 +263,7 @@ fn codec(criterion: &mut Criterion) {
             out.clear();
             generate_by_hand(
                 &mut out,
-                black_box(headers.as_ref().as_octets()),
+                black_box(headers.as_ref().as_bytes()),
                 black_box(&body),
             );
             out.len()
@@ -282,25 +282,25 @@ fn codec(criterion: &mut Criterion) {
     decoder.set_frame_max(FRAME_MAX);
     let mut buffer = Vec::with_capacity(4096);
     // One alone, and as many as one read may return.
-    for (what, octets) in [
+    for (what, bytes) in [
         ("", delivered.clone()),
         ("100 in one piece, ", delivered.repeat(100)),
     ] {
-        group.throughput(Throughput::Bytes(octets.len() as u64));
+        group.throughput(Throughput::Bytes(bytes.len() as u64));
         for (how, headers, by_hand) in READINGS {
             let sums = (
-                parse(&mut decoder, &octets, headers),
-                parse_by_hand(&mut buffer, &octets, by_hand),
+                parse(&mut decoder, &bytes, headers),
+                parse_by_hand(&mut buffer, &bytes, by_hand),
             );
             assert_eq!(sums.0, sums.1, "both must read the same values");
             group.bench_function(
                 format!("parse: {what}deliver, 5 properties, 5 headers {how}, 1 KiB"),
                 |bencher| {
-                    bencher.iter(|| parse(&mut decoder, black_box(&octets), headers));
+                    bencher.iter(|| parse(&mut decoder, black_box(&bytes), headers));
                 },
             );
             group.bench_function(format!("parse, by hand: {what}headers {how}"), |bencher| {
-                bencher.iter(|| parse_by_hand(&mut buffer, black_box(&octets), by_hand));
+                bencher.iter(|| parse_by_hand(&mut buffer, black_box(&bytes), by_hand));
             });
         }
     }
@@ -319,12 +319,12 @@ fn codec(criterion: &mut Criterion) {
     group.bench_function("parse: 100 deliveries, acks, heartbeats", |bencher| {
         bencher.iter(|| {
             parse(&mut decoder, black_box(&mixed), |headers| {
-                headers.as_octets().len()
+                headers.as_bytes().len()
             })
         });
     });
 
-    let table = headers.as_ref().as_octets();
+    let table = headers.as_ref().as_bytes();
     group.throughput(Throughput::Bytes(table.len() as u64));
     group.bench_function("a table of 5 entries, checked", |bencher| {
         bencher.iter(|| puka::protocol::TableRef::new(black_box(table)).is_ok());

@@ -45,14 +45,14 @@ impl AsyncWrite for InMemory {
     fn poll_write(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
-        octets: &[u8],
+        bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.writes += 1;
-        self.null.take(octets);
+        self.null.take(bytes);
         if let Some(reader) = self.reader.take() {
             reader.wake();
         }
-        Poll::Ready(Ok(octets.len()))
+        Poll::Ready(Ok(bytes.len()))
     }
 
     fn poll_write_vectored(

@@ -159,27 +159,27 @@ impl Null {
     }
 
     /// Processes bytes of the client.
-    pub fn take(&mut self, octets: &[u8]) {
+    pub fn take(&mut self, bytes: &[u8]) {
         let partial = std::mem::take(&mut self.partial);
         if partial.is_empty() {
-            self.take_all(octets);
+            self.take_all(bytes);
         } else {
-            self.take_all(&[&partial[..], octets].concat());
+            self.take_all(&[&partial[..], bytes].concat());
         }
     }
 
-    fn take_all(&mut self, mut octets: &[u8]) {
+    fn take_all(&mut self, mut bytes: &[u8]) {
         if self.skip > 0 {
-            let count = self.skip.min(octets.len());
+            let count = self.skip.min(bytes.len());
             self.skip -= count;
-            octets = &octets[count..];
+            bytes = &bytes[count..];
             if self.skip == 0 {
                 self.body_came(self.skip_on);
             }
         }
-        if !self.began && octets.len() >= 8 {
+        if !self.began && bytes.len() >= 8 {
             self.began = true;
-            octets = &octets[8..];
+            bytes = &bytes[8..];
             let start = connection::Start {
                 version_major: 0,
                 version_minor: 9,
@@ -190,7 +190,7 @@ impl Null {
             self.answer(0, &start);
         }
         while self.began
-            && let Some((head, rest)) = octets.split_at_checked(HEADER)
+            && let Some((head, rest)) = bytes.split_at_checked(HEADER)
         {
             let channel = u16::from_be_bytes([head[1], head[2]]);
             let size = u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize;
@@ -199,23 +199,23 @@ impl Null {
                     self.slot(channel);
                     self.body_left[usize::from(channel)] -= size as u64;
                     if let Some((_, rest)) = whole {
-                        octets = rest;
+                        bytes = rest;
                         self.body_came(channel);
                         continue;
                     }
                     self.skip = size + 1 - rest.len();
                     self.skip_on = channel;
-                    octets = &[];
+                    bytes = &[];
                 }
                 (_, None) => break,
                 (kind, Some((payload, rest))) => {
                     assert!(payload[size] == FRAME_END, "expected frame end 0xCE");
                     self.frame(kind, channel, &payload[..size]);
-                    octets = rest;
+                    bytes = rest;
                 }
             }
         }
-        self.partial.extend_from_slice(octets);
+        self.partial.extend_from_slice(bytes);
         for number in std::mem::take(&mut self.confirming) {
             let channel = &mut self.channels[usize::from(number)];
             channel.confirmed = channel.published;
@@ -409,14 +409,14 @@ impl Null {
     }
 
     fn ready(&self) -> &[u8] {
-        let octets = self
+        let bytes = self
             .source
             .map_or(&self.answering, |feed| &self.feeds[feed].piece);
-        &octets[..self.given]
+        &bytes[..self.given]
     }
 
     /// Reports that this many of the pending bytes were written.
-    pub fn wrote(&mut self, octets: usize) {
-        self.written += octets;
+    pub fn wrote(&mut self, bytes: usize) {
+        self.written += bytes;
     }
 }

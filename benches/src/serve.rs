@@ -46,8 +46,8 @@ fn connection(stream: &TcpStream) -> Result<(), Errno> {
         let idle = pending.is_empty();
         if !idle {
             match send(stream, pending, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-                Ok(octets) => {
-                    null.wrote(octets);
+                Ok(bytes) => {
+                    null.wrote(bytes);
                     progress = true;
                 }
                 Err(Errno::WOULDBLOCK) => {}
@@ -63,8 +63,8 @@ fn connection(stream: &TcpStream) -> Result<(), Errno> {
         };
         match recv(stream, &mut buffer[..], flags) {
             Ok((_, 0)) => return Ok(()),
-            Ok((_, octets)) => {
-                null.take(&buffer[..octets]);
+            Ok((_, bytes)) => {
+                null.take(&buffer[..bytes]);
                 progress = true;
             }
             Err(Errno::WOULDBLOCK) => {}

@@ -26,7 +26,7 @@ impl Default for World {
         let now = Instant::now();
         let options = Options::default()
             .max_publishes_in_flight(1 << 20)
-            .max_outgoing_octets(1 << 30);
+            .max_outgoing_bytes(1 << 30);
         let machine = Connection::new(now, options.max_requests(1 << 20));
         Self {
             now,
@@ -49,7 +49,7 @@ impl World {
             .republish_unconfirmed(1);
         let options = Options::default()
             .max_publishes_in_flight(1 << 20)
-            .max_outgoing_octets(1 << 30);
+            .max_outgoing_bytes(1 << 30);
         let options = options
             .max_requests(1 << 20)
             .channel_max(u16::MAX)

@@ -4,4 +4,4 @@
 
 mod bounded;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| bounded::octets(data, puka_fuzz::handshake));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bounded::bytes(data, puka_fuzz::handshake));

@@ -211,8 +211,8 @@ fn returned(channel: u16, header: &[u8]) -> Vec<u8> {
         exchange: short(b""),
         routing_key: short(b"key"),
     };
-    let mut octets = method(channel, &it);
-    octets.extend(super::peer::raw(2, channel, header));
-    frame::body(&mut octets, channel, 4096, b"x");
-    octets
+    let mut bytes = method(channel, &it);
+    bytes.extend(super::peer::raw(2, channel, header));
+    frame::body(&mut bytes, channel, 4096, b"x");
+    bytes
 }

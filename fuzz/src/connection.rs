@@ -38,11 +38,11 @@ pub fn connection(data: &[u8]) {
         .max_requests(20)
         // The first is above the size up to which frames leave in the order of the calls, the
         // others are below it.
-        .max_outgoing_octets([400_000, 20_000, 20_000][choice])
+        .max_outgoing_bytes([400_000, 20_000, 20_000][choice])
         .max_publishes_in_flight(20)
         .max_message_size(10_000)
         .max_buffered_deliveries(8)
-        .max_buffered_octets(20_000);
+        .max_buffered_bytes(20_000);
     let republish = input.flag().then_some(2);
     let recovery = Recovery::default()
         .seed(7)
@@ -100,7 +100,7 @@ impl Run<'_> {
             20 => self.speak(),
             21 => self.speak(),
             22 => {
-                let most = usize::from(self.input.octet()) * 16;
+                let most = usize::from(self.input.byte()) * 16;
                 self.peer.write(most);
             }
             23 => self.peer.drain(),
@@ -111,11 +111,11 @@ impl Run<'_> {
             25 => self.peer.arrive(usize::MAX),
             26 => self.peer.serve(),
             27 => {
-                let time = Duration::from_millis(u64::from(self.input.octet()) * 20);
+                let time = Duration::from_millis(u64::from(self.input.byte()) * 20);
                 self.peer.pass(time, true);
             }
             28 => {
-                let time = Duration::from_secs(self.input.octet().into());
+                let time = Duration::from_secs(self.input.byte().into());
                 self.peer.pass(time, false);
             }
             29 if self.input.below(4) == 0 => self.peer.lose(),
@@ -123,8 +123,8 @@ impl Run<'_> {
             31 => self.dial(),
             _ => self.peer.serve(),
         }
-        let octets = self.peer.machine.stats().open_channels;
-        assert!(octets <= 2047);
+        let bytes = self.peer.machine.stats().open_channels;
+        assert!(bytes <= 2047);
     }
 
     fn dial(&mut self) {
@@ -200,7 +200,7 @@ impl Run<'_> {
                 let consume = Consume {
                     queue: name,
                     tag: "",
-                    prefetch_count: self.input.octet().into(),
+                    prefetch_count: self.input.byte().into(),
                     no_local: false,
                     no_ack: a,
                     exclusive: b,
@@ -229,7 +229,7 @@ impl Run<'_> {
     fn publish(&mut self) {
         let exchange = self.name();
         let mandatory = self.input.flag();
-        let size = usize::from(self.input.octet()) * if self.input.below(4) == 0 { 40 } else { 1 };
+        let size = usize::from(self.input.byte()) * if self.input.below(4) == 0 { 40 } else { 1 };
         let publish = Publish {
             exchange,
             routing_key: short(b"key"),
@@ -270,7 +270,7 @@ impl Run<'_> {
             }
             2 => self
                 .promises
-                .extend(machine.qos(id, self.input.octet().into())),
+                .extend(machine.qos(id, self.input.byte().into())),
             3 => self.promises.extend(machine.recover(id)),
             _ => self.take(id),
         }
@@ -378,7 +378,7 @@ impl Run<'_> {
         let Some(number) = self.input.one_of(&open).copied() else {
             return;
         };
-        let octets = match self.input.below(12) {
+        let bytes = match self.input.below(12) {
             0..=3 => self.delivery(number),
             4 => {
                 let tag = 1 + self.input.below(4) as u64;
@@ -432,7 +432,7 @@ impl Run<'_> {
             ),
             8 => method(0, &connection::Unblocked {}),
             9 => {
-                let tag = short(self.input.octets(3));
+                let tag = short(self.input.bytes(3));
                 method(
                     number,
                     &basic::Cancel {
@@ -458,7 +458,7 @@ impl Run<'_> {
             }
             _ => Vec::new(),
         };
-        self.peer.say(&octets);
+        self.peer.say(&bytes);
     }
 
     /// Returns a message, usually for an existing consumer.
@@ -472,7 +472,7 @@ impl Run<'_> {
             Some((number, tag)) if choice > 2 => (*number, tag.clone()),
             _ => (number, b"nobody's".to_vec()),
         };
-        let mut octets = match choice {
+        let mut bytes = match choice {
             0 => {
                 self.peer.dishonest = true;
                 let message_count = 0;
@@ -512,19 +512,16 @@ impl Run<'_> {
                 method(number, &it)
             }
         };
-        let body = vec![
-            7;
-            usize::from(self.input.octet())
-                * if self.input.below(8) == 0 { 50 } else { 1 }
-        ];
+        let body =
+            vec![7; usize::from(self.input.byte()) * if self.input.below(8) == 0 { 50 } else { 1 }];
         let header = ContentHeader {
             body_size: body.len() as u64,
             properties: Properties::default(),
         };
-        frame::content_header(&mut octets, number, u32::MAX, &header)
+        frame::content_header(&mut bytes, number, u32::MAX, &header)
             .expect("frame_max is unlimited");
-        frame::body(&mut octets, number, 4096, &body);
-        octets
+        frame::body(&mut bytes, number, 4096, &body);
+        bytes
     }
 
     /// Sends something that no broker sends.
@@ -532,14 +529,14 @@ impl Run<'_> {
         self.peer.dishonest = true;
         let (kind, channel) = (
             [1, 1, 1, 2, 3, 8, 4][self.input.below(7)],
-            u16::from(self.input.octet() % 12),
+            u16::from(self.input.byte() % 12),
         );
         let length = self.input.below(48);
-        let payload = self.input.octets(length);
+        let payload = self.input.bytes(length);
         self.peer.say(&raw(kind, channel, payload));
         if self.input.below(8) == 0 {
             let length = self.input.below(16);
-            self.peer.say(self.input.octets(length));
+            self.peer.say(self.input.bytes(length));
         }
     }
 

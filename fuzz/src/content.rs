@@ -15,13 +15,13 @@ const MOST: usize = 60_000;
 
 /// The source of bodies. Each is a slice from another offset.
 static OCTETS: [u8; MOST + 256] = {
-    let mut octets = [0; MOST + 256];
+    let mut bytes = [0; MOST + 256];
     let mut place = 0;
-    while place < octets.len() {
-        octets[place] = (place * 7) as u8;
+    while place < bytes.len() {
+        bytes[place] = (place * 7) as u8;
         place += 1;
     }
-    octets
+    bytes
 };
 
 /// The expected next frame.
@@ -68,7 +68,7 @@ impl Model {
         self.finish(whole);
     }
 
-    fn body(&mut self, octets: &[u8], whole: &mut VecDeque<Whole>) {
+    fn body(&mut self, bytes: &[u8], whole: &mut VecDeque<Whole>) {
         let Self::Body {
             size,
             body,
@@ -80,14 +80,14 @@ impl Model {
             *self = Self::Broken;
             return;
         };
-        *empty = if octets.is_empty() { *empty + 1 } else { 0 };
-        *got += octets.len() as u64;
+        *empty = if bytes.is_empty() { *empty + 1 } else { 0 };
+        *got += bytes.len() as u64;
         if *got > *size || *empty > 1024 {
             *self = Self::Broken;
             return;
         }
         if *size <= LARGEST {
-            body.extend(octets);
+            body.extend(bytes);
         }
         self.finish(whole);
     }
@@ -119,9 +119,9 @@ impl Model {
 fn size(input: &mut Input<'_>) -> u64 {
     match input.below(6) {
         0 => 0,
-        1 => u64::from(input.octet()),
-        2 => 16_380 + u64::from(input.octet() % 8),
-        3 => LARGEST - 3 + u64::from(input.octet() % 6),
+        1 => u64::from(input.byte()),
+        2 => 16_380 + u64::from(input.byte() % 8),
+        3 => LARGEST - 3 + u64::from(input.byte() % 6),
         4 => u64::from(input.short()),
         _ => input.longlong(),
     }
@@ -157,7 +157,7 @@ pub fn content(data: &[u8]) {
         .to_vec();
 
     let (mut model, mut whole, mut tag) = (Model::Method, VecDeque::new(), 0);
-    let mut octets = Vec::new();
+    let mut bytes = Vec::new();
     while !input.is_empty() && !matches!(model, Model::Broken) {
         match input.below(8) {
             0 | 1 => {
@@ -167,10 +167,10 @@ pub fn content(data: &[u8]) {
                     consumer_tag: short(&consumer_tag),
                     delivery_tag: tag,
                     redelivered: false,
-                    exchange: short(input.octets(3)),
+                    exchange: short(input.bytes(3)),
                     routing_key: short(b"key"),
                 };
-                octets = method(channel, &it);
+                bytes = method(channel, &it);
             }
             2 | 3 => {
                 let body_size = size(&mut input);
@@ -179,15 +179,15 @@ pub fn content(data: &[u8]) {
                     properties: Properties::default(),
                 };
                 model.header(body_size, &mut whole);
-                octets.clear();
-                puka::protocol::frame::content_header(&mut octets, channel, u32::MAX, &header)
+                bytes.clear();
+                puka::protocol::frame::content_header(&mut bytes, channel, u32::MAX, &header)
                     .expect("frame_max is unlimited");
             }
-            4 => octets = raw(8, 0, b""),
+            4 => bytes = raw(8, 0, b""),
             5 if input.below(16) == 0 => {
                 // Many empty frames.
                 let times = [10, 1023, 1025][input.below(3)];
-                octets = raw(3, channel, b"").repeat(times);
+                bytes = raw(3, channel, b"").repeat(times);
                 for _ in 0..times {
                     model.body(b"", &mut whole);
                 }
@@ -196,14 +196,14 @@ pub fn content(data: &[u8]) {
                 let most = if choice == 6 {
                     model.left().min(MOST as u64) as usize
                 } else {
-                    input.octet().into()
+                    input.byte().into()
                 };
                 let body = &OCTETS[tag as usize % 256..][..most];
                 model.body(body, &mut whole);
-                octets = raw(3, channel, body);
+                bytes = raw(3, channel, body);
             }
         }
-        peer.say(&octets);
+        peer.say(&bytes);
         let piece = input.below(256);
         // Sometimes a method, its header and its body arrive together.
         let goes_on = !input.is_empty() && !matches!(model, Model::Broken);

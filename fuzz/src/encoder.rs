@@ -9,18 +9,18 @@ const LEVELS: usize = 40;
 
 fn text<'a>(input: &mut Input<'a>) -> ShortStr<'a> {
     // Sometimes one byte longer than a short string can be.
-    let length = usize::from(input.octet()) + if input.flag() { 1 } else { 0 };
-    let octets = input.octets(length);
-    let text = ShortStr::from_octets(octets);
-    assert_eq!(text.is_ok(), octets.len() <= 255);
+    let length = usize::from(input.byte()) + if input.flag() { 1 } else { 0 };
+    let bytes = input.bytes(length);
+    let text = ShortStr::from_bytes(bytes);
+    assert_eq!(text.is_ok(), bytes.len() <= 255);
     text.unwrap_or_default()
 }
 
 fn value<'a>(input: &mut Input<'a>) -> Value<'a> {
     match input.below(14) {
         0 => Value::Bool(input.flag()),
-        1 => Value::I8(input.octet() as i8),
-        2 => Value::U8(input.octet()),
+        1 => Value::I8(input.byte() as i8),
+        2 => Value::U8(input.byte()),
         3 => Value::I16(input.short() as i16),
         4 => Value::U16(input.short()),
         5 => Value::I32(input.longlong() as i32),
@@ -29,18 +29,18 @@ fn value<'a>(input: &mut Input<'a>) -> Value<'a> {
         8 => Value::F32(f32::from_bits(input.longlong() as u32)),
         9 => Value::F64(f64::from_bits(input.longlong())),
         10 => Value::Decimal {
-            scale: input.octet(),
+            scale: input.byte(),
             mantissa: input.longlong() as u32,
         },
         11 => Value::Timestamp(input.longlong()),
-        12 => Value::String(octets(input)),
-        _ => Value::Bytes(octets(input)),
+        12 => Value::String(bytes(input)),
+        _ => Value::Bytes(bytes(input)),
     }
 }
 
-fn octets<'a>(input: &mut Input<'a>) -> &'a [u8] {
+fn bytes<'a>(input: &mut Input<'a>) -> &'a [u8] {
     let length = input.below(64);
-    input.octets(length)
+    input.bytes(length)
 }
 
 /// Returns a table and the number of values in it.
@@ -84,8 +84,8 @@ fn array(input: &mut Input<'_>, level: usize) -> (Array, usize) {
     (array, count)
 }
 
-fn octets_of(text: ShortStr<'_>) -> Field {
-    Field::Octets(text.as_octets().to_vec())
+fn bytes_of(text: ShortStr<'_>) -> Field {
+    Field::Bytes(text.as_bytes().to_vec())
 }
 
 /// Encodes a method, and decodes it with both parsers.
@@ -97,18 +97,18 @@ fn method<'m>(
 ) {
     let mut out = b"before".to_vec();
     let written = frame::method(&mut out, channel, frame_max, &it);
-    let octets = out
+    let bytes = out
         .strip_prefix(b"before")
         .expect("the encoder only appends");
     if written.is_err() {
-        assert!(octets.is_empty(), "a failed encoding must not leave bytes");
+        assert!(bytes.is_empty(), "a failed encoding must not leave bytes");
         return;
     }
-    assert!(octets.len() <= frame_max as usize);
-    let (little, length) = next_frame(octets).expect("the frame is complete");
+    assert!(bytes.len() <= frame_max as usize);
+    let (little, length) = next_frame(bytes).expect("the frame is complete");
     assert_eq!(
         (little.kind, little.channel, length),
-        (1, channel, octets.len())
+        (1, channel, bytes.len())
     );
     assert_eq!(little.method().1, expected);
     assert_eq!(
@@ -128,13 +128,9 @@ pub fn encoder(data: &[u8]) {
     let [first, second, third] = std::array::from_fn(|_| text(&mut input));
     let (built, values) = table(&mut input, 1);
     let arguments = built.as_ref();
-    assert_eq!(
-        entries(arguments.as_octets()),
-        Some(values),
-        "{arguments:?}"
-    );
-    let table = Field::Octets(arguments.as_octets().to_vec());
-    let [one, two, three] = [first, second, third].map(octets_of);
+    assert_eq!(entries(arguments.as_bytes()), Some(values), "{arguments:?}");
+    let table = Field::Bytes(arguments.as_bytes().to_vec());
+    let [one, two, three] = [first, second, third].map(bytes_of);
     let nothing = Field::Number(0);
     let bit = Field::Bit;
     match choice {
@@ -224,14 +220,14 @@ pub fn encoder(data: &[u8]) {
                 it,
                 channel,
                 frame_max,
-                &[table, one, Field::Octets(long.to_vec()), two],
+                &[table, one, Field::Bytes(long.to_vec()), two],
             );
         }
         6 => {
             let mut properties = Properties::default();
             properties.content_type = a.then_some(first);
             properties.headers = b.then(|| arguments.into());
-            properties.delivery_mode = c.then(|| input.octet());
+            properties.delivery_mode = c.then(|| input.byte());
             properties.correlation_id = d.then_some(second);
             properties.timestamp = e.then(|| input.longlong());
             properties.app_id = a.then_some(third);
@@ -239,9 +235,9 @@ pub fn encoder(data: &[u8]) {
         }
         _ => {
             let frame_max = frame_max.min(4096);
-            let octets = input.rest();
+            let bytes = input.rest();
             let mut out = Vec::new();
-            frame::body(&mut out, channel, frame_max, octets);
+            frame::body(&mut out, channel, frame_max, bytes);
             let (mut body, mut rest) = (Vec::new(), &out[..]);
             while !rest.is_empty() {
                 let (little, length) = next_frame(rest).expect("the frame is complete");
@@ -250,7 +246,7 @@ pub fn encoder(data: &[u8]) {
                 body.extend(little.payload);
                 rest = &rest[length..];
             }
-            assert_eq!(body, octets);
+            assert_eq!(body, bytes);
         }
     }
 }
@@ -272,10 +268,10 @@ fn header(input: &mut Input<'_>, channel: u16, frame_max: u32, properties: Prope
     );
     let (size, fields) = little.header();
     assert_eq!(size, header.body_size);
-    let text = |text: Option<ShortStr<'_>>| text.map(octets_of);
+    let text = |text: Option<ShortStr<'_>>| text.map(bytes_of);
     let headers = properties
         .headers
-        .map(|headers| Field::Octets(headers.as_octets().to_vec()));
+        .map(|headers| Field::Bytes(headers.as_bytes().to_vec()));
     let number = |number: Option<u8>| number.map(|number| Field::Number(number.into()));
     let expected = [
         text(properties.content_type),

@@ -27,7 +27,7 @@ fn options(choice: usize) -> Options {
 type Course = (String, Vec<(u8, Vec<u8>)>);
 
 /// Runs a handshake up to a state, then sends the bytes in pieces of this size.
-fn run(choice: usize, state: usize, octets: &[u8], piece: usize) -> Course {
+fn run(choice: usize, state: usize, bytes: &[u8], piece: usize) -> Course {
     let mut peer = Peer::new(options(choice));
     peer.dishonest = true;
     let connected = peer.machine.connect();
@@ -38,11 +38,8 @@ fn run(choice: usize, state: usize, octets: &[u8], piece: usize) -> Course {
         heartbeat: 60,
     };
     let before = [start(), method(0, &tune), method(0, &connection::OpenOk {})];
-    before
-        .iter()
-        .take(state)
-        .for_each(|octets| peer.feed(octets));
-    for part in octets.chunks(piece) {
+    before.iter().take(state).for_each(|bytes| peer.feed(bytes));
+    for part in bytes.chunks(piece) {
         peer.feed(part);
     }
     peer.drain();
@@ -113,16 +110,16 @@ fn said(number: usize) -> Vec<u8> {
 
 /// Returns the bytes, with a few values replaced by messages of a server, which random bytes would
 /// never form.
-fn spelt_out(octets: &[u8]) -> Vec<u8> {
+fn spelt_out(bytes: &[u8]) -> Vec<u8> {
     let mut left = 16;
     let mut out = Vec::new();
-    for octet in octets {
-        match octet.checked_sub(FIRST_SAID) {
+    for byte in bytes {
+        match byte.checked_sub(FIRST_SAID) {
             Some(number @ 0..8) if left > 0 => {
                 left -= 1;
                 out.extend(said(number.into()));
             }
-            _ => out.push(*octet),
+            _ => out.push(*byte),
         }
     }
     out
@@ -135,9 +132,9 @@ pub fn handshake(data: &[u8]) {
     let mut input = Input::new(data);
     let (choice, state) = (input.below(4), input.below(4));
     let piece = 1 + input.below(32);
-    let octets = spelt_out(input.rest());
-    let (whole, written) = run(choice, state, &octets, usize::MAX);
-    let (cut, written_meanwhile) = run(choice, state, &octets, piece);
+    let bytes = spelt_out(input.rest());
+    let (whole, written) = run(choice, state, &bytes, usize::MAX);
+    let (cut, written_meanwhile) = run(choice, state, &bytes, piece);
     assert_eq!(cut, whole, "pieces of {piece}");
     let mut all = written_meanwhile.iter();
     assert!(

@@ -7,8 +7,8 @@ pub struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
     /// Returns an input of these bytes.
-    pub fn new(octets: &'a [u8]) -> Self {
-        Self(octets)
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
     }
 
     /// Returns `true` if nothing remains.
@@ -17,7 +17,7 @@ impl<'a> Input<'a> {
     }
 
     /// Returns the next byte.
-    pub fn octet(&mut self) -> u8 {
+    pub fn byte(&mut self) -> u8 {
         let Some((first, rest)) = self.0.split_first() else {
             return 0;
         };
@@ -27,26 +27,26 @@ impl<'a> Input<'a> {
 
     /// Returns a number below the limit, which is at most 256.
     pub fn below(&mut self, limit: usize) -> usize {
-        usize::from(self.octet()) % limit.max(1)
+        usize::from(self.byte()) % limit.max(1)
     }
 
     /// Returns a boolean.
     pub fn flag(&mut self) -> bool {
-        self.octet() & 1 == 1
+        self.byte() & 1 == 1
     }
 
     /// Returns a number of two bytes.
     pub fn short(&mut self) -> u16 {
-        u16::from_be_bytes([self.octet(), self.octet()])
+        u16::from_be_bytes([self.byte(), self.byte()])
     }
 
     /// Returns a number of eight bytes.
     pub fn longlong(&mut self) -> u64 {
-        u64::from_be_bytes(std::array::from_fn(|_| self.octet()))
+        u64::from_be_bytes(std::array::from_fn(|_| self.byte()))
     }
 
     /// Returns the next `most` bytes, or fewer at the end.
-    pub fn octets(&mut self, most: usize) -> &'a [u8] {
+    pub fn bytes(&mut self, most: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(most.min(self.0.len()));
         self.0 = rest;
         taken
@@ -59,7 +59,7 @@ impl<'a> Input<'a> {
 
     /// Returns one of several values; `None` if there is none.
     pub fn one_of<'t, T>(&mut self, all: &'t [T]) -> Option<&'t T> {
-        let choice = self.octet();
+        let choice = self.byte();
         all.get(usize::from(choice) % all.len().max(1))
     }
 }

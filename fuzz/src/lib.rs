@@ -115,20 +115,20 @@ pub fn any_split(stream: &[u8], frame_max: u32, seed: u32, longest_piece: usize)
     }
 }
 
-fn feed(decoder: &mut Decoder, mut octets: &[u8], by_copy: bool) {
+fn feed(decoder: &mut Decoder, mut bytes: &[u8], by_copy: bool) {
     if by_copy {
-        return decoder.extend(octets);
+        return decoder.extend(bytes);
     }
-    while !octets.is_empty() {
+    while !bytes.is_empty() {
         let space = decoder.space();
         assert!(
             !space.is_empty(),
             "a read into an empty buffer would look like the end of the stream"
         );
-        let count = space.len().min(octets.len());
-        space[..count].copy_from_slice(&octets[..count]);
+        let count = space.len().min(bytes.len());
+        space[..count].copy_from_slice(&bytes[..count]);
         decoder.filled(count);
-        octets = &octets[count..];
+        bytes = &bytes[count..];
     }
 }
 
@@ -179,10 +179,10 @@ pub fn method(data: &[u8]) {
     let Ok(method) = Method::decode(data) else {
         return;
     };
-    let octets = encoded(&method);
-    let again = Method::decode(&octets).expect("the encoder's output decodes");
+    let bytes = encoded(&method);
+    let again = Method::decode(&bytes).expect("the encoder's output decodes");
     assert_eq!(again, method);
-    assert_eq!(encoded(&again), octets);
+    assert_eq!(encoded(&again), bytes);
     let _ = format!("{method:?}");
 }
 
@@ -209,8 +209,8 @@ pub fn properties(data: &[u8]) {
     assert_eq!(again, header);
     let _ = format!("{header:?}");
     if let Some(headers) = header.properties.headers {
-        assert_eq!(headers.table(), TableRef::new(headers.as_octets()));
-        table(headers.as_octets());
+        assert_eq!(headers.table(), TableRef::new(headers.as_bytes()));
+        table(headers.as_bytes());
     }
 }
 
@@ -241,11 +241,8 @@ pub fn table(data: &[u8]) {
     assert_eq!(length, data.len(), "every byte must belong to an entry");
     let built = rebuilt(table);
     assert_eq!(rebuilt(built.as_ref()), built);
-    assert_eq!(built.as_ref().as_octets().len(), data.len());
-    assert_eq!(
-        TableRef::new(built.as_ref().as_octets()),
-        Ok(built.as_ref())
-    );
+    assert_eq!(built.as_ref().as_bytes().len(), data.len());
+    assert_eq!(TableRef::new(built.as_ref().as_bytes()), Ok(built.as_ref()));
 }
 
 /// Compares values by their debug output, so that a NaN is equal to itself.
@@ -262,7 +259,7 @@ fn wire_size(value: Value<'_>, depth: usize) -> usize {
         Value::I32(_) | Value::U32(_) | Value::F32(_) => 4,
         Value::I64(_) | Value::F64(_) | Value::Timestamp(_) => 8,
         Value::Decimal { .. } => 5,
-        Value::String(octets) | Value::Bytes(octets) => 4 + octets.len(),
+        Value::String(bytes) | Value::Bytes(bytes) => 4 + bytes.len(),
         Value::Array(array) => {
             assert!(depth <= MAX_NESTING);
             4 + array

@@ -20,7 +20,7 @@ pub enum Field {
     /// An integer of any size.
     Number(u64),
     /// A short string, a long string, or the bytes of a table.
-    Octets(Vec<u8>),
+    Bytes(Vec<u8>),
     /// A bit.
     Bit(bool),
 }
@@ -35,9 +35,9 @@ impl Field {
     }
 
     /// Returns the bytes.
-    pub fn octets(&self) -> &[u8] {
+    pub fn bytes(&self) -> &[u8] {
         match self {
-            Self::Octets(octets) => octets,
+            Self::Bytes(bytes) => bytes,
             other => panic!("expected bytes, found {other:?}"),
         }
     }
@@ -100,7 +100,7 @@ const PROPERTIES: [char; 14] = [
 ];
 
 struct Cursor<'a> {
-    octets: &'a [u8],
+    bytes: &'a [u8],
     /// The last byte read for bits, and how many of its bits were read.
     bits: Option<(u8, u32)>,
 }
@@ -108,42 +108,42 @@ struct Cursor<'a> {
 impl<'a> Cursor<'a> {
     fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         self.bits = None;
-        let (taken, rest) = self.octets.split_at_checked(count)?;
-        self.octets = rest;
+        let (taken, rest) = self.bytes.split_at_checked(count)?;
+        self.bytes = rest;
         Some(taken)
     }
 
-    fn number(&mut self, octets: usize) -> Option<u64> {
+    fn number(&mut self, bytes: usize) -> Option<u64> {
         Some(
-            self.take(octets)?
+            self.take(bytes)?
                 .iter()
-                .fold(0, |number, octet| number << 8 | u64::from(*octet)),
+                .fold(0, |number, byte| number << 8 | u64::from(*byte)),
         )
     }
 
-    fn counted(&mut self, octets: usize) -> Option<&'a [u8]> {
-        let count = usize::try_from(self.number(octets)?).ok()?;
+    fn counted(&mut self, bytes: usize) -> Option<&'a [u8]> {
+        let count = usize::try_from(self.number(bytes)?).ok()?;
         self.take(count)
     }
 
     fn bit(&mut self) -> Option<bool> {
-        let (octet, taken) = match self.bits {
-            Some((octet, taken)) if taken < 8 => (octet, taken),
+        let (byte, taken) = match self.bits {
+            Some((byte, taken)) if taken < 8 => (byte, taken),
             _ => (self.take(1)?[0], 0),
         };
-        self.bits = Some((octet, taken + 1));
-        Some(octet >> taken & 1 == 1)
+        self.bits = Some((byte, taken + 1));
+        Some(byte >> taken & 1 == 1)
     }
 
     fn field(&mut self, kind: char) -> Option<Field> {
         Some(match kind {
             'b' => Field::Bit(self.bit()?),
-            's' => Field::Octets(self.counted(1)?.to_vec()),
-            'S' => Field::Octets(self.counted(4)?.to_vec()),
+            's' => Field::Bytes(self.counted(1)?.to_vec()),
+            'S' => Field::Bytes(self.counted(4)?.to_vec()),
             'F' => {
                 let table = self.counted(4)?;
                 entries(table)?;
-                Field::Octets(table.to_vec())
+                Field::Bytes(table.to_vec())
             }
             digit => Field::Number(self.number(digit.to_digit(10)? as usize)?),
         })
@@ -162,11 +162,11 @@ impl<'a> Cursor<'a> {
             b'F' => return entries(self.counted(4)?).map(|inside| inside + 1),
             b'A' => {
                 let mut inside = Cursor {
-                    octets: self.counted(4)?,
+                    bytes: self.counted(4)?,
                     bits: None,
                 };
                 let mut values = 1;
-                while !inside.octets.is_empty() {
+                while !inside.bytes.is_empty() {
                     values += inside.value()?;
                 }
                 return Some(values);
@@ -180,11 +180,11 @@ impl<'a> Cursor<'a> {
 /// Returns how many values a table has, including nested ones; `None` if it is malformed.
 pub fn entries(table: &[u8]) -> Option<usize> {
     let mut inside = Cursor {
-        octets: table,
+        bytes: table,
         bits: None,
     };
     let mut values = 0;
-    while !inside.octets.is_empty() {
+    while !inside.bytes.is_empty() {
         inside.counted(1)?;
         values += inside.value()?;
     }
@@ -195,11 +195,11 @@ pub fn entries(table: &[u8]) -> Option<usize> {
 ///
 /// # Panics
 /// If the bytes are not a frame.
-pub fn next_frame(octets: &[u8]) -> Option<(LittleFrame, usize)> {
-    let (frame, length, end) = cut(octets)?;
+pub fn next_frame(bytes: &[u8]) -> Option<(LittleFrame, usize)> {
+    let (frame, length, end) = cut(bytes)?;
     assert_eq!(
         end, 0xCE,
-        "expected frame end 0xCE, found {end:#04x} in {octets:02x?}"
+        "expected frame end 0xCE, found {end:#04x} in {bytes:02x?}"
     );
     assert!(
         matches!(frame.kind, 1..=3 | 8),
@@ -251,13 +251,13 @@ impl LittleFrame {
             .find(|(class, method, _)| (*class, *method) == id);
         let (.., kinds) = known.unwrap_or_else(|| panic!("unexpected method {id:?} of a client"));
         let mut cursor = Cursor {
-            octets: &self.payload[4..],
+            bytes: &self.payload[4..],
             bits: None,
         };
         let fields: Option<Vec<Field>> = kinds.chars().map(|kind| cursor.field(kind)).collect();
         let fields = fields.unwrap_or_else(|| panic!("{id:?} is malformed: {:02x?}", self.payload));
         assert!(
-            cursor.octets.is_empty(),
+            cursor.bytes.is_empty(),
             "{id:?} has bytes after its last field: {:02x?}",
             self.payload
         );
@@ -270,7 +270,7 @@ impl LittleFrame {
     /// If the header is malformed.
     pub fn header(&self) -> (u64, Vec<Option<Field>>) {
         let mut cursor = Cursor {
-            octets: &self.payload,
+            bytes: &self.payload,
             bits: None,
         };
         assert_eq!(
@@ -287,7 +287,7 @@ impl LittleFrame {
         });
         let properties = properties.collect();
         assert!(
-            cursor.octets.is_empty(),
+            cursor.bytes.is_empty(),
             "the header has bytes after its last property: {:02x?}",
             self.payload
         );

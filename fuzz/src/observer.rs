@@ -48,7 +48,7 @@ enum Content {
 /// The broker's view of a connection.
 #[derive(Debug, Default)]
 pub struct Observer {
-    octets: Vec<u8>,
+    bytes: Vec<u8>,
     greeted: bool,
     channels: BTreeMap<u16, Channel>,
     /// 1 once the client has sent `connection.close`, 2 once it has sent `close-ok`.
@@ -64,24 +64,24 @@ const CONNECTION_CLOSE_OK: (u16, u16) = (10, 51);
 
 impl Observer {
     /// Checks what the client has written, and returns the complete frames.
-    pub fn written(&mut self, octets: &[u8]) -> Vec<LittleFrame> {
-        self.octets.extend(octets);
+    pub fn written(&mut self, bytes: &[u8]) -> Vec<LittleFrame> {
+        self.bytes.extend(bytes);
         if !self.greeted {
-            if self.octets.len() < 8 {
+            if self.bytes.len() < 8 {
                 return Vec::new();
             }
-            let greeting: Vec<u8> = self.octets.drain(..8).collect();
+            let greeting: Vec<u8> = self.bytes.drain(..8).collect();
             assert_eq!(greeting, b"AMQP\0\0\x09\x01");
             self.greeted = true;
         }
         let mut frames = Vec::new();
         let mut start = 0;
-        while let Some((frame, length)) = next_frame(&self.octets[start..]) {
+        while let Some((frame, length)) = next_frame(&self.bytes[start..]) {
             start += length;
             self.frame(&frame);
             frames.push(frame);
         }
-        self.octets.drain(..start);
+        self.bytes.drain(..start);
         frames
     }
 
@@ -203,8 +203,8 @@ impl Observer {
         let Some((id, fields)) = method else { return };
         match id {
             CLOSE => channel.closing = true,
-            (60, 20) => drop(channel.consumers.insert(fields[2].octets().to_vec())),
-            (60, 30) => drop(channel.consumers.remove(fields[0].octets())),
+            (60, 20) => drop(channel.consumers.insert(fields[2].bytes().to_vec())),
+            (60, 30) => drop(channel.consumers.remove(fields[0].bytes())),
             (60, 40) => channel.content = Content::Header,
             (60, 80 | 90 | 120) => channel.settle(id, &fields),
             (10, _) => panic!("{id:?} on channel {number}"),

@@ -43,29 +43,28 @@ pub struct Peer {
 
 /// Returns the bytes of a method frame.
 pub fn method(channel: u16, it: &impl Encode) -> Vec<u8> {
-    let mut octets = Vec::new();
-    frame::method(&mut octets, channel, u32::MAX, it).expect("frame_max is unlimited");
-    octets
+    let mut bytes = Vec::new();
+    frame::method(&mut bytes, channel, u32::MAX, it).expect("frame_max is unlimited");
+    bytes
 }
 
 /// Returns a short string of any bytes, truncated to the maximum length.
-pub fn short(octets: &[u8]) -> ShortStr<'_> {
-    ShortStr::from_octets(octets.get(..255).unwrap_or(octets))
-        .expect("it was truncated to 255 bytes")
+pub fn short(bytes: &[u8]) -> ShortStr<'_> {
+    ShortStr::from_bytes(bytes.get(..255).unwrap_or(bytes)).expect("it was truncated to 255 bytes")
 }
 
 /// Returns the bytes of any frame.
 pub fn raw(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
-    let mut octets = vec![kind];
-    octets.extend(channel.to_be_bytes());
-    octets.extend(
+    let mut bytes = vec![kind];
+    bytes.extend(channel.to_be_bytes());
+    bytes.extend(
         u32::try_from(payload.len())
             .expect("the payload is smaller than 4 GiB")
             .to_be_bytes(),
     );
-    octets.extend(payload);
-    octets.push(0xCE);
-    octets
+    bytes.extend(payload);
+    bytes.push(0xCE);
+    bytes
 }
 
 /// Returns the `connection.start` of a RabbitMQ server.
@@ -123,17 +122,17 @@ impl Peer {
     /// Transmits at most this many bytes. Returns `true` if there were any.
     pub fn write(&mut self, most: usize) -> bool {
         self.machine.poll_transmit(self.now, &mut self.out);
-        let octets = self.out.len().min(most);
-        let mut left = octets;
-        let mut written = Vec::with_capacity(octets);
+        let bytes = self.out.len().min(most);
+        let mut left = bytes;
+        let mut written = Vec::with_capacity(bytes);
         for piece in self.out.pieces() {
             let part = piece.len().min(left);
             written.extend_from_slice(&piece[..part]);
             left -= part;
         }
         assert_eq!(left, 0, "the length must match the pieces");
-        self.out.advance(octets);
-        self.machine.handle_transmitted(self.now, octets);
+        self.out.advance(bytes);
+        self.machine.handle_transmitted(self.now, bytes);
         let frames = self.observer.written(&written);
         for frame in frames {
             if frame.kind == 1 && frame.id() == (20, 41) {
@@ -142,7 +141,7 @@ impl Peer {
             self.unanswered.push_back(frame);
         }
         while self.machine.poll_event().is_some() {}
-        octets > 0
+        bytes > 0
     }
 
     /// Transmits everything.
@@ -160,11 +159,11 @@ impl Peer {
         if !self.machine.wants_input() {
             return;
         }
-        let octets = &self.incoming[self.delivered..][..most.min(self.waiting())];
-        let is_something = !octets.is_empty();
-        self.received.extend(octets);
-        self.arrived.extend(octets);
-        self.delivered += octets.len();
+        let bytes = &self.incoming[self.delivered..][..most.min(self.waiting())];
+        let is_something = !bytes.is_empty();
+        self.received.extend(bytes);
+        self.arrived.extend(bytes);
+        self.delivered += bytes.len();
         if self.waiting() == 0 {
             self.incoming.clear();
             self.delivered = 0;
@@ -179,8 +178,8 @@ impl Peer {
     }
 
     /// Queues bytes of the broker.
-    pub fn say(&mut self, octets: &[u8]) {
-        self.incoming.extend(octets);
+    pub fn say(&mut self, bytes: &[u8]) {
+        self.incoming.extend(bytes);
     }
 
     /// Returns how many bytes of the broker have not arrived.
@@ -189,8 +188,8 @@ impl Peer {
     }
 
     /// Queues bytes of the broker and delivers them.
-    pub fn feed(&mut self, octets: &[u8]) {
-        self.say(octets);
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.say(bytes);
         self.arrive(usize::MAX);
     }
 
@@ -310,7 +309,7 @@ pub fn answer(asked: &LittleFrame) -> Vec<u8> {
     }
     let number = asked.channel;
     let (id, fields) = asked.method();
-    let text = |place: usize| short(fields[place].octets());
+    let text = |place: usize| short(fields[place].bytes());
     match id {
         (10, 11) => method(
             0,

@@ -77,7 +77,7 @@ impl Model {
 /// Describes what a frame declares.
 fn told(frame: &LittleFrame) -> Option<String> {
     let (id, fields) = frame.method();
-    let text = |place: usize| String::from_utf8_lossy(Field::octets(&fields[place])).into_owned();
+    let text = |place: usize| String::from_utf8_lossy(Field::bytes(&fields[place])).into_owned();
     Some(match id {
         (40, 10) => format!("exchange {}", text(1)),
         (50, 10) => format!("queue {}", text(1)),
@@ -566,7 +566,7 @@ impl Run<'_> {
                 self.close_channel(number, code);
             }
             (2, _) => {
-                let seconds = self.input.octet() % 64;
+                let seconds = self.input.byte() % 64;
                 self.peer.pass(Duration::from_secs(seconds.into()), false);
             }
             (3, _) => self.peer.lose(),

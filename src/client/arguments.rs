@@ -190,7 +190,7 @@ typed! { QueueDeclare.arguments in "arguments":
     /// Limits the number of ready messages. Classic and quorum queues.
     max_length(messages: u64) => "x-max-length" = number(messages);
     /// Limits the size of ready message bodies in bytes; for a stream, the size of its log.
-    max_length_bytes(octets: u64) => "x-max-length-bytes" = number(octets);
+    max_length_bytes(bytes: u64) => "x-max-length-bytes" = number(bytes);
     /// Sets the behaviour of the full queue; [`Overflow::DropHead`] by default. Classic and quorum
     /// queues.
     overflow(overflow: Overflow) => "x-overflow" = overflow.text();
@@ -234,7 +234,7 @@ typed! { QueueDeclare.arguments in "arguments":
     /// Sets the maximum size of a stream's segment files, in bytes.
     stream_max_segment_size_bytes(bytes: u64) => "x-stream-max-segment-size-bytes" = number(bytes);
     /// Sets the size of the filter of a stream's chunk, in bytes: 16 to 255. Since 3.13.
-    stream_filter_size_bytes(octets: u8) => "x-stream-filter-size-bytes" = i64::from(octets);
+    stream_filter_size_bytes(bytes: u8) => "x-stream-filter-size-bytes" = i64::from(bytes);
     /// Sets the prefix of a name that the broker generates; at most 64 bytes. After 4.3.
     name_prefix(prefix: &str) => "x-name-prefix" = prefix;
     /// Selects the nodes on which members are placed. Quorum queues, after 4.3.

@@ -35,7 +35,7 @@ arguments!(BasicConsume);
 impl<'a> BasicConsume<'a> {
     /// Sets how many messages may be unsettled at a time; 0, the default as in Puka, means no
     /// limit. Without a limit, the broker sends the whole queue, and up to
-    /// [`Options::max_buffered_octets`](crate::Options::max_buffered_octets) of it are buffered, so
+    /// [`Options::max_buffered_bytes`](crate::Options::max_buffered_bytes) of it are buffered, so
     /// set one. A task that takes deliveries and also waits for replies, such as the confirm of a
     /// publish, may otherwise be delayed by half a second each time the buffer is full, as
     /// described at [`Options::max_buffered_deliveries`](crate::Options::max_buffered_deliveries).

@@ -153,7 +153,7 @@ impl<Io> Pump<Io> {
         link.with(|machine| {
             match std::mem::take(transmitted) {
                 0 => {}
-                octets => machine.handle_transmitted(now, octets),
+                bytes => machine.handle_transmitted(now, bytes),
             }
             machine.poll_transmit(now, out);
             Interest {
@@ -229,9 +229,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
         while !self.out.is_empty() && self.write_error.is_none() {
             match poll_write_pieces(Pin::new(&mut self.io), cx, &self.out) {
                 Poll::Ready(Ok(0)) => self.write_error = Some(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Ok(octets)) => {
-                    self.out.advance(octets);
-                    self.transmitted += octets;
+                Poll::Ready(Ok(bytes)) => {
+                    self.out.advance(bytes);
+                    self.transmitted += bytes;
                     self.unflushed = true;
                     progress = true;
                 }
@@ -264,9 +264,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
         let has_received = self.has_received();
         let broken = match polled {
             Poll::Ready(Ok(0)) => Broken::Eof,
-            Poll::Ready(Ok(octets)) => {
-                self.decoder.filled(octets);
-                self.taken_in += octets;
+            Poll::Ready(Ok(bytes)) => {
+                self.decoder.filled(bytes);
+                self.taken_in += bytes;
                 let Self {
                     link, decoder, out, ..
                 } = self;
@@ -276,11 +276,11 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
                     // Output of the state machine is written before other tasks run, as long as the
                     // stream accepts it.
                     let keeps_up = out.is_empty() && machine.has_output();
-                    let delivers = octets > READ_WORTH_YIELDING
-                        && machine.stats().buffered_deliveries > before;
+                    let delivers =
+                        bytes > READ_WORTH_YIELDING && machine.stats().buffered_deliveries > before;
                     (delivers || machine.untold_answers() >= RESULTS_WORTH_YIELDING) && !keeps_up
                 });
-                self.has_news = is_much && octets < room;
+                self.has_news = is_much && bytes < room;
                 return true;
             }
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => return true,

@@ -34,9 +34,9 @@ impl<S: Write> AsyncWrite for NonBlocking<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
-        octets: &[u8],
+        bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        polled(self.0.write(octets))
+        polled(self.0.write(bytes))
     }
 
     fn poll_write_vectored(

@@ -77,8 +77,8 @@ impl Read for Secured {
 }
 
 impl Write for Secured {
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        self.polled(|stream, cx| stream.poll_write(cx, octets))
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.polled(|stream, cx| stream.poll_write(cx, bytes))
     }
 
     fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {

@@ -155,8 +155,8 @@ impl Read for Socket {
 }
 
 impl Write for Socket {
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        each!(self, socket => socket.write(octets))
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        each!(self, socket => socket.write(bytes))
     }
 
     fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {

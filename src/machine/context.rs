@@ -64,7 +64,7 @@ pub(crate) struct Context {
     /// request is sent.
     pub(crate) suspect: Option<PromiseId>,
     /// The size of all queued requests.
-    pub(crate) request_octets: usize,
+    pub(crate) request_bytes: usize,
     pub(crate) topology: Topology,
     pub(crate) notices: Notices,
     /// Without the deliveries that were lost since the connection was last open.
@@ -93,7 +93,7 @@ impl Context {
             disposal: VecDeque::new(),
             republished: BTreeSet::new(),
             suspect: None,
-            request_octets: 0,
+            request_bytes: 0,
             topology: Topology::default(),
             notices: Notices::default(),
             counters: Counters::default(),
@@ -409,7 +409,7 @@ impl Context {
     /// The name that a queue has now.
     pub(crate) fn current_name<'n>(&self, name: &'n [u8]) -> Cow<'n, [u8]> {
         match self.topology.renamed_to(name) {
-            Some(current) => Cow::Owned(current.as_octets().to_vec()),
+            Some(current) => Cow::Owned(current.as_bytes().to_vec()),
             None => Cow::Borrowed(name),
         }
     }

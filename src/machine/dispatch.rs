@@ -98,7 +98,7 @@ impl Session {
         }
         self.cx.channels.resize_partial(before, after);
         is_whole?;
-        self.cx.channels.bound_partial(limits.buffered_octets);
+        self.cx.channels.bound_partial(limits.buffered_bytes);
         Ok(())
     }
 

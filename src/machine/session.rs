@@ -291,15 +291,15 @@ impl Session {
 
     /// Forgets what has waited for too long.
     pub(crate) fn drop_expired(&mut self) {
-        let (promises, octets) = (&self.cx.promises, &mut self.cx.request_octets);
+        let (promises, bytes) = (&self.cx.promises, &mut self.cx.request_bytes);
         self.requests.queue.retain(|request| {
             let is_waiting = promises.is_pending(request.promise);
-            *octets -= if is_waiting { 0 } else { request.payload.len() };
+            *bytes -= if is_waiting { 0 } else { request.payload.len() };
             is_waiting
         });
         self.consuming.waiting.retain(|consume| {
             let is_waiting = promises.is_pending(consume.promise);
-            *octets -= if is_waiting { 0 } else { consume.octets() };
+            *bytes -= if is_waiting { 0 } else { consume.bytes() };
             is_waiting
         });
         self.transactions
@@ -333,7 +333,7 @@ impl Session {
         }
         self.publishing.queued.retry_all();
         for request in again.into_iter().rev() {
-            self.cx.request_octets += request.payload.len();
+            self.cx.request_bytes += request.payload.len();
             self.requests.queue.push_front(request);
         }
         for id in self.consuming.consumers.ids().into_iter().rev() {
@@ -401,7 +401,7 @@ impl Session {
         recovery.filtering = None;
         requests.queue.clear();
         consuming.waiting.clear();
-        cx.request_octets = 0;
+        cx.request_bytes = 0;
         cx.acking.clear();
         publishing.fail_queued(cx, error);
         consuming.end_consumers(cx, &Ended::ConnectionBroken(error.clone()));
@@ -440,7 +440,7 @@ impl Session {
             .drain(..)
             .map(|waiting| waiting.promise);
         let promises: Vec<PromiseId> = requests.chain(consumes).chain(begun).collect();
-        self.cx.request_octets = 0;
+        self.cx.request_bytes = 0;
         for promise in promises {
             self.cx.complete(promise, Err(error.clone()));
         }
@@ -454,6 +454,6 @@ impl Session {
             + self.consuming.waiting.len()
             + self.transactions.waiting.len();
         pending + self.cx.promises.requests() < limits.requests
-            && self.cx.request_octets + self.cx.transmit.len() < limits.outgoing_octets
+            && self.cx.request_bytes + self.cx.transmit.len() < limits.outgoing_bytes
     }
 }

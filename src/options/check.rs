@@ -11,13 +11,13 @@ impl Options {
         let Limits {
             frame_max,
             requests,
-            outgoing_octets,
+            outgoing_bytes,
             publishes_in_flight,
             ..
         } = self.limits;
         let Limits {
             buffered_deliveries,
-            buffered_octets,
+            buffered_bytes,
             ..
         } = self.limits;
         if frame_max != 0 && frame_max < FRAME_MIN_SIZE {
@@ -27,10 +27,10 @@ impl Options {
         ShortStr::new(&self.virtual_host).map_err(|error| Error::invalid("virtual_host", error))?;
         let bounds = [
             ("max_requests", requests),
-            ("max_outgoing_octets", outgoing_octets),
+            ("max_outgoing_bytes", outgoing_bytes),
             ("max_publishes_in_flight", publishes_in_flight),
             ("max_buffered_deliveries", buffered_deliveries),
-            ("max_buffered_octets", buffered_octets),
+            ("max_buffered_bytes", buffered_bytes),
         ];
         match bounds.into_iter().find(|(_, bound)| *bound == 0) {
             Some((what, _)) => Err(Error::invalid(what, "must be at least 1, got 0")),

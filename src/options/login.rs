@@ -286,9 +286,8 @@ impl Options {
         name: &str,
         make: impl Fn() -> M + Send + Sync + 'static,
     ) -> Result<Self, Error> {
-        let is_name = |octet: u8| {
-            octet.is_ascii_uppercase() || octet.is_ascii_digit() || b"-_".contains(&octet)
-        };
+        let is_name =
+            |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
         if !(1..=20).contains(&name.len()) || !name.bytes().all(is_name) {
             return Err(Error::invalid(
                 "custom_mechanism",

@@ -180,7 +180,7 @@ impl Recovery {
     /// the unconfirmed ones after a loss, up to this many times each: at least once instead of at
     /// most once. A republished message, which may be a duplicate, has a header
     /// `x-puka-republished` with the number of earlier publishes. The stored messages count towards
-    /// [`max_outgoing_octets`](crate::Options::max_outgoing_octets): at that limit, a publish waits
+    /// [`max_outgoing_bytes`](crate::Options::max_outgoing_bytes): at that limit, a publish waits
     /// for confirms. Off by default, so such a publish fails with
     /// [`Unconfirmed`](crate::Error::Unconfirmed).
     #[must_use]

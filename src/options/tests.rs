@@ -186,9 +186,9 @@ fn values_that_cannot_be_sent_are_refused() {
         matches!(error, Error::InvalidArgument { .. })
             && !format!("{error} {error:?}").contains(SECRET)
     );
-    for octets in [1, 7, 4095] {
+    for bytes in [1, 7, 4095] {
         assert_eq!(
-            refused_argument(Options::default().frame_max(octets)),
+            refused_argument(Options::default().frame_max(bytes)),
             "frame_max"
         );
     }
@@ -208,10 +208,10 @@ fn limits_of_zero_are_refused() {
     type Set = fn(Options, usize) -> Options;
     let bounds: [(&str, Set); 5] = [
         ("max_requests", Options::max_requests),
-        ("max_outgoing_octets", Options::max_outgoing_octets),
+        ("max_outgoing_bytes", Options::max_outgoing_bytes),
         ("max_publishes_in_flight", Options::max_publishes_in_flight),
         ("max_buffered_deliveries", Options::max_buffered_deliveries),
-        ("max_buffered_octets", Options::max_buffered_octets),
+        ("max_buffered_bytes", Options::max_buffered_bytes),
     ];
     for (name, set) in bounds {
         assert_eq!(refused_argument(set(Options::default(), 0)), name);

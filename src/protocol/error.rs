@@ -47,7 +47,7 @@ pub enum DecodeError {
     },
     /// Bytes remain after the last field.
     #[error("unexpected bytes after the last field, at byte {at}")]
-    TrailingOctets {
+    TrailingBytes {
         /// The offset of the first such byte in the payload.
         at: usize,
     },
@@ -108,16 +108,16 @@ impl DecodeError {
 #[non_exhaustive]
 pub enum EncodeError {
     /// A short string, such as a name or a routing key, of more than 255 bytes.
-    #[error("a short string must have at most 255 bytes, got {octets}")]
+    #[error("a short string must have at most 255 bytes, got {bytes}")]
     ShortStrTooLong {
         /// Its length in bytes.
-        octets: usize,
+        bytes: usize,
     },
     /// A method or content header that does not fit into one frame. Neither can be split.
-    #[error("a frame must have at most {limit} bytes, got {octets}")]
+    #[error("a frame must have at most {limit} bytes, got {bytes}")]
     FrameTooLarge {
         /// The size of the whole frame in bytes.
-        octets: usize,
+        bytes: usize,
         /// The negotiated `frame_max` in bytes.
         limit: u32,
     },

@@ -83,7 +83,7 @@ impl ProtocolHeader {
 
     /// Returns the eight bytes.
     #[must_use]
-    pub fn to_octets(self) -> [u8; 8] {
+    pub fn to_bytes(self) -> [u8; 8] {
         [
             b'A',
             b'M',
@@ -98,8 +98,8 @@ impl ProtocolHeader {
 
     /// Parses eight bytes. Returns `None` unless they begin with `AMQP`.
     #[must_use]
-    pub fn from_octets(octets: &[u8]) -> Option<Self> {
-        match *octets {
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        match *bytes {
             [b'A', b'M', b'Q', b'P', id, major, minor, revision] => Some(Self {
                 id,
                 major,
@@ -135,17 +135,17 @@ impl FrameHeader {
     /// Returns the type, the channel, and the size of the payload. The eighth byte is ignored:
     /// every frame has at least eight bytes, so they are loaded as one integer.
     #[inline]
-    fn fields(octets: [u8; HEADER + 1]) -> (u8, u16, u32) {
-        let [kind, ..] = octets;
-        let number = u64::from_be_bytes(octets);
+    fn fields(bytes: [u8; HEADER + 1]) -> (u8, u16, u32) {
+        let [kind, ..] = bytes;
+        let number = u64::from_be_bytes(bytes);
         let channel = u16::try_from(number >> 40 & 0xFFFF).unwrap_or(0);
         let size = u32::try_from(number >> 8 & 0xFFFF_FFFF).unwrap_or(0);
         (kind, channel, size)
     }
 
     #[inline]
-    fn decode(octets: [u8; HEADER + 1]) -> Result<Self, DecodeError> {
-        let (kind, channel, size) = Self::fields(octets);
+    fn decode(bytes: [u8; HEADER + 1]) -> Result<Self, DecodeError> {
+        let (kind, channel, size) = Self::fields(bytes);
         let kind = match kind {
             1 => FrameKind::Method,
             2 => FrameKind::Header,
@@ -163,7 +163,7 @@ impl FrameHeader {
     }
 
     #[inline]
-    fn to_octets(self) -> [u8; HEADER] {
+    fn to_bytes(self) -> [u8; HEADER] {
         let [channel, low_channel] = self.channel.to_be_bytes();
         let [size, second, third, last] = self.size.to_be_bytes();
         [

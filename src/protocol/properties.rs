@@ -52,7 +52,7 @@ macro_rules! properties {
             ///
             /// # Errors
             /// [`DecodeError::PropertyFlags`], [`DecodeError::TruncatedPayload`],
-            /// [`DecodeError::TrailingOctets`]
+            /// [`DecodeError::TrailingBytes`]
             #[inline]
             pub fn decode(list: &'a [u8]) -> Result<Self, DecodeError> {
                 let mut reader = Reader::new(list);
@@ -163,14 +163,14 @@ impl<'a> RawHeaders<'a> {
 
     /// Returns the bytes, without the four bytes of the length.
     #[must_use]
-    pub fn as_octets(self) -> &'a [u8] {
+    pub fn as_bytes(self) -> &'a [u8] {
         self.0
     }
 }
 
 impl<'a> From<TableRef<'a>> for RawHeaders<'a> {
     fn from(table: TableRef<'a>) -> Self {
-        Self(table.as_octets())
+        Self(table.as_bytes())
     }
 }
 

@@ -32,20 +32,18 @@ impl<'a> ShortStr<'a> {
     /// # Errors
     /// [`EncodeError::ShortStrTooLong`] if it has more than 255 bytes (not characters).
     pub fn new(text: &'a str) -> Result<Self, EncodeError> {
-        Self::from_octets(text.as_bytes())
+        Self::from_bytes(text.as_bytes())
     }
 
     /// Creates a short string from bytes, which need not be UTF-8.
     ///
     /// # Errors
     /// [`EncodeError::ShortStrTooLong`] if there are more than 255.
-    pub fn from_octets(octets: &'a [u8]) -> Result<Self, EncodeError> {
-        if octets.len() > Self::MAX {
-            return Err(EncodeError::ShortStrTooLong {
-                octets: octets.len(),
-            });
+    pub fn from_bytes(bytes: &'a [u8]) -> Result<Self, EncodeError> {
+        if bytes.len() > Self::MAX {
+            return Err(EncodeError::ShortStrTooLong { bytes: bytes.len() });
         }
-        Ok(Self(octets))
+        Ok(Self(bytes))
     }
 
     /// Creates a short string from a literal, at compile time.
@@ -75,7 +73,7 @@ impl<'a> ShortStr<'a> {
 
     /// Returns the bytes.
     #[must_use]
-    pub fn as_octets(self) -> &'a [u8] {
+    pub fn as_bytes(self) -> &'a [u8] {
         self.0
     }
 

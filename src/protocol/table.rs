@@ -20,8 +20,8 @@ enum Shape {
 }
 
 /// Validates a container and everything in it. Returns the nesting depth, 0 if nothing is nested.
-fn check(octets: &[u8], mut shape: Shape) -> Result<usize, DecodeError> {
-    let mut reader = Reader::new(octets);
+fn check(bytes: &[u8], mut shape: Shape) -> Result<usize, DecodeError> {
+    let mut reader = Reader::new(bytes);
     // The enclosing containers, each with the position after the nested one.
     let mut enclosing = Vec::new();
     let mut deepest = 0;
@@ -63,8 +63,8 @@ fn check(octets: &[u8], mut shape: Shape) -> Result<usize, DecodeError> {
 /// Refuses a value that is nested too deeply for a container.
 fn check_depth(value: Value<'_>) -> Result<(), EncodeError> {
     let depth = match value {
-        Value::Table(table) => check(table.as_octets(), Shape::Table),
-        Value::Array(array) => check(array.as_octets(), Shape::Array),
+        Value::Table(table) => check(table.as_bytes(), Shape::Table),
+        Value::Array(array) => check(array.as_bytes(), Shape::Array),
         _ => return Ok(()),
     };
     match depth {
@@ -160,43 +160,43 @@ impl<'a> TableRef<'a> {
     ///
     /// # Errors
     /// [`DecodeError::BadTable`], [`DecodeError::UnknownFieldTag`], [`DecodeError::NestingTooDeep`]
-    pub fn new(octets: &'a [u8]) -> Result<Self, DecodeError> {
-        check(octets, Shape::Table)?;
-        Ok(Self::checked(octets))
+    pub fn new(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        check(bytes, Shape::Table)?;
+        Ok(Self::checked(bytes))
     }
 
     /// Returns a copy that can be extended.
     #[must_use]
     pub fn to_table(self) -> Table {
-        Table(self.as_octets().to_vec())
+        Table(self.as_bytes().to_vec())
     }
 
     /// Returns a copy with the entries sorted by name. Entries of the same name keep their order.
     #[must_use]
     pub(crate) fn sorted_by_name(self) -> Table {
         let mut entries: Vec<_> = self.iter().collect();
-        entries.sort_by_key(|(name, _)| name.as_octets());
-        let mut octets = Vec::with_capacity(self.as_octets().len());
-        let mut writer = Writer::new(&mut octets);
+        entries.sort_by_key(|(name, _)| name.as_bytes());
+        let mut bytes = Vec::with_capacity(self.as_bytes().len());
+        let mut writer = Writer::new(&mut bytes);
         for (name, value) in entries {
             writer.shortstr(name);
             value.encode(&mut writer);
         }
-        Table(octets)
+        Table(bytes)
     }
 
     /// Returns the first value with this name.
     #[must_use]
     pub fn get(self, name: &str) -> Option<Value<'a>> {
         self.iter()
-            .find(|(found, _)| found.as_octets() == name.as_bytes())
+            .find(|(found, _)| found.as_bytes() == name.as_bytes())
             .map(|(_, value)| value)
     }
 
     /// Returns the entries in order.
     #[must_use]
     pub fn iter(self) -> Entries<'a> {
-        Entries(Reader::new(self.as_octets()))
+        Entries(Reader::new(self.as_bytes()))
     }
 
     /// Returns `true` if no number in it, including nested ones, is NaN or infinite, which RabbitMQ
@@ -288,7 +288,7 @@ impl<'a> ArrayRef<'a> {
     /// Returns the values in order.
     #[must_use]
     pub fn iter(self) -> Values<'a> {
-        Values(Reader::new(self.as_octets()))
+        Values(Reader::new(self.as_bytes()))
     }
 }
 
@@ -332,6 +332,6 @@ impl Writer<'_> {
     /// Writes a field table.
     #[inline]
     pub fn table(&mut self, value: TableRef<'_>) {
-        self.longstr(value.as_octets());
+        self.longstr(value.as_bytes());
     }
 }

@@ -9,13 +9,13 @@ impl<'a> TableRef<'a> {
     pub const EMPTY: TableRef<'static> = TableRef(b"");
 
     /// Wraps a table that was validated, by itself or as part of another.
-    pub(super) const fn checked(octets: &'a [u8]) -> Self {
-        Self(octets)
+    pub(super) const fn checked(bytes: &'a [u8]) -> Self {
+        Self(bytes)
     }
 
     /// Returns the bytes, without the four bytes of the length.
     #[must_use]
-    pub fn as_octets(self) -> &'a [u8] {
+    pub fn as_bytes(self) -> &'a [u8] {
         self.0
     }
 
@@ -32,13 +32,13 @@ pub struct ArrayRef<'a>(&'a [u8]);
 
 impl<'a> ArrayRef<'a> {
     /// Wraps an array that was validated, by itself or as part of a table.
-    pub(super) const fn checked(octets: &'a [u8]) -> Self {
-        Self(octets)
+    pub(super) const fn checked(bytes: &'a [u8]) -> Self {
+        Self(bytes)
     }
 
     /// Returns the bytes, without the four bytes of the length.
     #[must_use]
-    pub fn as_octets(self) -> &'a [u8] {
+    pub fn as_bytes(self) -> &'a [u8] {
         self.0
     }
 }

@@ -66,7 +66,7 @@ impl<'a> Value<'a> {
     #[must_use]
     pub fn as_str(self) -> Option<&'a str> {
         match self {
-            Self::String(octets) => std::str::from_utf8(octets).ok(),
+            Self::String(bytes) => std::str::from_utf8(bytes).ok(),
             _ => None,
         }
     }
@@ -108,9 +108,9 @@ impl<'a> Value<'a> {
     /// Returns the bytes of a [`Bytes`](Self::Bytes) or a [`String`](Self::String), which need not
     /// be UTF-8.
     #[must_use]
-    pub fn as_octets(self) -> Option<&'a [u8]> {
+    pub fn as_bytes(self) -> Option<&'a [u8]> {
         match self {
-            Self::Bytes(octets) | Self::String(octets) => Some(octets),
+            Self::Bytes(bytes) | Self::String(bytes) => Some(bytes),
             _ => None,
         }
     }
@@ -154,7 +154,7 @@ impl<'a> Value<'a> {
 
     pub(super) fn encode(self, out: &mut Writer<'_>) {
         match self {
-            Self::Bool(truth) => out.octets(&[b't', u8::from(truth)]),
+            Self::Bool(truth) => out.bytes(&[b't', u8::from(truth)]),
             Self::I8(n) => tagged(out, b'b', &n.to_be_bytes()),
             Self::U8(n) => tagged(out, b'B', &n.to_be_bytes()),
             Self::I16(n) => tagged(out, b's', &n.to_be_bytes()),
@@ -166,13 +166,13 @@ impl<'a> Value<'a> {
             Self::F64(n) => tagged(out, b'd', &n.to_be_bytes()),
             Self::Timestamp(n) => tagged(out, b'T', &n.to_be_bytes()),
             Self::Decimal { scale, mantissa } => {
-                out.octets(&[b'D', scale]);
+                out.bytes(&[b'D', scale]);
                 out.long(mantissa);
             }
-            Self::String(octets) => counted(out, b'S', octets),
-            Self::Bytes(octets) => counted(out, b'x', octets),
-            Self::Array(array) => counted(out, b'A', array.as_octets()),
-            Self::Table(table) => counted(out, b'F', table.as_octets()),
+            Self::String(bytes) => counted(out, b'S', bytes),
+            Self::Bytes(bytes) => counted(out, b'x', bytes),
+            Self::Array(array) => counted(out, b'A', array.as_bytes()),
+            Self::Table(table) => counted(out, b'F', table.as_bytes()),
             Self::Void => out.octet(b'V'),
         }
     }
@@ -211,14 +211,14 @@ impl<'a> Value<'a> {
     }
 }
 
-fn tagged(out: &mut Writer<'_>, tag: u8, octets: &[u8]) {
+fn tagged(out: &mut Writer<'_>, tag: u8, bytes: &[u8]) {
     out.octet(tag);
-    out.octets(octets);
+    out.bytes(bytes);
 }
 
-fn counted(out: &mut Writer<'_>, tag: u8, octets: &[u8]) {
+fn counted(out: &mut Writer<'_>, tag: u8, bytes: &[u8]) {
     out.octet(tag);
-    out.longstr(octets);
+    out.longstr(bytes);
 }
 
 macro_rules! from {
@@ -250,8 +250,8 @@ impl<'a> From<&'a String> for Value<'a> {
 }
 
 impl<'a> From<&'a [u8]> for Value<'a> {
-    fn from(octets: &'a [u8]) -> Self {
-        Self::Bytes(octets)
+    fn from(bytes: &'a [u8]) -> Self {
+        Self::Bytes(bytes)
     }
 }
 

@@ -34,7 +34,7 @@ macro_rules! integers {
                 $(#[$doc])*
                 #[inline]
                 pub fn $name(&mut self, value: $ty) {
-                    self.octets(&value.to_be_bytes());
+                    self.bytes(&value.to_be_bytes());
                 }
             )*
         }
@@ -100,7 +100,7 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// [`DecodeError::TruncatedPayload`]
     #[inline]
-    pub fn octets(&mut self, count: usize) -> Result<&'a [u8], DecodeError> {
+    pub fn bytes(&mut self, count: usize) -> Result<&'a [u8], DecodeError> {
         let (head, rest) = self
             .rest
             .split_at_checked(count)
@@ -133,10 +133,10 @@ impl<'a> Reader<'a> {
     pub fn shortstr(&mut self) -> Result<ShortStr<'a>, DecodeError> {
         let start = self.clone();
         let length = self.octet()?;
-        let octets = self
-            .octets(usize::from(length))
+        let bytes = self
+            .bytes(usize::from(length))
             .map_err(|_| start.truncated())?;
-        Ok(ShortStr::from_octets(octets).unwrap_or_default())
+        Ok(ShortStr::from_bytes(bytes).unwrap_or_default())
     }
 
     /// Reads a long string: a 32-bit length, then arbitrary bytes.
@@ -148,7 +148,7 @@ impl<'a> Reader<'a> {
         let start = self.clone();
         let length = self.long()?;
         let length = usize::try_from(length).map_err(|_| start.truncated())?;
-        self.octets(length).map_err(|_| start.truncated())
+        self.bytes(length).map_err(|_| start.truncated())
     }
 
     /// Returns a reader for the contents of a long string. Its positions count from the same start.
@@ -165,13 +165,13 @@ impl<'a> Reader<'a> {
     /// Checks that no bytes are left after the last field.
     ///
     /// # Errors
-    /// [`DecodeError::TrailingOctets`] if bytes are left.
+    /// [`DecodeError::TrailingBytes`] if bytes are left.
     #[inline]
     pub fn finish(self) -> Result<(), DecodeError> {
         if self.rest.is_empty() {
             return Ok(());
         }
-        Err(DecodeError::TrailingOctets {
+        Err(DecodeError::TrailingBytes {
             at: self.position(),
         })
     }
@@ -194,9 +194,9 @@ impl<'o> Writer<'o> {
 
     /// Writes bytes without a length.
     #[inline]
-    pub fn octets(&mut self, octets: &[u8]) {
+    pub fn bytes(&mut self, bytes: &[u8]) {
         self.next_bit = 0;
-        self.out.extend_from_slice(octets);
+        self.out.extend_from_slice(bytes);
     }
 
     /// Writes a bit.
@@ -216,7 +216,7 @@ impl<'o> Writer<'o> {
     #[inline]
     pub fn shortstr(&mut self, value: ShortStr<'_>) {
         self.octet(u8::try_from(value.len()).unwrap_or(u8::MAX));
-        self.octets(value.as_octets());
+        self.bytes(value.as_bytes());
     }
 
     /// Writes a long string. One of 4 GiB or more exceeds every frame limit, so its frame is
@@ -224,6 +224,6 @@ impl<'o> Writer<'o> {
     #[inline]
     pub fn longstr(&mut self, value: &[u8]) {
         self.long(u32::try_from(value.len()).unwrap_or(u32::MAX));
-        self.octets(value);
+        self.bytes(value);
     }
 }

@@ -62,8 +62,8 @@ fn polling<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
 }
 
 impl<Io: AsyncWrite + Unpin> Write for Writer<'_, '_, Io> {
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        blocking(Pin::new(&mut *self.io).poll_write(self.cx, octets))
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        blocking(Pin::new(&mut *self.io).poll_write(self.cx, bytes))
     }
 
     fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
@@ -220,9 +220,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<Io> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        octets: &[u8],
+        bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_write_vectored(cx, &[IoSlice::new(octets)])
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -233,10 +233,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<Io> {
         let this = self.get_mut();
         // Nothing more is accepted while earlier bytes cannot be written, to bound rustls's buffer.
         ready!(this.poll_transmit(cx))?;
-        let octets = this.session.writer().write_vectored(pieces)?;
+        let bytes = this.session.writer().write_vectored(pieces)?;
         match this.poll_transmit(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            _ => Poll::Ready(Ok(octets)),
+            _ => Poll::Ready(Ok(bytes)),
         }
     }
 

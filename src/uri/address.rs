@@ -68,7 +68,7 @@ fn parse_port(piece: Piece<'_>, default_port: u16) -> Result<u16, UriError> {
     if piece.text.is_empty() {
         return Ok(default_port);
     }
-    let digits = piece.text.bytes().all(|octet| octet.is_ascii_digit());
+    let digits = piece.text.bytes().all(|byte| byte.is_ascii_digit());
     let port = if digits {
         piece.text.parse().ok()
     } else {

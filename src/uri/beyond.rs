@@ -235,7 +235,7 @@ fn invalid_tls_values_are_refused_with_their_offset() {
 #[test]
 fn a19_paths_with_query_characters_round_trip() {
     for path in ["/a&b=c", "/a%b", "/a/@:?#", "C:\\certs\\é", "a+b"] {
-        let encoded: String = path.bytes().map(|octet| format!("%{octet:02x}")).collect();
+        let encoded: String = path.bytes().map(|byte| format!("%{byte:02x}")).collect();
         let text = format!(
             "amqps://h?cacertfile={encoded}&certfile={encoded}&keyfile={encoded}&password={encoded}"
         );

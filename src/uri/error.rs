@@ -84,12 +84,12 @@ pub enum UriError {
         at: usize,
     },
     /// A name is too long for the protocol, which stores the length of such names in one byte.
-    #[error("the {part} in the URI must have at most 255 bytes, got {octets}")]
+    #[error("the {part} in the URI must have at most 255 bytes, got {bytes}")]
     TooLong {
         /// The part.
         part: UriPart,
         /// Its length in bytes after percent-decoding.
-        octets: usize,
+        bytes: usize,
     },
     /// The host is neither a name nor an address.
     #[error(

@@ -55,20 +55,20 @@ impl<'a> Piece<'a> {
 
     /// Returns the percent-decoded text.
     pub(super) fn decode(self) -> Result<String, UriError> {
-        let mut octets = Vec::with_capacity(self.text.len());
+        let mut bytes = Vec::with_capacity(self.text.len());
         let mut rest = self.text.as_bytes();
         while let Some((&first, after_first)) = rest.split_first() {
-            let (octet, after) = match first {
+            let (byte, after) = match first {
                 b'%' => escaped(after_first).ok_or(UriError::BadEscape {
                     part: self.part,
                     at: self.at + (self.text.len() - rest.len()),
                 })?,
                 plain => (plain, after_first),
             };
-            octets.push(octet);
+            bytes.push(byte);
             rest = after;
         }
-        String::from_utf8(octets).map_err(|_| UriError::NotUtf8 {
+        String::from_utf8(bytes).map_err(|_| UriError::NotUtf8 {
             part: self.part,
             at: self.at,
         })
@@ -79,9 +79,9 @@ impl<'a> Piece<'a> {
         let name = self.decode()?;
         match name.len() {
             0..=255 => Ok(name),
-            octets => Err(UriError::TooLong {
+            bytes => Err(UriError::TooLong {
                 part: self.part,
-                octets,
+                bytes,
             }),
         }
     }
@@ -105,11 +105,11 @@ pub(super) struct Encoded<'a>(pub(super) &'a str);
 
 impl fmt::Display for Encoded<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.bytes().try_for_each(|octet| match octet {
+        self.0.bytes().try_for_each(|byte| match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                f.write_char(char::from(octet))
+                f.write_char(char::from(byte))
             }
-            _ => write!(f, "%{octet:02X}"),
+            _ => write!(f, "%{byte:02X}"),
         })
     }
 }

@@ -160,8 +160,8 @@ fn server_name_indication(value: Piece<'_>) -> Result<ServerNameIndication, UriE
     let is_name = (1..=253).contains(&name.len())
         && name
             .bytes()
-            .all(|octet| octet.is_ascii_alphanumeric() || b"-._".contains(&octet))
-        && name.bytes().any(|octet| octet.is_ascii_alphabetic());
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+        && name.bytes().any(|byte| byte.is_ascii_alphabetic());
     if !is_name {
         let expected = "a host name of ASCII letters, not an address, or disable";
         return Err(UriError::BadParameter {

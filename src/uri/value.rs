@@ -22,7 +22,7 @@ pub(super) fn number<T: FromStr>(
 ) -> Result<(), UriError> {
     // `parse` alone would accept a sign.
     let digits = value.decode()?;
-    let number = if digits.bytes().all(|octet| octet.is_ascii_digit()) {
+    let number = if digits.bytes().all(|byte| byte.is_ascii_digit()) {
         digits.parse().ok()
     } else {
         None

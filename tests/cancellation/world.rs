@@ -49,8 +49,8 @@ impl AsyncRead for Dripping {
             return Poll::Pending;
         }
         let read = Pin::new(&mut self.stream).poll_read(cx, &mut buffer[..most]);
-        let used = if let Poll::Ready(Ok(octets)) = read {
-            octets
+        let used = if let Poll::Ready(Ok(bytes)) = read {
+            bytes
         } else {
             0
         };
@@ -63,15 +63,15 @@ impl AsyncWrite for Dripping {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        octets: &[u8],
+        bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let most = self.take(octets.len());
+        let most = self.take(bytes.len());
         if most == 0 {
             return Poll::Pending;
         }
-        let written = Pin::new(&mut self.stream).poll_write(cx, &octets[..most]);
-        let used = if let Poll::Ready(Ok(octets)) = written {
-            octets
+        let written = Pin::new(&mut self.stream).poll_write(cx, &bytes[..most]);
+        let used = if let Poll::Ready(Ok(bytes)) = written {
+            bytes
         } else {
             0
         };

@@ -29,8 +29,8 @@ impl Read for Memory {
 }
 
 impl Write for Memory {
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        blocking(Pin::new(&mut self.0).poll_write(&mut Context::from_waker(Waker::noop()), octets))
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        blocking(Pin::new(&mut self.0).poll_write(&mut Context::from_waker(Waker::noop()), bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {

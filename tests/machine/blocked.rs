@@ -69,7 +69,7 @@ fn e36_delayed_publishes_leave_in_order_after_unblocked() {
 
 #[test]
 fn e36_delayed_publishes_are_bounded_and_timeouts_free_capacity() {
-    let mut peer = Peer::open(Options::default().max_outgoing_octets(1000).heartbeat(0));
+    let mut peer = Peer::open(Options::default().max_outgoing_bytes(1000).heartbeat(0));
     block(&mut peer);
     let mut delayed = Vec::new();
     loop {

@@ -12,8 +12,7 @@ use std::time::Duration;
 fn e47_outgoing_bytes_are_bounded_while_transport_accepts_none() {
     // A driver takes the state machine's output at each poll, even if the stream does not accept
     // it.
-    let (client, pipe, _clock, mut driver) =
-        opened(Options::default().max_outgoing_octets(1 << 20));
+    let (client, pipe, _clock, mut driver) = opened(Options::default().max_outgoing_bytes(1 << 20));
     pipe.script().stalled = true;
     let body = vec![7; 64 << 10];
     let mut accepted = 0;
@@ -38,7 +37,7 @@ fn e47_outgoing_bytes_are_bounded_while_transport_accepts_none() {
 #[test]
 fn e47_only_publishes_are_refused_at_the_bound() {
     let mut peer = Peer::tuned(
-        Options::default().max_outgoing_octets(1000),
+        Options::default().max_outgoing_bytes(1000),
         crate::peer::tune(0, 0, 4),
     );
     let (id, channel, tag) = peer.consumer(&consume("q"));
@@ -69,7 +68,7 @@ fn e47_only_publishes_are_refused_at_the_bound() {
 #[test]
 fn sums_of_shared_bodies_do_not_overflow() {
     // On a 32-bit target, 100 times 64 MiB exceeds `usize`.
-    let mut peer = Peer::open(Options::default().max_outgoing_octets(usize::MAX));
+    let mut peer = Peer::open(Options::default().max_outgoing_bytes(usize::MAX));
     let body = Bytes::from(vec![7; 64 << 20]);
     let mut accepted = 0;
     for _ in 0..100 {
@@ -117,7 +116,7 @@ fn v05_queued_requests_are_bounded_by_count_and_bytes() {
     // The same holds for a request and for a consumer.
     let mut peer = Peer::open(
         Options::default()
-            .max_outgoing_octets(100_000)
+            .max_outgoing_bytes(100_000)
             .request_channels(1)
             .channel_max(1),
     );
@@ -133,7 +132,7 @@ fn v05_queued_requests_are_bounded_by_count_and_bytes() {
     );
     let mut peer = Peer::open(
         Options::default()
-            .max_outgoing_octets(100_000)
+            .max_outgoing_bytes(100_000)
             .channel_max(1),
     );
     let _first = peer.machine.request(declare("q")).unwrap();
@@ -170,7 +169,7 @@ fn consume_may_be_as_large_as_a_frame() {
 
 #[test]
 fn bytes_of_sent_requests_do_not_add_up() {
-    let mut peer = Peer::open(Options::default().max_outgoing_octets(1000));
+    let mut peer = Peer::open(Options::default().max_outgoing_bytes(1000));
     for _ in 0..100 {
         let declared = peer.machine.request(declare("q")).unwrap();
         peer.serve();
@@ -188,7 +187,7 @@ fn bytes_of_sent_requests_do_not_add_up() {
 fn e46_reading_pauses_at_bound_and_resumes_at_half() {
     for options in [
         Options::default().max_buffered_deliveries(10),
-        Options::default().max_buffered_octets(10 * 132),
+        Options::default().max_buffered_bytes(10 * 132),
     ] {
         let mut peer = Peer::open(options);
         let (id, channel, tag) = peer.consumer(&consume("q"));
@@ -286,7 +285,7 @@ fn a12_replies_to_an_unreading_peers_flood_are_bounded() {
         )
         .repeat(1000),
     ] {
-        let mut peer = Peer::open(Options::default().max_outgoing_octets(100_000));
+        let mut peer = Peer::open(Options::default().max_outgoing_bytes(100_000));
         let _request = peer.machine.request(declare("q")).unwrap();
         peer.serve();
         let mut out = Outgoing::default();
@@ -348,7 +347,7 @@ fn fill(peer: &mut Peer, body: &[u8]) -> u64 {
 #[test]
 fn r8_stored_publishes_are_bounded_and_freed_when_confirmed() {
     let options = Options::default()
-        .max_outgoing_octets(10_000)
+        .max_outgoing_bytes(10_000)
         .recovery(Recovery::default().republish_unconfirmed(5));
     let mut peer = Peer::dialled(options);
     let body = [7; 1000];
@@ -475,7 +474,7 @@ fn abandoned_connects_are_forgotten() {
 fn expired_requests_free_their_bytes() {
     let seconds = Duration::from_secs;
     let options = Options::default()
-        .max_outgoing_octets(10_000)
+        .max_outgoing_bytes(10_000)
         .request_timeout(seconds(5))
         .handshake_timeout(seconds(600));
     let mut peer = Peer::new(options);
@@ -497,7 +496,7 @@ fn expired_requests_free_their_bytes() {
 #[test]
 fn consumer_that_starts_frees_its_bytes() {
     let options = Options::default()
-        .max_outgoing_octets(10_000)
+        .max_outgoing_bytes(10_000)
         .request_channels(2);
     let mut peer = Peer::tuned(options, tune(2, 131_072, 60));
     let name = "q".repeat(200);
@@ -519,7 +518,7 @@ fn consumer_that_starts_frees_its_bytes() {
 
 #[test]
 fn consumers_waiting_for_a_reconnect_count_once() {
-    let mut peer = Peer::undialled(Options::default().max_outgoing_octets(10_000));
+    let mut peer = Peer::undialled(Options::default().max_outgoing_bytes(10_000));
     let name = "q".repeat(200);
     let limit = accepted(|| peer.machine.consume(&consume(&name)));
     assert!((10..100).contains(&limit));

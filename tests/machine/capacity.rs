@@ -105,7 +105,7 @@ fn poll<F: Future>(future: std::pin::Pin<&mut F>, wakes: &Arc<Wakes>) -> Poll<F:
 #[test]
 fn waiting_for_capacity_ends_at_request_timeout() {
     // The stream accepts nothing, and no heartbeats would detect that.
-    let options = Options::default().max_outgoing_octets(1000).heartbeat(0);
+    let options = Options::default().max_outgoing_bytes(1000).heartbeat(0);
     let (client, pipe, clock, mut driver) = opened_without_heartbeats(options);
     pipe.script().stalled = true;
     let _first = client.basic_publish("", "q", vec![7; 2000]).send();
@@ -142,7 +142,7 @@ fn waiting_for_capacity_ends_at_request_timeout() {
 
 #[test]
 fn finished_wait_wakes_no_task() {
-    let options = Options::default().max_outgoing_octets(1000).heartbeat(0);
+    let options = Options::default().max_outgoing_bytes(1000).heartbeat(0);
     let (client, pipe, _clock, mut driver) = opened_without_heartbeats(options);
     pipe.script().stalled = true;
     let _first = client.basic_publish("", "q", vec![7; 2000]).send();
@@ -159,7 +159,7 @@ fn finished_wait_wakes_no_task() {
 
 #[test]
 fn capacity_that_comes_at_the_deadline_is_used() {
-    let options = Options::default().max_outgoing_octets(1000).heartbeat(0);
+    let options = Options::default().max_outgoing_bytes(1000).heartbeat(0);
     let (client, pipe, clock, mut driver) = opened_without_heartbeats(options);
     pipe.script().stalled = true;
     let _first = client.basic_publish("", "q", vec![7; 2000]).send();

@@ -29,7 +29,7 @@ fn nested(depth: usize) -> Vec<u8> {
         outer.insert("n", &table).unwrap();
         table = outer;
     }
-    let mut bytes = table.as_ref().as_octets().to_vec();
+    let mut bytes = table.as_ref().as_bytes().to_vec();
     for _ in MAX_NESTING..depth {
         let mut outer = vec![1, b'n', b'F'];
         outer.extend(u32::try_from(bytes.len()).unwrap().to_be_bytes());
@@ -117,11 +117,11 @@ fn m07_names_and_texts_need_not_be_utf8() {
     let headers = message.headers().unwrap();
     let (name, value) = headers.iter().next().unwrap();
     assert_eq!(
-        (name.as_octets(), value),
+        (name.as_bytes(), value),
         (&b"\xff\xfe"[..], Value::String(b"\xfd\xfc"))
     );
     assert_eq!(
-        (name.as_str(), value.as_str(), value.as_octets()),
+        (name.as_str(), value.as_str(), value.as_bytes()),
         (None, None, Some(&b"\xfd\xfc"[..]))
     );
     assert_eq!(headers.get("a"), Some(Value::Void));

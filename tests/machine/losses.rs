@@ -22,7 +22,7 @@ fn arguments(sent: &[Sent]) -> Vec<Vec<u8>> {
     let declared = sent.iter().filter(|sent| sent.is(queue::Declare::ID));
     declared
         .map(|sent| match sent.method() {
-            Method::Queue(queue::Method::Declare(it)) => it.arguments.as_octets().to_vec(),
+            Method::Queue(queue::Method::Declare(it)) => it.arguments.as_bytes().to_vec(),
             other => panic!("{other:?}"),
         })
         .collect()
@@ -144,7 +144,7 @@ fn s18_s25_queue_is_restored_with_flags_and_arguments() {
     }
     peer.reconnect();
     let sent = peer.serve();
-    assert_eq!(arguments(&sent), [&[], table.as_ref().as_octets()]);
+    assert_eq!(arguments(&sent), [&[], table.as_ref().as_bytes()]);
     let kinds: Vec<_> = sent
         .iter()
         .filter(|sent| sent.is(queue::Declare::ID))

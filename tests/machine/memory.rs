@@ -139,7 +139,7 @@ fn a02_announced_body_at_our_limit_allocates_nothing() {
 
 /// Returns consumers, each with the channel on which its first delivery has begun.
 fn begun(channels: usize, bound: usize) -> (Peer, Vec<u16>) {
-    let mut peer = Peer::open(Options::default().max_buffered_octets(bound));
+    let mut peer = Peer::open(Options::default().max_buffered_bytes(bound));
     let mut numbers = Vec::new();
     for _ in 0..channels {
         let (_, channel, tag) = peer.consumer(&consume("q"));
@@ -504,7 +504,7 @@ fn s62_slow_consumer_of_million_deliveries_stays_bounded() {
         // A delivery is counted by its bytes, and these have few.
         4 * BOUND,
         || {
-            let mut peer = Peer::open(Options::default().max_buffered_octets(BOUND as usize));
+            let mut peer = Peer::open(Options::default().max_buffered_bytes(BOUND as usize));
             let mut it = consume("q");
             it.no_ack = true;
             let (id, channel, tag) = peer.consumer(&it);
@@ -552,7 +552,7 @@ fn e47_peer_that_reads_nothing_costs_bounded_memory() {
         "e47_peer_that_reads_nothing_costs_bounded_memory",
         3 * BOUND as u64,
         || {
-            let mut peer = Peer::open(Options::default().max_outgoing_octets(BOUND));
+            let mut peer = Peer::open(Options::default().max_outgoing_bytes(BOUND));
             let _first = peer.machine.publish(&publish("", "x")).unwrap();
             peer.serve();
             (peer, vec![7; 1000])

@@ -59,9 +59,9 @@ fn a18_short_string_has_at_most_255_bytes() {
     for text in too_long() {
         assert_eq!(
             ShortStr::new(&text),
-            Err(EncodeError::ShortStrTooLong { octets: text.len() })
+            Err(EncodeError::ShortStrTooLong { bytes: text.len() })
         );
-        assert!(ShortStr::from_octets(text.as_bytes()).is_err());
+        assert!(ShortStr::from_bytes(text.as_bytes()).is_err());
         assert!(Table::new().insert(&text, 1).is_err());
     }
 }

@@ -33,7 +33,7 @@ fn body(peer: &mut Peer, consumer: ConsumerId) -> Result<usize, u64> {
 
 #[test]
 fn largest_partly_received_content_is_drained() {
-    let options = Options::default().max_buffered_octets(100 * KIB);
+    let options = Options::default().max_buffered_bytes(100 * KIB);
     let (mut peer, consumers) = begun(options, 3, 60 * KIB as u64);
     let [small, large, late] = [0, 1, 2].map(|place| consumers[place]);
     peer.feed(&raw(3, small.1, &[1; 30 * KIB]));
@@ -51,7 +51,7 @@ fn largest_partly_received_content_is_drained() {
 #[test]
 fn single_content_may_reach_the_message_size() {
     let (mut peer, consumers) = begun(
-        Options::default().max_buffered_octets(10 * KIB),
+        Options::default().max_buffered_bytes(10 * KIB),
         1,
         90 * KIB as u64,
     );
@@ -61,7 +61,7 @@ fn single_content_may_reach_the_message_size() {
 
 #[test]
 fn contents_that_end_count_no_longer() {
-    let options = Options::default().max_buffered_octets(100 * KIB);
+    let options = Options::default().max_buffered_bytes(100 * KIB);
     let (mut peer, consumers) = begun(options, 3, 60 * KIB as u64);
     let [ended, first, second] = [0, 1, 2].map(|place| consumers[place]);
     peer.feed(&raw(3, ended.1, &[2; 50 * KIB]));
@@ -80,7 +80,7 @@ fn contents_that_end_count_no_longer() {
 #[test]
 fn content_of_an_overdue_get_counts_no_longer() {
     let options = Options::default()
-        .max_buffered_octets(100 * KIB)
+        .max_buffered_bytes(100 * KIB)
         .heartbeat(0);
     let mut peer = Peer::tuned(options, tune(2047, 131_072, 0));
     let (id, channel, tag) = peer.consumer(&consume("q"));

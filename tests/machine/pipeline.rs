@@ -111,6 +111,6 @@ fn pipeline_without_prefetch_count_does_not_stall() {
 
 #[test]
 fn pipeline_stalls_once_however_often_reading_pauses() {
-    let options = Options::default().max_buffered_octets(4 << 20);
+    let options = Options::default().max_buffered_bytes(4 << 20);
     assert_eq!(pipeline(600, options), 1);
 }

@@ -56,7 +56,7 @@ fn exclusive(queue: &str) -> Consume<'_> {
 
 /// Returns `true` for a consume of this queue.
 fn is_consume_of(queue: &str, sent: &Sent) -> bool {
-    let is_it = |it: basic::Consume<'_>| it.queue.as_octets() == queue.as_bytes();
+    let is_it = |it: basic::Consume<'_>| it.queue.as_bytes() == queue.as_bytes();
     sent.kind == FrameKind::Method
         && matches!(sent.method(), Method::Basic(basic::Method::Consume(it)) if is_it(it))
 }

@@ -26,7 +26,7 @@ fn refuse_q(peer: &mut Peer) {
 }
 
 fn is_consume_of_q(method: &Method<'_>) -> bool {
-    matches!(method, Method::Basic(basic::Method::Consume(it)) if it.queue.as_octets() == b"q")
+    matches!(method, Method::Basic(basic::Method::Consume(it)) if it.queue.as_bytes() == b"q")
 }
 
 /// Returns a client with at most `max` channels, whose consumer of `q` was refused after a loss.

@@ -156,7 +156,7 @@ fn consumers_starting_beside_a_poisoned_one_survive() {
     reconnect(&mut peer);
     while !matches!(peer.machine.state(), ConnectionState::Open) {
         for sent in peer.take() {
-            let is_poison = |it: basic::Consume<'_>| it.queue.as_octets() == b"poison";
+            let is_poison = |it: basic::Consume<'_>| it.queue.as_bytes() == b"poison";
             match sent.kind {
                 _ if peer.machine.is_down() => {}
                 puka::protocol::FrameKind::Method => match sent.method() {

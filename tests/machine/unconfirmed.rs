@@ -181,7 +181,7 @@ fn blocked_publish_without_confirm_times_out() {
 fn publishes_without_confirms_are_bounded_by_bytes_only() {
     let options = Options::default()
         .max_publishes_in_flight(1)
-        .max_outgoing_octets(10_000);
+        .max_outgoing_bytes(10_000);
     let mut peer = Peer::open(options);
     let body = [7; 900];
     let sent = (0..100)

@@ -347,7 +347,7 @@ impl Plan {
             .close_timeout(self.close_timeout())
             .handshake_timeout(self.handshake_timeout())
             .heartbeat(self.heartbeat())
-            .max_outgoing_octets(self.outgoing_bytes())
+            .max_outgoing_bytes(self.outgoing_bytes())
             .frame_max(if self.has(Feature::SmallFrames) {
                 4096
             } else {
@@ -359,7 +359,7 @@ impl Plan {
                 .max_publishes_in_flight(random.within(2..20))
                 .max_requests(random.within(2..10))
                 .max_buffered_deliveries(random.within(2..10))
-                .max_buffered_octets(if self.planted_fault == PlantedFault::UnboundContents {
+                .max_buffered_bytes(if self.planted_fault == PlantedFault::UnboundContents {
                     64 << 20
                 } else {
                     self.buffered_bytes()
@@ -407,7 +407,7 @@ impl Plan {
             delivery_limit: self.has(Feature::Expel).then_some(100),
             coalesce_confirms: !self.has(Feature::ApartConfirms),
             published_log: usize::MAX,
-            published_log_octets: usize::MAX,
+            published_log_bytes: usize::MAX,
             seed: self.seed,
             ..Config::default()
         }

@@ -40,15 +40,15 @@ fn nest(kind: Nest, depth: usize) -> Vec<u8> {
             Some(length)
         })
         .collect();
-    let mut octets = Vec::new();
+    let mut bytes = Vec::new();
     for (level, length) in lengths.into_iter().rev().enumerate() {
         if level == 0 || !is_array(level - 1) {
-            octets.extend([1, b'k']);
+            bytes.extend([1, b'k']);
         }
-        octets.push(if is_array(level) { b'A' } else { b'F' });
-        octets.extend(u32::try_from(length).unwrap().to_be_bytes());
+        bytes.push(if is_array(level) { b'A' } else { b'F' });
+        bytes.extend(u32::try_from(length).unwrap().to_be_bytes());
     }
-    octets
+    bytes
 }
 
 fn depth_of(table: TableRef<'_>) -> usize {
@@ -115,12 +115,12 @@ fn a14_nesting_limit_is_exact_on_a_small_stack() {
     with_little_stack(|| {
         for kind in [Nest::Tables, Nest::Arrays, Nest::Mixed] {
             for depth in [0, 1, 31, 32, 33, 34, 100, 5_000, 20_000] {
-                let octets = nest(kind, depth);
+                let bytes = nest(kind, depth);
                 let expected = match depth {
                     0..=MAX_NESTING => Ok(()),
                     _ => Err(DecodeError::NestingTooDeep { limit: MAX_NESTING }),
                 };
-                for found in read_everywhere(&octets) {
+                for found in read_everywhere(&bytes) {
                     assert_eq!(found, expected, "{kind:?} {depth}");
                 }
             }
@@ -132,8 +132,8 @@ fn a14_nesting_limit_is_exact_on_a_small_stack() {
 fn a14_deepest_table_works_on_a_small_stack() {
     with_little_stack(|| {
         for kind in [Nest::Tables, Nest::Arrays, Nest::Mixed] {
-            let octets = nest(kind, MAX_NESTING);
-            let table = TableRef::new(&octets).unwrap();
+            let bytes = nest(kind, MAX_NESTING);
+            let table = TableRef::new(&bytes).unwrap();
             assert_eq!(depth_of(table), MAX_NESTING);
             assert!(table.is_finite());
             assert_eq!(
@@ -141,7 +141,7 @@ fn a14_deepest_table_works_on_a_small_stack() {
                 MAX_NESTING + 1
             );
             assert!(!format!("{table:#?}").is_empty());
-            let header = raw_header(0x2000, &counted(&octets));
+            let header = raw_header(0x2000, &counted(&bytes));
             assert!(!format!("{:?}", ContentHeader::decode(&header).unwrap()).is_empty());
             let mut around = Table::new();
             let refused = EncodeError::NestingTooDeep { limit: MAX_NESTING };
@@ -174,11 +174,11 @@ fn a14_random_nests_are_refused_exactly_beyond_the_limit() {
 }
 
 /// Returns the shortest time of several reads.
-fn least_time(octets: &[u8]) -> Duration {
+fn least_time(bytes: &[u8]) -> Duration {
     (0..7)
         .map(|_| {
             let start = Instant::now();
-            TableRef::new(octets).unwrap();
+            TableRef::new(bytes).unwrap();
             start.elapsed()
         })
         .min()
@@ -190,11 +190,11 @@ fn a15_reading_time_is_linear() {
     // At the maximum depth with all bytes at the bottom, where a copy for each level would cost
     // most.
     let deep = |entries: usize| {
-        let mut octets = entry(b't', &[1]).repeat(entries);
+        let mut bytes = entry(b't', &[1]).repeat(entries);
         for _ in 0..MAX_NESTING {
-            octets = entry(b'F', &counted(&octets));
+            bytes = entry(b'F', &counted(&bytes));
         }
-        octets
+        bytes
     };
     // And wide: many containers in a row, each with one inside.
     let wide =
@@ -216,12 +216,12 @@ fn a15_reading_time_is_linear() {
 #[test]
 fn a15_content_beyond_the_nesting_limit_is_not_read() {
     // The content of the innermost container is invalid, too, but is never reached.
-    let mut octets = entry(b'Z', b"");
+    let mut bytes = entry(b'Z', b"");
     for _ in 0..5_000 {
-        octets = entry(b'F', &counted(&octets));
+        bytes = entry(b'F', &counted(&bytes));
     }
     assert_eq!(
-        TableRef::new(&octets),
+        TableRef::new(&bytes),
         Err(DecodeError::NestingTooDeep { limit: MAX_NESTING })
     );
 }
@@ -277,9 +277,9 @@ fn a18_short_string_above_255_bytes_is_refused() {
         (258, "漢".repeat(86)),
         (256, "🐇".repeat(64)),
     ] {
-        let refused = EncodeError::ShortStrTooLong { octets: length };
+        let refused = EncodeError::ShortStrTooLong { bytes: length };
         assert_eq!(ShortStr::new(&text), Err(refused.clone()));
-        assert_eq!(ShortStr::from_octets(text.as_bytes()), Err(refused.clone()));
+        assert_eq!(ShortStr::from_bytes(text.as_bytes()), Err(refused.clone()));
         let mut table = Table::new();
         table.insert("before", true).unwrap();
         assert_eq!(table.insert(&text, true), Err(refused));
@@ -304,8 +304,8 @@ fn a23_array_length_beyond_the_table_is_refused() {
 
 #[test]
 fn a23_array_of_voids_has_one_value_a_byte() {
-    let octets = entry(b'A', &counted(&[b'V'; 65_536]));
-    let table = TableRef::new(&octets).unwrap();
+    let bytes = entry(b'A', &counted(&[b'V'; 65_536]));
+    let table = TableRef::new(&bytes).unwrap();
     let Some(Value::Array(array)) = table.get("k") else {
         panic!("the entry is not an array")
     };
@@ -361,11 +361,11 @@ fn a29_table_of_a_stored_payload_is_unchanged() {
 fn a33_header_name_above_128_bytes_is_read() {
     for length in [127, 128, 129, 200, 255] {
         let name = "n".repeat(length);
-        let mut octets = vec![u8::try_from(length).unwrap()];
-        octets.extend(name.as_bytes());
-        octets.extend([b't', 1]);
-        assert!(read_everywhere(&octets).iter().all(Result::is_ok));
-        let table = counted(&octets);
+        let mut bytes = vec![u8::try_from(length).unwrap()];
+        bytes.extend(name.as_bytes());
+        bytes.extend([b't', 1]);
+        assert!(read_everywhere(&bytes).iter().all(Result::is_ok));
+        let table = counted(&bytes);
         assert_eq!(
             read_table(&table).unwrap().get(&name),
             Some(Value::Bool(true))

@@ -52,12 +52,12 @@ fn folder(target: &str) -> PathBuf {
 
 /// Returns the seeds of a vector: the targets and their inputs.
 fn seeds(vector: &Vector) -> Vec<(&'static str, Vec<u8>)> {
-    let octets = vector.octets();
+    let bytes = vector.bytes();
     match vector.text("feed").unwrap() {
-        "table" => vec![("table", octets.get(4..).unwrap_or_default().to_vec())],
-        "frames" => vec![("frame", [&[0, 7, 7, 1], &octets[..]].concat())],
+        "table" => vec![("table", bytes.get(4..).unwrap_or_default().to_vec())],
+        "frames" => vec![("frame", [&[0, 7, 7, 1], &bytes[..]].concat())],
         "frame" => {
-            let (frames, error, _) = decode_stream(&octets, FRAME_MAX);
+            let (frames, error, _) = decode_stream(&bytes, FRAME_MAX);
             match frames.first() {
                 Some(frame) if frame.kind == FrameKind::Method => {
                     vec![("method", frame.payload.clone())]
@@ -65,7 +65,7 @@ fn seeds(vector: &Vector) -> Vec<(&'static str, Vec<u8>)> {
                 Some(frame) if frame.kind == FrameKind::Header => {
                     vec![("properties", frame.payload.clone())]
                 }
-                None if error.is_some() => vec![("frame", [&[0, 7, 7, 1], &octets[..]].concat())],
+                None if error.is_some() => vec![("frame", [&[0, 7, 7, 1], &bytes[..]].concat())],
                 _ => Vec::new(),
             }
         }
@@ -87,9 +87,9 @@ fn all_seeds() -> BTreeMap<(&'static str, String), Vec<u8>> {
         {
             continue;
         }
-        for (target, octets) in seeds(&vector) {
-            if octets.len() <= LARGEST {
-                all.insert((target, vector.name().replace('/', "-")), octets);
+        for (target, bytes) in seeds(&vector) {
+            if bytes.len() <= LARGEST {
+                all.insert((target, vector.name().replace('/', "-")), bytes);
             }
         }
     }
@@ -98,16 +98,16 @@ fn all_seeds() -> BTreeMap<(&'static str, String), Vec<u8>> {
 
 #[test]
 fn seeds_equal_the_vectors() {
-    for ((target, name), octets) in all_seeds() {
+    for ((target, name), bytes) in all_seeds() {
         let path = folder(target).join(name);
         if std::env::var_os("PUKA_WRITE_CORPUS").is_some() {
             fs::create_dir_all(folder(target)).unwrap();
-            fs::write(&path, &octets).unwrap();
+            fs::write(&path, &bytes).unwrap();
         }
         let found = fs::read(&path).unwrap_or_default();
         assert_eq!(
             found,
-            octets,
+            bytes,
             "{}: write it again with PUKA_WRITE_CORPUS=1",
             path.display()
         );
@@ -146,13 +146,13 @@ fn random_choices_find_nothing() {
     for seed in seeds {
         for (target, body) in OF_CHOICES {
             println!("{target}: PUKA_SEED={seed}");
-            body(&random_octets(seed));
+            body(&random_bytes(seed));
         }
     }
 }
 
 /// Returns up to 700 bytes, the same for the same seed: xorshift64*.
-fn random_octets(seed: u64) -> Vec<u8> {
+fn random_bytes(seed: u64) -> Vec<u8> {
     let mut state = (seed + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let mut next = || {
         state ^= state >> 12;

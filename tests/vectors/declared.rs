@@ -205,7 +205,7 @@ fn frame_constants_match_the_spec() {
     assert_eq!(spec["content"]["class"], json!(60));
     assert_eq!(ContentHeader::PROPERTY_LIST, 2 + 2 + 8);
     let header: String = ProtocolHeader::AMQP_0_9_1
-        .to_octets()
+        .to_bytes()
         .iter()
         .map(|octet| format!("{octet:02x}"))
         .collect();

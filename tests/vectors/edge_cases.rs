@@ -11,7 +11,7 @@ use puka::protocol::{
 fn written<'v>(value: impl Into<Value<'v>>) -> Vec<u8> {
     let mut table = Table::new();
     table.insert("k", value).unwrap();
-    table.as_ref().as_octets().to_vec()
+    table.as_ref().as_bytes().to_vec()
 }
 
 #[test]
@@ -42,15 +42,15 @@ fn e09_empty_property_differs_from_an_absent_one() {
     );
     empty.content_type = Some(ShortStr::EMPTY);
     empty.headers = Some(TableRef::EMPTY.into());
-    let octets = raw_header(0xA000, &hex("00 00000000"));
+    let bytes = raw_header(0xA000, &hex("00 00000000"));
     assert_eq!(
         header_payload(&ContentHeader {
             body_size: 0,
             properties: empty
         }),
-        octets
+        bytes
     );
-    let read = ContentHeader::decode(&octets).unwrap().properties;
+    let read = ContentHeader::decode(&bytes).unwrap().properties;
     assert_eq!(
         (read.content_type, read.content_encoding),
         (Some(ShortStr::EMPTY), None)
@@ -74,7 +74,7 @@ fn e10_bad_headers_leave_other_properties_readable() {
         Err(DecodeError::UnknownFieldTag { tag: b'Z', at: 2 })
     );
     assert_eq!(
-        headers.as_octets(),
+        headers.as_bytes(),
         hex("016b5a"),
         "the received bytes must be accessible"
     );
@@ -88,12 +88,12 @@ fn e10_bad_headers_leave_other_properties_readable() {
 fn e16_names_of_every_length_are_read() {
     for length in 0..=255_u8 {
         let name = "n".repeat(length.into());
-        let octets = [&[length][..], name.as_bytes(), b"V"].concat();
-        let table = TableRef::new(&octets).unwrap();
+        let bytes = [&[length][..], name.as_bytes(), b"V"].concat();
+        let table = TableRef::new(&bytes).unwrap();
         assert_eq!(table.get(&name), Some(Value::Void));
         let mut built = Table::new();
         built.insert(&name, ()).unwrap();
-        assert_eq!(built.as_ref().as_octets(), octets);
+        assert_eq!(built.as_ref().as_bytes(), bytes);
     }
 }
 
@@ -103,7 +103,7 @@ fn e16_look_up_finds_the_first_of_equal_names() {
     for (name, value) in [("b", 1), ("a", 2), ("b", 3), ("a", 4)] {
         table.insert(name, value).unwrap();
     }
-    let read = TableRef::new(table.as_ref().as_octets()).unwrap();
+    let read = TableRef::new(table.as_ref().as_bytes()).unwrap();
     let names: Vec<_> = read
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_i64()))
@@ -203,7 +203,7 @@ fn e16_table_shorter_than_its_length_is_refused() {
     );
     assert_eq!(
         read_table(&hex("00000000 00")),
-        Err(DecodeError::TrailingOctets { at: 4 })
+        Err(DecodeError::TrailingBytes { at: 4 })
     );
 }
 
@@ -214,7 +214,7 @@ fn e17_every_tag_is_written_as_rabbitmq_writes_it() {
     array.push("a").unwrap();
     let mut table = Table::new();
     table.insert("i", -2_i64).unwrap();
-    for (value, octets) in [
+    for (value, bytes) in [
         (Value::Bool(true), "74 01"),
         (Value::Bool(false), "74 00"),
         (Value::I8(-1), "62 ff"),
@@ -246,9 +246,9 @@ fn e17_every_tag_is_written_as_rabbitmq_writes_it() {
         ),
         (Value::Void, "56"),
     ] {
-        let octets = [hex("016b"), hex(octets)].concat();
-        assert_eq!(written(value), octets);
-        let read = TableRef::new(&octets).unwrap();
+        let bytes = [hex("016b"), hex(bytes)].concat();
+        assert_eq!(written(value), bytes);
+        let read = TableRef::new(&bytes).unwrap();
         assert_eq!(read.get("k").map(Node::of), Some(Node::of(value)));
     }
 }
@@ -256,7 +256,7 @@ fn e17_every_tag_is_written_as_rabbitmq_writes_it() {
 #[test]
 fn e17_rust_types_have_their_own_tags() {
     let (text, table, array) = ("text".to_owned(), Table::new(), Array::new());
-    for (octets, tag) in [
+    for (bytes, tag) in [
         (written(true), b't'),
         (written(1_i8), b'b'),
         (written(1_u8), b'B'),
@@ -276,13 +276,13 @@ fn e17_rust_types_have_their_own_tags() {
         (written(array.as_ref()), b'A'),
         (written(()), b'V'),
     ] {
-        assert_eq!(octets[2], tag, "{octets:x?}");
+        assert_eq!(bytes[2], tag, "{bytes:x?}");
     }
 }
 
 #[test]
 fn e17_decode_only_tags_are_decoded() {
-    for (octets, value, back) in [
+    for (bytes, value, back) in [
         ("55 fffb", Value::I16(-5), "73 fffb"),
         ("4c ffffffffffffffff", Value::I64(-1), "6c ffffffffffffffff"),
         (
@@ -293,8 +293,8 @@ fn e17_decode_only_tags_are_decoded() {
         ("74 02", Value::Bool(true), "74 01"),
         ("74 ff", Value::Bool(true), "74 01"),
     ] {
-        let octets = [hex("016b"), hex(octets)].concat();
-        let read = TableRef::new(&octets).unwrap().get("k").unwrap();
+        let bytes = [hex("016b"), hex(bytes)].concat();
+        let read = TableRef::new(&bytes).unwrap().get("k").unwrap();
         assert_eq!(read, value);
         assert_eq!(
             written(read),
@@ -323,15 +323,15 @@ fn e17_floats_keep_every_bit() {
         1,
         0x8000_0000_0000_0000,
     ] {
-        let octets = written(f64::from_bits(bits));
-        let Some(Value::F64(read)) = TableRef::new(&octets).unwrap().get("k") else {
+        let bytes = written(f64::from_bits(bits));
+        let Some(Value::F64(read)) = TableRef::new(&bytes).unwrap().get("k") else {
             panic!("the entry is not a float")
         };
         assert_eq!(read.to_bits(), bits);
     }
     for bits in [0x7FC0_0001, 0xFF80_0000, 1, 0x8000_0000] {
-        let octets = written(f32::from_bits(bits));
-        let Some(Value::F32(read)) = TableRef::new(&octets).unwrap().get("k") else {
+        let bytes = written(f32::from_bits(bits));
+        let Some(Value::F32(read)) = TableRef::new(&bytes).unwrap().get("k") else {
             panic!("the entry is not a float")
         };
         assert_eq!(read.to_bits(), bits);

@@ -71,7 +71,7 @@ fn kind(error: DecodeError) -> &'static str {
         DecodeError::HeartbeatChannel(_) => "heartbeat_channel",
         DecodeError::HeartbeatPayload(_) => "heartbeat_payload",
         DecodeError::TruncatedPayload { .. } => "truncated_payload",
-        DecodeError::TrailingOctets { .. } => "trailing_bytes",
+        DecodeError::TrailingBytes { .. } => "trailing_bytes",
         DecodeError::UnknownMethod(_) => "unknown_method",
         DecodeError::BadTable { .. } => "bad_table",
         DecodeError::UnknownFieldTag { .. } => "unknown_field_tag",
@@ -91,7 +91,7 @@ fn meaning(frame: &OwnedFrame) -> Result<Meaning, DecodeError> {
     } = frame;
     Ok(match kind {
         FrameKind::ProtocolHeader => {
-            Meaning::ProtocolHeader(ProtocolHeader::from_octets(payload).unwrap())
+            Meaning::ProtocolHeader(ProtocolHeader::from_bytes(payload).unwrap())
         }
         FrameKind::Method => {
             let method = Method::decode(payload)?;
@@ -166,7 +166,7 @@ fn properties(json: &Json) -> Fields {
 fn encode(meaning: &Meaning) -> Vec<u8> {
     let mut out = Vec::new();
     match meaning {
-        Meaning::ProtocolHeader(header) => out.extend(header.to_octets()),
+        Meaning::ProtocolHeader(header) => out.extend(header.to_bytes()),
         Meaning::Method(channel, id, fields) => {
             frame::method(&mut out, *channel, FRAME_MAX, &build(*id, fields)).unwrap();
         }
@@ -190,8 +190,8 @@ fn encode(meaning: &Meaning) -> Vec<u8> {
 
 /// Returns the decoded frames, the error after them or in one of them, and how many bytes are
 /// pending.
-fn read(octets: &[u8], frame_max: u32) -> (Vec<Meaning>, Option<DecodeError>, usize) {
-    let (frames, error, pending) = decode_stream(octets, frame_max);
+fn read(bytes: &[u8], frame_max: u32) -> (Vec<Meaning>, Option<DecodeError>, usize) {
+    let (frames, error, pending) = decode_stream(bytes, frame_max);
     let mut meanings = Vec::new();
     for frame in &frames {
         match meaning(frame) {
@@ -208,12 +208,12 @@ fn is_table(vector: &Vector) -> bool {
 
 fn refused(vector: &Vector) -> Option<&'static str> {
     if is_table(vector) {
-        return read_table(&vector.octets()).err().map(kind);
+        return read_table(&vector.bytes()).err().map(kind);
     }
     let frame_max = vector
         .number("frame_max")
         .map_or(FRAME_MAX, |max| max.try_into().unwrap());
-    read(&vector.octets(), frame_max).1.map(kind)
+    read(&vector.bytes(), frame_max).1.map(kind)
 }
 
 fn stated_entries(vector: &Vector) -> Entries {
@@ -223,13 +223,13 @@ fn stated_entries(vector: &Vector) -> Entries {
 /// Checks that the bytes decode to the stated value, and that the value encodes to them if the
 /// vector says so.
 fn check_value(vector: &Vector) {
-    let octets = vector.octets();
+    let bytes = vector.bytes();
     if is_table(vector) {
         let stated = stated_entries(vector);
-        assert_eq!(super::sample::entries(read_table(&octets).unwrap()), stated);
+        assert_eq!(super::sample::entries(read_table(&bytes).unwrap()), stated);
         if vector.round_trips() {
             let table: Table = table(&stated).unwrap();
-            assert_eq!(super::tools::counted(table.as_ref().as_octets()), octets);
+            assert_eq!(super::tools::counted(table.as_ref().as_bytes()), bytes);
         }
         return;
     }
@@ -242,22 +242,22 @@ fn check_value(vector: &Vector) {
             .collect(),
         None => vec![stated_meaning(&vector.0["value"])],
     };
-    let (found, error, pending) = read(&octets, FRAME_MAX);
+    let (found, error, pending) = read(&bytes, FRAME_MAX);
     assert_eq!((&found, error, pending), (&stated, None, 0));
     if vector.round_trips() || vector.0.get("frames").is_some() {
-        assert_eq!(stated.iter().flat_map(encode).collect::<Vec<u8>>(), octets);
+        assert_eq!(stated.iter().flat_map(encode).collect::<Vec<u8>>(), bytes);
     }
 }
 
 fn check_need_more(vector: &Vector) {
-    let octets = vector.octets();
-    let (frames, error, pending) = read(&octets, FRAME_MAX);
+    let bytes = vector.bytes();
+    let (frames, error, pending) = read(&bytes, FRAME_MAX);
     let whole = usize::try_from(vector.number("complete_frames").unwrap_or(0)).unwrap();
     assert_eq!((frames.len(), error), (whole, None));
     let decoded: usize = frames.iter().map(|frame| encode(frame).len()).sum();
     assert_eq!(
         pending,
-        octets.len() - decoded,
+        bytes.len() - decoded,
         "the bytes of an incomplete frame must be kept"
     );
 }
@@ -266,12 +266,12 @@ fn check_need_more(vector: &Vector) {
 fn check_response(vector: &Vector, all: &[Vector]) {
     let carrier = vector.name().replace("/response/", "/frame/");
     let carrier = all.iter().find(|other| other.name() == carrier).unwrap();
-    let (frames, ..) = decode_stream(&carrier.octets(), FRAME_MAX);
+    let (frames, ..) = decode_stream(&carrier.bytes(), FRAME_MAX);
     let Meaning::Method(_, id, fields) = meaning(&frames[0]).unwrap() else {
         panic!("the frame is not a method")
     };
     let response = fields.find::<&[u8]>("response").unwrap();
-    assert_eq!(response, vector.octets());
+    assert_eq!(response, vector.bytes());
     let mechanism = match vector.name().rsplit('/').next().unwrap() {
         "cr-demo-1" => "RABBIT-CR-DEMO",
         "cr-demo-2" => return assert_eq!(id.to_string(), "connection.secure-ok"),
@@ -357,7 +357,7 @@ fn undecided_vectors_decode_as_decided() {
     else {
         panic!("expected consume-ok")
     };
-    assert_eq!(ok.consumer_tag.as_octets(), [0xFF, 0xFE]);
+    assert_eq!(ok.consumer_tag.as_bytes(), [0xFF, 0xFE]);
     assert_eq!(
         (
             ok.consumer_tag.as_str(),
@@ -368,7 +368,7 @@ fn undecided_vectors_decode_as_decided() {
     let name = super::tools::hex("00000003 01ff56");
     let (name, value) = read_table(&name).unwrap().iter().next().unwrap();
     assert_eq!(
-        (name.as_octets(), value),
+        (name.as_bytes(), value),
         (&[0xFF][..], puka::protocol::Value::Void)
     );
     let tag = super::tools::hex("00000005 016b55 0005");

@@ -148,9 +148,9 @@ fn a28_short_string_above_127_bytes_is_read() {
             exchange: ShortStr::EMPTY,
             routing_key: text,
         };
-        let octets = method_payload(&deliver);
-        assert_eq!(octets[4..6], [text.len().try_into().unwrap(), b'k']);
-        assert_eq!(Method::decode(&octets), Ok(deliver.into()));
+        let bytes = method_payload(&deliver);
+        assert_eq!(bytes[4..6], [text.len().try_into().unwrap(), b'k']);
+        assert_eq!(Method::decode(&bytes), Ok(deliver.into()));
     }
 }
 
@@ -220,10 +220,10 @@ fn e01_wrong_frame_end_ends_the_stream() {
 fn e02_frame_above_the_limit_is_refused_early() {
     for (kind, limit) in [(1, UNSPLIT_FRAME_MAX), (2, UNSPLIT_FRAME_MAX), (3, 4096)] {
         let mut decoder = tuned(4096);
-        let octets = announced(kind, 1, limit - 7);
-        decoder.extend(&octets[..6]);
+        let bytes = announced(kind, 1, limit - 7);
+        decoder.extend(&bytes[..6]);
         assert!(decoder.next_frame().unwrap().is_none());
-        decoder.extend(&octets[6..]);
+        decoder.extend(&bytes[6..]);
         let error = decoder.next_frame().unwrap_err();
         assert_eq!(
             error,
@@ -310,13 +310,13 @@ fn e11_large_methods_and_headers_have_their_own_limit() {
         body_size: 1,
         properties,
     });
-    let octets = raw_frame(2, 1, &header);
+    let bytes = raw_frame(2, 1, &header);
     assert_eq!(
-        octets.len(),
+        bytes.len(),
         100_908,
         "the size that a consumer with a frame_max of 4096 received"
     );
-    let (frames, error, _) = decode_stream(&octets, 4096);
+    let (frames, error, _) = decode_stream(&bytes, 4096);
     assert_eq!((frames[0].payload.len(), error), (header.len(), None));
     let decoded = ContentHeader::decode(&frames[0].payload).unwrap();
     assert_eq!(
@@ -369,7 +369,7 @@ fn e11_method_larger_than_a_frame_is_not_written() {
     for (write, whole) in writes {
         let mut out = b"before".to_vec();
         let refused = EncodeError::FrameTooLarge {
-            octets: whole.try_into().unwrap(),
+            bytes: whole.try_into().unwrap(),
             limit: whole - 1,
         };
         assert_eq!(write(&mut out, whole - 1), Err(refused));
@@ -385,14 +385,14 @@ fn e13_heartbeat_is_empty_and_on_channel_0() {
     let mut out = Vec::new();
     frame::heartbeat(&mut out);
     assert_eq!(out, hex("08 0000 00000000 ce"));
-    for (octets, refused) in [
+    for (bytes, refused) in [
         ("08 0001 00000000", DecodeError::HeartbeatChannel(1)),
         ("08 ffff 00000000", DecodeError::HeartbeatChannel(0xFFFF)),
         ("08 0000 00000001", DecodeError::HeartbeatPayload(1)),
         ("08 0000 ffffffff", DecodeError::HeartbeatPayload(u32::MAX)),
     ] {
         let mut decoder = Decoder::new();
-        decoder.extend(&hex(octets));
+        decoder.extend(&hex(bytes));
         assert_eq!(decoder.next_frame().err(), Some(refused));
         assert_eq!(refused.reply_code(), ReplyCode::FRAME_ERROR);
     }
@@ -404,7 +404,7 @@ fn a27_golden_method_of_wrong_length_is_refused() {
         if !vector.name().starts_with("methods/") {
             continue;
         }
-        let (frames, ..) = decode_stream(&vector.octets(), FRAME_MAX);
+        let (frames, ..) = decode_stream(&vector.bytes(), FRAME_MAX);
         let payload = &frames[0].payload;
         for length in 0..payload.len() {
             let refused = Method::decode(&payload[..length]).unwrap_err();
@@ -419,7 +419,7 @@ fn a27_golden_method_of_wrong_length_is_refused() {
             let refused = Method::decode(&longer).unwrap_err();
             assert_eq!(
                 refused,
-                DecodeError::TrailingOctets { at: payload.len() },
+                DecodeError::TrailingBytes { at: payload.len() },
                 "{}",
                 vector.name()
             );
@@ -456,14 +456,11 @@ fn e10_trailing_bytes_are_refused() {
     let refused = Method::decode(&payload).unwrap_err();
     assert_eq!(
         (refused, refused.reply_code()),
-        (
-            DecodeError::TrailingOctets { at: 4 },
-            ReplyCode::FRAME_ERROR
-        )
+        (DecodeError::TrailingBytes { at: 4 }, ReplyCode::FRAME_ERROR)
     );
     let refused = ContentHeader::decode(&raw_header(0x1000, &[2, 0])).unwrap_err();
     assert_eq!(refused.reply_code(), ReplyCode::FRAME_ERROR);
-    assert!(matches!(refused, DecodeError::TrailingOctets { .. }));
+    assert!(matches!(refused, DecodeError::TrailingBytes { .. }));
     // And a property with missing bytes.
     for (flags, values) in [
         (0x1000, &[][..]),
@@ -483,8 +480,8 @@ fn e10_trailing_bytes_are_refused() {
 fn e12_short_string_with_invalid_utf8_is_kept() {
     let sample = Sample::Shortstr(vec![0xFF, b'a', 0xC3]);
     let fields = Fields(vec![("reason".to_owned(), sample.clone())]);
-    let octets = method_payload(&build(id_of("connection.blocked"), &fields));
-    let blocked = take_apart(Method::decode(&octets).unwrap());
+    let bytes = method_payload(&build(id_of("connection.blocked"), &fields));
+    let blocked = take_apart(Method::decode(&bytes).unwrap());
     assert_eq!(blocked.0[0].1, sample);
     let name: ShortStr<'_> = blocked.get("reason");
     assert_eq!(

@@ -30,7 +30,7 @@ impl Vector {
     pub(crate) fn name(&self) -> &str {
         self.text("name").unwrap()
     }
-    pub(crate) fn octets(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         hex(self.text("hex").unwrap())
     }
     pub(crate) fn number(&self, key: &str) -> Option<u64> {
@@ -67,7 +67,7 @@ pub(crate) fn spec() -> Json {
 }
 
 /// Returns the bytes of a UTF-8 string, or of `{"hex": ..}`.
-fn octets(json: &Json) -> Vec<u8> {
+fn bytes(json: &Json) -> Vec<u8> {
     match json {
         Json::String(text) => text.clone().into_bytes(),
         Json::Object(_) => hex(json["hex"].as_str().unwrap()),
@@ -108,8 +108,8 @@ fn node(tag: &str, json: &Json) -> Node {
             json["mantissa"].as_u64().unwrap().try_into().unwrap(),
         ),
         "T" => Node::Timestamp(json.as_u64().unwrap()),
-        "S" => Node::String(octets(json)),
-        "x" => Node::Bytes(octets(json)),
+        "S" => Node::String(bytes(json)),
+        "x" => Node::Bytes(bytes(json)),
         "A" => {
             let values = json.as_array().unwrap();
             let values: Vec<Node> = values
@@ -147,8 +147,8 @@ pub(crate) fn sample(wire_type: WireType, json: &Json) -> Sample {
         WireType::Short => Sample::Short(int().try_into().unwrap()),
         WireType::Long => Sample::Long(int().try_into().unwrap()),
         WireType::Longlong => Sample::Longlong(int()),
-        WireType::Shortstr => Sample::Shortstr(octets(json)),
-        WireType::Longstr => Sample::Longstr(octets(json)),
+        WireType::Shortstr => Sample::Shortstr(bytes(json)),
+        WireType::Longstr => Sample::Longstr(bytes(json)),
         WireType::Table => Sample::Table(table(&entries(json)).unwrap()),
     }
 }

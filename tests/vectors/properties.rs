@@ -5,7 +5,7 @@ use super::bodies;
 use super::every_method::{build, build_properties, take_apart, take_properties_apart};
 use super::sample::{self, Entries, Node, table};
 use super::strategies::{
-    depths, entries, fields, for_all, ids, method_octets, name, nested, node, properties,
+    depths, entries, fields, for_all, ids, method_bytes, name, nested, node, properties,
 };
 use super::tools::{header_payload, method_payload};
 use proptest::prelude::*;
@@ -19,11 +19,11 @@ fn every_method_round_trips() {
     for id in ids() {
         for_all(40, fields(id), |fields| {
             let method = build(id, &fields);
-            let octets = method_payload(&method);
-            let decoded = Method::decode(&octets).unwrap();
+            let bytes = method_payload(&method);
+            let decoded = Method::decode(&bytes).unwrap();
             assert_eq!(decoded, method);
             assert_eq!((decoded.id(), take_apart(decoded)), (id, fields));
-            bodies::method(&octets);
+            bodies::method(&bytes);
         });
     }
 }
@@ -35,14 +35,14 @@ fn every_set_of_properties_round_trips() {
             body_size,
             properties: build_properties(&fields),
         };
-        let octets = header_payload(&header);
-        let decoded = ContentHeader::decode(&octets).unwrap();
+        let bytes = header_payload(&header);
+        let decoded = ContentHeader::decode(&bytes).unwrap();
         assert_eq!(decoded, header);
         assert_eq!(take_properties_apart(&decoded.properties), fields);
         let mut list = Vec::new();
         header.properties.encode_list(&mut list);
-        assert_eq!(list, octets[ContentHeader::PROPERTY_LIST..]);
-        bodies::properties(&octets);
+        assert_eq!(list, bytes[ContentHeader::PROPERTY_LIST..]);
+        bodies::properties(&bytes);
     });
 }
 
@@ -51,7 +51,7 @@ fn every_property_alone_has_its_own_flag() {
     for property in PROPERTIES {
         for_all(20, properties(), |mut fields| {
             fields.0.retain(|(name, _)| name == property.name);
-            let octets = header_payload(&ContentHeader {
+            let bytes = header_payload(&ContentHeader {
                 body_size: 0,
                 properties: build_properties(&fields),
             });
@@ -60,7 +60,7 @@ fn every_property_alone_has_its_own_flag() {
             } else {
                 property.flag
             };
-            assert_eq!(octets[12..14], flag.to_be_bytes());
+            assert_eq!(bytes[12..14], flag.to_be_bytes());
         });
     }
 }
@@ -69,7 +69,7 @@ fn every_property_alone_has_its_own_flag() {
 fn every_table_round_trips() {
     for_all(600, entries(), |entries| {
         let table = table(&entries).unwrap();
-        let read = TableRef::new(table.as_ref().as_octets()).unwrap();
+        let read = TableRef::new(table.as_ref().as_bytes()).unwrap();
         assert_eq!(
             sample::entries(read),
             entries,
@@ -78,7 +78,7 @@ fn every_table_round_trips() {
         assert_eq!(sample::entries(table.as_ref()), entries);
         assert_eq!(read.to_table(), table);
         assert_eq!(read.is_empty(), entries.is_empty());
-        bodies::table(read.as_octets());
+        bodies::table(read.as_bytes());
     });
 }
 
@@ -88,10 +88,10 @@ fn deepest_allowed_table_round_trips() {
         let entries = vec![("k".to_owned(), value)];
         let table = table(&entries).unwrap();
         assert_eq!(
-            sample::entries(TableRef::new(table.as_ref().as_octets()).unwrap()),
+            sample::entries(TableRef::new(table.as_ref().as_bytes()).unwrap()),
             entries
         );
-        bodies::table(table.as_ref().as_octets());
+        bodies::table(table.as_ref().as_bytes());
     });
 }
 
@@ -171,13 +171,13 @@ fn finite_values_are_recognised() {
 fn method_of_wrong_length_is_refused() {
     for_all(
         600,
-        (method_octets(), any::<proptest::sample::Index>()),
-        |((id, mut octets), at)| {
-            let at = at.index(octets.len());
-            assert!(Method::decode(&octets[..at]).is_err(), "{id} cut at {at}");
-            octets.push(0);
+        (method_bytes(), any::<proptest::sample::Index>()),
+        |((id, mut bytes), at)| {
+            let at = at.index(bytes.len());
+            assert!(Method::decode(&bytes[..at]).is_err(), "{id} cut at {at}");
+            bytes.push(0);
             assert!(
-                Method::decode(&octets).is_err(),
+                Method::decode(&bytes).is_err(),
                 "{id} with one byte too many"
             );
         },
@@ -189,17 +189,17 @@ fn any_bytes_are_read_or_refused() {
     for_all(
         4000,
         (any::<u8>(), prop::collection::vec(any::<u8>(), 0..120)),
-        |(which, octets)| {
-            bodies::table(&octets);
-            bodies::properties(&octets);
-            bodies::frame(&octets);
+        |(which, bytes)| {
+            bodies::table(&bytes);
+            bodies::properties(&bytes);
+            bodies::frame(&bytes);
             let ids = ids();
             let id = ids[usize::from(which) % ids.len()];
             bodies::method(
                 &[
                     &id.class.to_be_bytes()[..],
                     &id.method.to_be_bytes(),
-                    &octets,
+                    &bytes,
                 ]
                 .concat(),
             );
@@ -212,11 +212,11 @@ fn mutated_method_is_decoded_or_refused() {
     let change = (any::<proptest::sample::Index>(), any::<u8>());
     for_all(
         2000,
-        (method_octets(), change),
-        |((_, mut octets), (at, octet))| {
-            let at = at.index(octets.len());
-            octets[at] = octet;
-            bodies::method(&octets);
+        (method_bytes(), change),
+        |((_, mut bytes), (at, octet))| {
+            let at = at.index(bytes.len());
+            bytes[at] = octet;
+            bodies::method(&bytes);
         },
     );
 }

@@ -45,8 +45,8 @@ impl Node {
             Value::F64(n) => Self::F64(n.to_bits()),
             Value::Decimal { scale, mantissa } => Self::Decimal(scale, mantissa),
             Value::Timestamp(n) => Self::Timestamp(n),
-            Value::String(octets) => Self::String(octets.to_vec()),
-            Value::Bytes(octets) => Self::Bytes(octets.to_vec()),
+            Value::String(bytes) => Self::String(bytes.to_vec()),
+            Value::Bytes(bytes) => Self::Bytes(bytes.to_vec()),
             Value::Array(array) => Self::Array(values(array)),
             Value::Table(table) => Self::Table(entries(table)),
             Value::Void => Self::Void,
@@ -73,8 +73,8 @@ impl Node {
                 mantissa: *mantissa,
             },
             Self::Timestamp(n) => Value::Timestamp(*n),
-            Self::String(octets) => Value::String(octets),
-            Self::Bytes(octets) => Value::Bytes(octets),
+            Self::String(bytes) => Value::String(bytes),
+            Self::Bytes(bytes) => Value::Bytes(bytes),
             Self::Array(values) => {
                 array = self::array(values)?;
                 Value::Array(array.as_ref())
@@ -157,22 +157,22 @@ plain_fields! { bool => Bit; u8 => Octet; u16 => Short; u32 => Long; u64 => Long
 
 impl<'a> Field<'a> for ShortStr<'a> {
     fn from_sample(sample: &'a Sample) -> Self {
-        let Sample::Shortstr(octets) = sample else {
+        let Sample::Shortstr(bytes) = sample else {
             panic!("{sample:?} is not a short string")
         };
-        ShortStr::from_octets(octets).unwrap()
+        ShortStr::from_bytes(bytes).unwrap()
     }
     fn sample(self) -> Sample {
-        Sample::Shortstr(self.as_octets().to_vec())
+        Sample::Shortstr(self.as_bytes().to_vec())
     }
 }
 
 impl<'a> Field<'a> for &'a [u8] {
     fn from_sample(sample: &'a Sample) -> Self {
-        let Sample::Longstr(octets) = sample else {
+        let Sample::Longstr(bytes) = sample else {
             panic!("{sample:?} is not a long string")
         };
-        octets
+        bytes
     }
     fn sample(self) -> Sample {
         Sample::Longstr(self.to_vec())

@@ -53,16 +53,16 @@ fn a29_golden_frame_decodes_alike_at_every_split() {
         if vector.text("feed") == Some("table") || vector.text("feed") == Some("bytes") {
             continue;
         }
-        let octets = vector.octets();
-        let (expected, error, _) = decode_stream(&octets, FRAME_MAX);
-        for at in 0..=octets.len() {
+        let bytes = vector.bytes();
+        let (expected, error, _) = decode_stream(&bytes, FRAME_MAX);
+        for at in 0..=bytes.len() {
             let mut decoder = Decoder::new();
             decoder.set_frame_max(FRAME_MAX);
             let mut frames = Vec::new();
-            decoder.extend(&octets[..at]);
+            decoder.extend(&bytes[..at]);
             let mut found = drain(&mut decoder, &mut frames);
             if found.is_none() {
-                decoder.extend(&octets[at..]);
+                decoder.extend(&bytes[at..]);
                 found = drain(&mut decoder, &mut frames);
             }
             assert_eq!(
@@ -73,7 +73,7 @@ fn a29_golden_frame_decodes_alike_at_every_split() {
             );
         }
         // Also in single bytes, with a check of the decoder after each.
-        bodies::any_split(&octets, FRAME_MAX, 1, 1);
+        bodies::any_split(&bytes, FRAME_MAX, 1, 1);
     }
 }
 

@@ -17,13 +17,13 @@ pub(crate) fn for_all<T: Debug>(cases: u32, strategy: impl Strategy<Value = T>, 
         Ok(seed) => seed.parse().expect("PUKA_SEED is a number"),
         Err(_) => RandomState::new().hash_one(std::process::id()),
     };
-    let octets: Vec<u8> = (0..4_u64).flat_map(|n| (seed ^ n).to_be_bytes()).collect();
+    let bytes: Vec<u8> = (0..4_u64).flat_map(|n| (seed ^ n).to_be_bytes()).collect();
     let config = Config {
         cases,
         failure_persistence: None,
         ..Config::default()
     };
-    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &octets);
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let result = TestRunner::new_with_rng(config, rng).run(&strategy, |value| {
         test(value);
         Ok(())
@@ -50,13 +50,13 @@ fn leaf() -> impl Strategy<Value = Node> {
         any::<u64>().prop_map(Node::F64),
         any::<(u8, u32)>().prop_map(|(scale, mantissa)| Node::Decimal(scale, mantissa)),
         any::<u64>().prop_map(Node::Timestamp),
-        octets(40).prop_map(Node::String),
-        octets(40).prop_map(Node::Bytes),
+        bytes(40).prop_map(Node::String),
+        bytes(40).prop_map(Node::Bytes),
         Just(Node::Void),
     ]
 }
 
-fn octets(most: usize) -> impl Strategy<Value = Vec<u8>> {
+fn bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(any::<u8>(), 0..=most)
 }
 
@@ -104,10 +104,10 @@ fn sample(wire_type: WireType) -> BoxedStrategy<Sample> {
         WireType::Short => any::<u16>().prop_map(Sample::Short).boxed(),
         WireType::Long => any::<u32>().prop_map(Sample::Long).boxed(),
         WireType::Longlong => any::<u64>().prop_map(Sample::Longlong).boxed(),
-        WireType::Shortstr => prop_oneof![octets(20), octets(255)]
+        WireType::Shortstr => prop_oneof![bytes(20), bytes(255)]
             .prop_map(Sample::Shortstr)
             .boxed(),
-        WireType::Longstr => octets(400).prop_map(Sample::Longstr).boxed(),
+        WireType::Longstr => bytes(400).prop_map(Sample::Longstr).boxed(),
         WireType::Table => entries()
             .prop_map(|entries| Sample::Table(table(&entries).unwrap()))
             .boxed(),
@@ -154,8 +154,8 @@ pub(crate) fn properties() -> impl Strategy<Value = Fields> {
 fn frame() -> impl Strategy<Value = Vec<u8>> {
     let method = select(ids()).prop_flat_map(|id| (Just(id), fields(id), any::<u16>()));
     let body = prop_oneof![
-        octets(30),
-        octets(3000),
+        bytes(30),
+        bytes(3000),
         prop::collection::vec(any::<u8>(), 60_000..100_000)
     ];
     prop_oneof![
@@ -204,7 +204,7 @@ pub(crate) fn mutated_stream() -> impl Strategy<Value = Vec<u8>> {
 
 /// Generates bytes that often begin like a frame.
 pub(crate) fn random_stream() -> impl Strategy<Value = Vec<u8>> {
-    let begun = (0..10_u8, any::<u16>(), any::<u16>(), octets(60)).prop_map(
+    let begun = (0..10_u8, any::<u16>(), any::<u16>(), bytes(60)).prop_map(
         |(kind, channel, size, rest)| {
             let mut stream = vec![kind];
             stream.extend(channel.to_be_bytes());
@@ -213,11 +213,11 @@ pub(crate) fn random_stream() -> impl Strategy<Value = Vec<u8>> {
             stream
         },
     );
-    prop_oneof![octets(200), begun]
+    prop_oneof![bytes(200), begun]
 }
 
 /// Generates the payload of any method, with its number.
-pub(crate) fn method_octets() -> impl Strategy<Value = (MethodId, Vec<u8>)> {
+pub(crate) fn method_bytes() -> impl Strategy<Value = (MethodId, Vec<u8>)> {
     select(ids())
         .prop_flat_map(|id| (Just(id), fields(id)))
         .prop_map(|(id, fields)| {

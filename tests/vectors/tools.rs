@@ -40,12 +40,12 @@ pub(crate) struct OwnedFrame {
 /// Decodes bytes that arrive at once. Returns the frames, the error after them, and how many bytes
 /// are pending.
 pub(crate) fn decode_stream(
-    octets: &[u8],
+    bytes: &[u8],
     frame_max: u32,
 ) -> (Vec<OwnedFrame>, Option<DecodeError>, usize) {
     let mut decoder = Decoder::new();
     decoder.set_frame_max(frame_max);
-    decoder.extend(octets);
+    decoder.extend(bytes);
     let mut frames = Vec::new();
     let error = drain(&mut decoder, &mut frames);
     (frames, error, decoder.pending().len())
@@ -68,26 +68,26 @@ pub(crate) fn drain(decoder: &mut Decoder, frames: &mut Vec<OwnedFrame>) -> Opti
 
 /// Returns a frame of any type with any payload.
 pub(crate) fn raw_frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
-    let mut octets = vec![kind];
-    octets.extend(channel.to_be_bytes());
-    octets.extend(u32::try_from(payload.len()).unwrap().to_be_bytes());
-    octets.extend(payload);
-    octets.push(FRAME_END);
-    octets
+    let mut bytes = vec![kind];
+    bytes.extend(channel.to_be_bytes());
+    bytes.extend(u32::try_from(payload.len()).unwrap().to_be_bytes());
+    bytes.extend(payload);
+    bytes.push(FRAME_END);
+    bytes
 }
 
 /// Returns the encoded payload of a method.
 pub(crate) fn method_payload(method: &impl Encode) -> Vec<u8> {
-    let mut octets = Vec::new();
-    frame::method(&mut octets, 1, u32::MAX, method).unwrap();
-    octets[7..octets.len() - 1].to_vec()
+    let mut bytes = Vec::new();
+    frame::method(&mut bytes, 1, u32::MAX, method).unwrap();
+    bytes[7..bytes.len() - 1].to_vec()
 }
 
 /// Returns the encoded payload of a content header.
 pub(crate) fn header_payload(header: &ContentHeader<'_>) -> Vec<u8> {
-    let mut octets = Vec::new();
-    frame::content_header(&mut octets, 1, u32::MAX, header).unwrap();
-    octets[7..octets.len() - 1].to_vec()
+    let mut bytes = Vec::new();
+    frame::content_header(&mut bytes, 1, u32::MAX, header).unwrap();
+    bytes[7..bytes.len() - 1].to_vec()
 }
 
 /// Returns the payload of a content header with these flags and values, valid or not.
@@ -99,22 +99,22 @@ pub(crate) fn raw_header(flags: u16, values: &[u8]) -> Vec<u8> {
 }
 
 /// Returns the bytes after their length, which takes four bytes.
-pub(crate) fn counted(octets: &[u8]) -> Vec<u8> {
-    let mut all = u32::try_from(octets.len()).unwrap().to_be_bytes().to_vec();
-    all.extend(octets);
+pub(crate) fn counted(bytes: &[u8]) -> Vec<u8> {
+    let mut all = u32::try_from(bytes.len()).unwrap().to_be_bytes().to_vec();
+    all.extend(bytes);
     all
 }
 
 /// Returns the content of a table with one entry `k`, with this tag and these bytes.
-pub(crate) fn entry(tag: u8, octets: &[u8]) -> Vec<u8> {
+pub(crate) fn entry(tag: u8, bytes: &[u8]) -> Vec<u8> {
     let mut all = vec![1, b'k', tag];
-    all.extend(octets);
+    all.extend(bytes);
     all
 }
 
 /// Decodes a table with its length, and nothing after it.
-pub(crate) fn read_table(octets: &[u8]) -> Result<TableRef<'_>, DecodeError> {
-    let mut reader = Reader::new(octets);
+pub(crate) fn read_table(bytes: &[u8]) -> Result<TableRef<'_>, DecodeError> {
+    let mut reader = Reader::new(bytes);
     let table = reader.table()?;
     reader.finish()?;
     Ok(table)

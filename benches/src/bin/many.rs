@@ -47,12 +47,12 @@ async fn connection(mut stream: Async<TcpStream>, heartbeat: u16) -> std::io::Re
         };
         match came.or(due).await? {
             Some(0) => return Ok(()),
-            Some(octets) => null.take(&buffer[..octets]),
+            Some(bytes) => null.take(&buffer[..bytes]),
             None => null.beat(),
         }
         while !null.pending().is_empty() {
-            let octets = stream.write(null.pending()).await?;
-            null.wrote(octets);
+            let bytes = stream.write(null.pending()).await?;
+            null.wrote(bytes);
         }
     }
 }

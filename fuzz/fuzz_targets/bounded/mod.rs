@@ -15,7 +15,7 @@ const MIB: usize = 1 << 20;
 
 /// Runs a target whose input is the bytes of a peer.
 #[allow(dead_code, reason = "not every target uses it")]
-pub fn octets(data: &[u8], body: fn(&[u8])) {
+pub fn bytes(data: &[u8], body: fn(&[u8])) {
     bounded(
         data,
         body,

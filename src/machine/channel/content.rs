@@ -162,8 +162,8 @@ impl Assembly {
     ) -> Self {
         let mut bytes = std::mem::take(buffer);
         bytes.clear();
-        bytes.extend_from_slice(exchange.as_octets());
-        bytes.extend_from_slice(routing_key.as_octets());
+        bytes.extend_from_slice(exchange.as_bytes());
+        bytes.extend_from_slice(routing_key.as_bytes());
         let ends = Ends::new(exchange, routing_key);
         Self {
             purpose,

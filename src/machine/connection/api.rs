@@ -476,7 +476,7 @@ impl Connection {
     }
 
     /// Returns the sizes in memory, in bytes, of the partly received contents. While there are
-    /// several, [`Options::max_buffered_octets`](crate::Options::max_buffered_octets) limits their
+    /// several, [`Options::max_buffered_bytes`](crate::Options::max_buffered_bytes) limits their
     /// sum: the bodies and properties of the largest are dropped.
     pub fn partly_received(&self) -> impl Iterator<Item = usize> + '_ {
         self.session.partly_received()

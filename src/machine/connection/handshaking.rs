@@ -24,7 +24,7 @@ impl Lifecycle {
         match (frame.kind(), frame.channel()) {
             (FrameKind::Heartbeat, _) => Ok(()),
             (FrameKind::ProtocolHeader, _) => {
-                let header = ProtocolHeader::from_octets(frame.payload())
+                let header = ProtocolHeader::from_bytes(frame.payload())
                     .unwrap_or(ProtocolHeader::AMQP_0_9_1);
                 Err(Error::UnsupportedProtocol(header))
             }

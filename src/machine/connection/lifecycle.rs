@@ -103,7 +103,7 @@ impl Lifecycle {
         let closing = self.closing.has_begun()
             || matches!(self.state, State::Handshake(_) | State::Closing(_));
         // The limit is for a peer that sends requests without end and never reads the answers.
-        let limit = session.cx.options.limits.outgoing_octets;
+        let limit = session.cx.options.limits.outgoing_bytes;
         let most = limit.saturating_mul(2).max(LEAST_OUTGOING);
         (session.consuming.reading.is_on() || closing)
             && session.cx.transmit.len() < most

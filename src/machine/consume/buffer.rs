@@ -45,7 +45,7 @@ impl Spares {
 #[derive(Debug, Default)]
 struct Batch {
     deliveries: VecDeque<Delivered>,
-    octets: usize,
+    bytes: usize,
 }
 
 /// What one consumer was delivered and has not taken.
@@ -65,11 +65,11 @@ impl Batches {
         } else if place.len() == BATCH {
             let next = Batch {
                 deliveries: spares.take(),
-                octets: 0,
+                bytes: 0,
             };
             self.full.push_back(std::mem::replace(&mut self.last, next));
         }
-        self.last.octets += delivered.message.octets();
+        self.last.bytes += delivered.message.bytes();
         self.last.deliveries.push_back(delivered);
     }
 
@@ -87,17 +87,17 @@ impl Batches {
         into: &mut VecDeque<Delivered>,
         spares: &mut Spares,
     ) -> (usize, usize) {
-        let (mut count, mut octets) = (0, 0);
+        let (mut count, mut bytes) = (0, 0);
         while count < most {
             let batch = self.full.front_mut().unwrap_or(&mut self.last);
             let is_a_place = into.is_empty() && into.capacity() <= BATCH;
-            let (several, their_octets) = if is_a_place && batch.deliveries.len() <= most - count {
+            let (several, their_bytes) = if is_a_place && batch.deliveries.len() <= most - count {
                 // All of it, in its place, for the one that is empty.
                 std::mem::swap(into, &mut batch.deliveries);
                 if batch.deliveries.capacity() > SMALL {
                     spares.keep(std::mem::take(&mut batch.deliveries));
                 }
-                (into.len(), batch.octets)
+                (into.len(), batch.bytes)
             } else {
                 let several = batch.deliveries.len().min(most - count);
                 let before = into.len();
@@ -106,13 +106,13 @@ impl Batches {
                     several,
                     into.iter()
                         .skip(before)
-                        .map(|delivered| delivered.message.octets())
+                        .map(|delivered| delivered.message.bytes())
                         .sum(),
                 )
             };
-            batch.octets -= their_octets;
+            batch.bytes -= their_bytes;
             count += several;
-            octets += their_octets;
+            bytes += their_bytes;
             if !batch.deliveries.is_empty() || self.full.is_empty() {
                 break;
             }
@@ -120,7 +120,7 @@ impl Batches {
                 spares.keep(batch.deliveries);
             }
         }
-        (count, octets)
+        (count, bytes)
     }
 }
 
@@ -171,14 +171,14 @@ mod tests {
         #[cfg_attr(miri, ignore = "it takes Miri minutes")]
         fn what_is_taken_is_what_came_in_its_order(steps in steps()) {
             let (mut batches, mut spares) = (Batches::default(), Spares::default());
-            let (mut came, mut gone, mut octets) = (0_u64, 0_u64, 0);
+            let (mut came, mut gone, mut bytes) = (0_u64, 0_u64, 0);
             let mut taken = VecDeque::new();
             for step in steps {
                 match step {
                     Step::Push(count) => for _ in 0..count {
                         came += 1;
                         let delivered = delivered(came);
-                        octets += delivered.message.octets();
+                        bytes += delivered.message.bytes();
                         batches.push(delivered, &mut spares);
                     },
                     Step::Take { most, behind } => {
@@ -186,19 +186,19 @@ mod tests {
                             taken.clear();
                         }
                         let before = taken.len();
-                        let (count, its_octets) = batches.take(most, &mut taken, &mut spares);
+                        let (count, its_bytes) = batches.take(most, &mut taken, &mut spares);
                         prop_assert_eq!(count as u64, (came - gone).min(most as u64));
                         prop_assert_eq!(taken.len(), before + count);
                         for delivered in taken.iter().skip(before) {
                             gone += 1;
-                            octets -= delivered.message.octets();
+                            bytes -= delivered.message.bytes();
                             prop_assert_eq!(delivered.tag, gone);
                         }
-                        prop_assert_eq!(octets_of(&batches), octets);
+                        prop_assert_eq!(bytes_of(&batches), bytes);
                         let new = taken.iter().skip(before);
                         prop_assert_eq!(
-                            its_octets,
-                            new.map(|it| it.message.octets()).sum::<usize>()
+                            its_bytes,
+                            new.map(|it| it.message.bytes()).sum::<usize>()
                         );
                     }
                 }
@@ -210,8 +210,8 @@ mod tests {
         }
     }
 
-    fn octets_of(batches: &Batches) -> usize {
-        batches.full.iter().map(|batch| batch.octets).sum::<usize>() + batches.last.octets
+    fn bytes_of(batches: &Batches) -> usize {
+        batches.full.iter().map(|batch| batch.bytes).sum::<usize>() + batches.last.bytes
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl Terms {
         }
         if consume.tag.len() > LONGEST_TAG {
             let why = format!(
-                "{} octets, where there is room for {LONGEST_TAG}",
+                "{} bytes, where there is room for {LONGEST_TAG}",
                 consume.tag.len()
             );
             return Err(Error::invalid("consumer_tag", why));
@@ -90,10 +90,10 @@ impl Terms {
 
     /// Checks that each of several requests fits into a frame.
     pub(crate) fn check_size(sources: &[Self], frame_max: u32) -> Result<(), Error> {
-        let longest = sources.iter().map(Self::octets).max().unwrap_or(0) + 2 * ShortStr::MAX;
+        let longest = sources.iter().map(Self::bytes).max().unwrap_or(0) + 2 * ShortStr::MAX;
         if longest > frame_max as usize {
             return Err(EncodeError::FrameTooLarge {
-                octets: longest,
+                bytes: longest,
                 limit: frame_max,
             }
             .into());
@@ -107,8 +107,8 @@ impl Terms {
     }
 
     /// Returns the approximate number of bytes that this takes, in memory and in a frame.
-    pub(crate) fn octets(&self) -> usize {
-        self.queue.len() + self.users_tag.len() + self.arguments.as_ref().as_octets().len() + 32
+    pub(crate) fn bytes(&self) -> usize {
+        self.queue.len() + self.users_tag.len() + self.arguments.as_ref().as_bytes().len() + 32
     }
 }
 

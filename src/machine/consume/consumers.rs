@@ -52,7 +52,7 @@ pub(crate) struct Consumers {
     tags: u64,
     spares: Spares,
     buffered: usize,
-    buffered_octets: usize,
+    buffered_bytes: usize,
     /// How many deliveries of all of them, those that are forgotten included, were dropped since
     /// the connection last became open.
     pub(crate) lost: u64,
@@ -194,11 +194,11 @@ impl Consumers {
         let Some(consumer) = find_mut(&mut self.slots, id) else {
             return;
         };
-        let octets = delivered.message.octets();
+        let bytes = delivered.message.bytes();
         self.buffered += 1;
-        self.buffered_octets += octets;
+        self.buffered_bytes += bytes;
         consumer.buffered.deliveries += 1;
-        consumer.buffered.bytes += octets;
+        consumer.buffered.bytes += bytes;
         consumer.deliveries.push(delivered, &mut self.spares);
         if !consumer.announced && !consumer.dropped {
             consumer.announced = true;
@@ -237,11 +237,11 @@ impl Consumers {
             return false;
         };
         consumer.announced = false;
-        let (count, octets) = consumer.deliveries.take(most, into, &mut self.spares);
+        let (count, bytes) = consumer.deliveries.take(most, into, &mut self.spares);
         self.buffered -= count;
-        self.buffered_octets -= octets;
+        self.buffered_bytes -= bytes;
         consumer.buffered.deliveries -= count;
-        consumer.buffered.bytes -= octets;
+        consumer.buffered.bytes -= bytes;
         consumer.throttle.is_some()
     }
 
@@ -331,10 +331,10 @@ impl Consumers {
         Some(consumer)
     }
 
-    /// Deliveries that wait to be taken, and their octets.
+    /// Deliveries that wait to be taken, and their bytes.
     #[inline]
     pub(crate) fn buffered(&self) -> (usize, usize) {
-        (self.buffered, self.buffered_octets)
+        (self.buffered, self.buffered_bytes)
     }
 
     /// Returns the number of consumers, including ended ones that are not yet removed.

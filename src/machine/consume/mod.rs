@@ -49,7 +49,7 @@ impl Consuming {
             consumers: Consumers::default(),
             waiting: VecDeque::new(),
             resubscription: Resubscription::default(),
-            reading: Reading::new(limits.buffered_deliveries, limits.buffered_octets),
+            reading: Reading::new(limits.buffered_deliveries, limits.buffered_bytes),
         }
     }
 }
@@ -94,7 +94,7 @@ impl Consuming {
     ) -> Result<PromiseId, Error> {
         Terms::check_size(&sources, cx.transmit.frame_max())?;
         let promise = cx.timed_promise();
-        cx.request_octets += sources.iter().map(Terms::octets).sum::<usize>();
+        cx.request_bytes += sources.iter().map(Terms::bytes).sum::<usize>();
         self.waiting.push_back(WaitingConsume {
             promise,
             sources,
@@ -143,7 +143,7 @@ impl Consuming {
                 shares_prefetch_count,
                 ..
             } = waiting;
-            cx.request_octets -= sources.iter().map(Terms::octets).sum::<usize>();
+            cx.request_bytes -= sources.iter().map(Terms::bytes).sum::<usize>();
             let Some(number) = number else {
                 if let Err(error) = fits {
                     cx.complete(promise, Err(error));
@@ -258,7 +258,7 @@ impl Consuming {
     /// Fails the consumers that wait for a channel.
     pub(crate) fn fail_waiting(&mut self, cx: &mut Context, error: &Error) {
         for consume in std::mem::take(&mut self.waiting) {
-            cx.request_octets -= consume.octets();
+            cx.request_bytes -= consume.bytes();
             cx.complete(consume.promise, Err(error.clone()));
         }
     }

@@ -20,8 +20,8 @@ pub(crate) struct WaitingConsume {
 }
 
 impl WaitingConsume {
-    pub(crate) fn octets(&self) -> usize {
-        self.sources.iter().map(Terms::octets).sum()
+    pub(crate) fn bytes(&self) -> usize {
+        self.sources.iter().map(Terms::bytes).sum()
     }
 }
 

@@ -82,7 +82,7 @@ impl Consuming {
                     shares_prefetch_count,
                     is_suspected: blame.suspects(promise),
                 };
-                cx.request_octets += waiting.octets();
+                cx.request_bytes += waiting.bytes();
                 self.waiting.push_front(waiting);
             }
             // The connection that went has ended it.

@@ -15,12 +15,12 @@ impl TagNumber {
     #[inline]
     pub(crate) fn of(tag: ShortStr<'_>) -> Option<Self> {
         let mut number = 0_u64;
-        for octet in tag.as_octets().strip_prefix(PREFIX.as_bytes())? {
-            match octet {
+        for byte in tag.as_bytes().strip_prefix(PREFIX.as_bytes())? {
+            match byte {
                 b'0'..=b'9' => {
                     number = number
                         .checked_mul(10)?
-                        .checked_add(u64::from(octet - b'0'))?
+                        .checked_add(u64::from(byte - b'0'))?
                 }
                 b'.' => break,
                 _ => return None,

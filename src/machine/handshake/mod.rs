@@ -87,7 +87,7 @@ const LOCALE: ShortStr<'static> = ShortStr::literal("en_US");
 impl Handshake {
     /// Begins the handshake by writing the protocol header.
     pub(crate) fn begin(out: &mut Outbox) -> Self {
-        out.bytes(&ProtocolHeader::AMQP_0_9_1.to_octets());
+        out.bytes(&ProtocolHeader::AMQP_0_9_1.to_bytes());
         Self::Start(AwaitStart)
     }
 

@@ -263,7 +263,7 @@ fn amqplain(credentials: &Credentials) -> Result<Vec<u8>, EncodeError> {
     let mut table = Table::new();
     table.insert("LOGIN", credentials.username())?;
     table.insert("PASSWORD", credentials.password())?;
-    Ok(table.as_ref().as_octets().to_vec())
+    Ok(table.as_ref().as_bytes().to_vec())
 }
 
 #[cfg(test)]

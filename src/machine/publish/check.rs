@@ -19,7 +19,7 @@ const LONGEST_EXPIRATION: u64 = 315_360_000_000;
 #[inline]
 pub(crate) fn check_publish(cx: &Context, publish: &Publish<'_>) -> Result<(), Error> {
     let properties = publish.properties;
-    let size = publish.body.as_octets().len();
+    let size = publish.body.as_bytes().len();
     if size as u64 > cx.options.limits.message_size {
         let most = cx.options.limits.message_size;
         return Err(Error::invalid(
@@ -50,7 +50,7 @@ pub(crate) fn check_publish(cx: &Context, publish: &Publish<'_>) -> Result<(), E
         && cx
             .username
             .as_ref()
-            .is_some_and(|name| user.as_octets() != name.as_bytes())
+            .is_some_and(|name| user.as_bytes() != name.as_bytes())
     {
         return Err(Error::invalid(
             "user_id",

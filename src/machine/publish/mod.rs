@@ -51,8 +51,8 @@ impl Publishing {
     /// Returns `true` if another publish would be accepted.
     pub(crate) fn has_room_to_publish(&self, cx: &Context) -> bool {
         let limits = &cx.options.limits;
-        self.outgoing_bytes(cx) < limits.outgoing_octets
-            && self.publishers.unconfirmed_bytes < limits.outgoing_octets
+        self.outgoing_bytes(cx) < limits.outgoing_bytes
+            && self.publishers.unconfirmed_bytes < limits.outgoing_bytes
             && self.queued.len() + self.publishers.in_flight() < limits.publishes_in_flight
     }
 
@@ -141,7 +141,7 @@ impl Publishing {
         kind: Kind,
     ) -> Option<u16> {
         cx.attention = true;
-        let exchange = exchange.as_octets();
+        let exchange = exchange.as_bytes();
         if !self.may_publish(cx) || !self.queued.is_empty() && self.queued.has(exchange, kind) {
             return None;
         }

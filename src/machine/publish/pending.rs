@@ -61,7 +61,7 @@ impl PendingPublish {
         let headers = self
             .headers
             .as_ref()
-            .map_or(0, |headers| headers.as_ref().as_octets().len());
+            .map_or(0, |headers| headers.as_ref().as_bytes().len());
         let Self {
             exchange,
             routing_key,

@@ -55,8 +55,7 @@ impl Publishing {
     pub(crate) fn reply(&mut self, cx: &mut Context, channel: u16, message: Message) {
         let incarnation = cx.incarnation(channel);
         let correlation_id = message.properties().correlation_id;
-        let number =
-            correlation_id.and_then(|id| self.call_ids.number(incarnation, id.as_octets()));
+        let number = correlation_id.and_then(|id| self.call_ids.number(incarnation, id.as_bytes()));
         if let Some(promise) = number.and_then(|number| self.publishers.replied(channel, number)) {
             cx.complete(promise, Ok(Reply::Message(Box::new(message))));
         }

@@ -122,9 +122,9 @@ impl Publishing {
             }
             self.header_buffer.clear();
             self.header_buffer
-                .extend_from_slice(stamp.as_ref().as_octets());
+                .extend_from_slice(stamp.as_ref().as_bytes());
             self.header_buffer
-                .extend_from_slice(headers.unwrap_or_default().as_octets());
+                .extend_from_slice(headers.unwrap_or_default().as_bytes());
             let stamped = TableRef::new(&self.header_buffer);
             headers = Some(stamped.map_err(|error| Error::invalid("headers", error))?);
         }

@@ -43,7 +43,7 @@ impl Route {
         Self {
             source: source.into(),
             routing_key: routing_key.into(),
-            arguments: arguments.sorted_by_name().as_ref().as_octets().into(),
+            arguments: arguments.sorted_by_name().as_ref().as_bytes().into(),
         }
     }
 }
@@ -91,7 +91,7 @@ impl Binding {
 
     /// Returns the destination, the source or the routing key. It was a short string, so it is one.
     fn text(&self, from: u16, to: u16) -> ShortStr<'_> {
-        ShortStr::from_octets(self.part(from, to)).unwrap_or_default()
+        ShortStr::from_bytes(self.part(from, to)).unwrap_or_default()
     }
 
     /// Returns `true` if messages arrive at an exchange, and not at a queue.
@@ -230,7 +230,7 @@ impl Bindings {
 
     /// Removes the bindings from an exchange.
     pub(crate) fn remove_from(&mut self, exchange: ShortStr<'_>) {
-        let destinations = self.by_source.remove(exchange.as_octets());
+        let destinations = self.by_source.remove(exchange.as_bytes());
         for destination in destinations.unwrap_or_default() {
             let Some(routes) = self.by_destination.get_mut(&destination) else {
                 continue;
@@ -333,7 +333,7 @@ pub(crate) mod tests {
 
     fn names() -> impl Strategy<Value = Name> {
         prop::collection::vec(0..3_u8, 0..2)
-            .prop_map(|bytes| ShortStr::from_octets(&bytes).unwrap_or_default().into())
+            .prop_map(|bytes| ShortStr::from_bytes(&bytes).unwrap_or_default().into())
     }
 
     fn destinations() -> impl Strategy<Value = Destination> {
@@ -378,9 +378,9 @@ pub(crate) mod tests {
         let Method::Queue(queue::Method::Bind(bind)) = queue.request() else {
             panic!("{queue:?}")
         };
-        let names = [bind.queue, bind.exchange, bind.routing_key].map(ShortStr::as_octets);
+        let names = [bind.queue, bind.exchange, bind.routing_key].map(ShortStr::as_bytes);
         assert_eq!(
-            (names, bind.arguments.as_octets()),
+            (names, bind.arguments.as_bytes()),
             ([&b"queue"[..], b"source", b""], &arguments[..])
         );
         let longest = "x".repeat(ShortStr::MAX);
@@ -389,9 +389,9 @@ pub(crate) mod tests {
         let Method::Exchange(exchange::Method::Bind(bind)) = exchange.request() else {
             panic!("{exchange:?}")
         };
-        let names = [bind.destination, bind.source, bind.routing_key].map(ShortStr::as_octets);
+        let names = [bind.destination, bind.source, bind.routing_key].map(ShortStr::as_bytes);
         assert_eq!(
-            (names, bind.arguments.as_octets()),
+            (names, bind.arguments.as_bytes()),
             ([&[b'x'; 255][..], b"source", b""], &arguments[..])
         );
         assert!(exchange.is_to_exchange() && !queue.is_to_exchange());

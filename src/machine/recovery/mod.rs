@@ -324,7 +324,7 @@ impl Recovering {
         let mut step = self.replay.as_mut().and_then(Replay::done);
         if let (Some(ReplayStep::Queue(name)), Method::Queue(queue::Method::DeclareOk(ok))) =
             (&mut step, reply)
-            && **name != *ok.queue.as_octets()
+            && **name != *ok.queue.as_bytes()
         {
             self.rename_queue(cx, name.as_short_str(), ok.queue);
             *name = ok.queue.into();

@@ -34,7 +34,7 @@ impl Names {
 
     /// Records that the broker has given a queue another name.
     pub(crate) fn rename(&mut self, from: ShortStr<'_>, to: ShortStr<'_>) {
-        let mut earlier = self.earlier.remove(from.as_octets()).unwrap_or_default();
+        let mut earlier = self.earlier.remove(from.as_bytes()).unwrap_or_default();
         self.take_over(to);
         earlier.retain(|name| name.as_short_str() != to);
         earlier.push_back(from.into());
@@ -51,7 +51,7 @@ impl Names {
 
     /// Records that a queue has this name now, even if another queue had it earlier.
     pub(crate) fn take_over(&mut self, name: ShortStr<'_>) {
-        if let Some(owner) = self.current.remove(name.as_octets())
+        if let Some(owner) = self.current.remove(name.as_bytes())
             && let Some(earlier) = self.earlier.get_mut(&owner)
         {
             earlier.retain(|earlier| earlier.as_short_str() != name);
@@ -76,7 +76,7 @@ impl Names {
         if !publish.exchange.is_empty() {
             return None;
         }
-        if let Some(current) = self.get(publish.routing_key.as_octets()) {
+        if let Some(current) = self.get(publish.routing_key.as_bytes()) {
             publish.routing_key = current;
         }
         let headers = headers?;
@@ -104,12 +104,12 @@ impl Names {
     /// names, or `None` if they do not change.
     pub(crate) fn dead_letter_arguments(&self, arguments: TableRef<'_>) -> Option<Table> {
         let current = self.get(dead_letter_queue(arguments)?)?;
-        Some(with_dead_letter_queue(arguments, current.as_octets()))
+        Some(with_dead_letter_queue(arguments, current.as_bytes()))
     }
 
     fn mapped<'n>(&'n self, key: Value<'n>) -> Value<'n> {
         match key {
-            Value::String(name) => Value::String(self.get(name).map_or(name, ShortStr::as_octets)),
+            Value::String(name) => Value::String(self.get(name).map_or(name, ShortStr::as_bytes)),
             key => key,
         }
     }
@@ -134,7 +134,7 @@ pub(crate) fn dead_letter_queue<'a>(arguments: TableRef<'a>) -> Option<&'a [u8]>
 pub(crate) fn with_dead_letter_queue(arguments: TableRef<'_>, queue: &[u8]) -> Table {
     let mut replaced = Table::new();
     for (name, value) in arguments {
-        let is_it = name.as_octets() == DEAD_LETTER_KEY.as_bytes();
+        let is_it = name.as_bytes() == DEAD_LETTER_KEY.as_bytes();
         // The value was in a table before, at the same depth, so it fits.
         let _ = replaced.push(name, if is_it { Value::String(queue) } else { value });
     }
@@ -145,7 +145,7 @@ pub(crate) fn with_dead_letter_queue(arguments: TableRef<'_>, queue: &[u8]) -> T
 fn replaced<'a>(table: TableRef<'a>, replace: impl Fn(&[u8], Value<'a>) -> Option<Array>) -> Table {
     let mut replaced = Table::new();
     for (name, value) in table {
-        let pushed = match replace(name.as_octets(), value) {
+        let pushed = match replace(name.as_bytes(), value) {
             Some(array) => replaced.push(name, Value::from(&array)),
             None => replaced.push(name, value),
         };

@@ -121,17 +121,17 @@ impl Topology {
     fn note_exchange(&mut self, it: &exchange::Declare<'_>) -> bool {
         // "The server MUST, in each virtual host, pre-declare an exchange instance for each
         // standard exchange type that it implements" (class `exchange`), so these need no replay.
-        if it.exchange.is_empty() || it.exchange.as_octets().starts_with(b"amq.") {
+        if it.exchange.is_empty() || it.exchange.as_bytes().starts_with(b"amq.") {
             return true;
         }
-        let has_room = self.has_room() || self.exchanges.contains_key(it.exchange.as_octets());
+        let has_room = self.has_room() || self.exchanges.contains_key(it.exchange.as_bytes());
         if has_room {
             let record = ExchangeRecord {
                 kind: it.r#type.into(),
                 durable: it.durable,
                 auto_delete: it.auto_delete,
                 internal: it.internal,
-                arguments: it.arguments.as_octets().into(),
+                arguments: it.arguments.as_bytes().into(),
             };
             self.exchanges.insert(it.exchange.into(), record);
         }
@@ -194,7 +194,7 @@ impl Topology {
 
     /// Removes an exchange and its bindings. Returns the exchanges from which it was bound.
     fn take_exchange(&mut self, exchange: ShortStr<'_>) -> Vec<Name> {
-        self.exchanges.remove(exchange.as_octets());
+        self.exchanges.remove(exchange.as_bytes());
         let sources = self
             .bindings
             .remove_to(&Destination::Exchange(exchange.into()));
@@ -215,7 +215,7 @@ impl Topology {
     /// "If set, the queue is deleted when all consumers have finished using it" (1.7.2.1).
     pub(crate) fn is_auto_delete(&self, queue: ShortStr<'_>) -> bool {
         self.queues
-            .get(self.current(queue).as_octets())
+            .get(self.current(queue).as_bytes())
             .is_some_and(|queue| queue.auto_delete)
     }
 
@@ -227,7 +227,7 @@ impl Topology {
 
     /// Returns the current name of a queue, by an earlier one.
     pub(crate) fn current<'n>(&'n self, name: ShortStr<'n>) -> ShortStr<'n> {
-        self.renamed_to(name.as_octets()).unwrap_or(name)
+        self.renamed_to(name.as_bytes()).unwrap_or(name)
     }
 
     /// Returns the current name of a queue if it has another one than this.
@@ -252,22 +252,22 @@ impl Topology {
     fn lasting_arguments(&self, arguments: TableRef<'_>) -> Box<[u8]> {
         let original = dead_letter_queue(arguments).and_then(|queue| self.original_name(queue));
         let Some(queue) = original else {
-            return arguments.as_octets().into();
+            return arguments.as_bytes().into();
         };
-        with_dead_letter_queue(arguments, queue.as_octets())
+        with_dead_letter_queue(arguments, queue.as_bytes())
             .as_ref()
-            .as_octets()
+            .as_bytes()
             .into()
     }
 
     /// Returns the first name of a queue, by any of its names.
     pub(crate) fn original<'n>(&'n self, name: ShortStr<'n>) -> ShortStr<'n> {
-        self.original_name(name.as_octets()).unwrap_or(name)
+        self.original_name(name.as_bytes()).unwrap_or(name)
     }
 
     /// Returns the first name of a server-named queue, by any of its names.
     fn original_name(&self, name: &[u8]) -> Option<ShortStr<'_>> {
-        let current = self.renamed_to(name).map_or(name, ShortStr::as_octets);
+        let current = self.renamed_to(name).map_or(name, ShortStr::as_bytes);
         let original = self.queues.get(current)?.original_name.as_ref()?;
         Some(original.as_short_str())
     }
@@ -285,7 +285,7 @@ impl Topology {
             _ => None,
         };
         let mut request = request;
-        let current = queue_of(&mut request).and_then(|queue| self.names.get(queue.as_octets()));
+        let current = queue_of(&mut request).and_then(|queue| self.names.get(queue.as_bytes()));
         if current.is_none() && arguments.is_none() {
             return None;
         }
@@ -304,14 +304,14 @@ impl Topology {
     /// name.
     pub(crate) fn unrenamed<'n>(&'n self, mut request: Method<'n>) -> Option<Method<'n>> {
         let queue = queue_of(&mut request)?;
-        let original = &self.queues.get(queue.as_octets())?.original_name;
+        let original = &self.queues.get(queue.as_bytes())?.original_name;
         *queue = original.as_ref()?.as_short_str();
         Some(request)
     }
 
     /// Records that the broker has given a queue another name.
     pub(crate) fn rename(&mut self, from: ShortStr<'_>, to: ShortStr<'_>) {
-        let Some(queue) = self.queues.remove(from.as_octets()) else {
+        let Some(queue) = self.queues.remove(from.as_bytes()) else {
             return;
         };
         if queue.original_name.is_some() {

@@ -24,7 +24,7 @@ pub enum Body<'a> {
 impl Body<'_> {
     /// Returns the bytes.
     #[must_use]
-    pub fn as_octets(&self) -> &[u8] {
+    pub fn as_bytes(&self) -> &[u8] {
         match self {
             Self::Borrowed(bytes) => bytes,
             Self::Shared(bytes) | Self::Owned(bytes) => bytes,
@@ -44,7 +44,7 @@ impl Body<'_> {
 
     /// Returns the bytes to share, or `None` for a borrowed body.
     #[inline]
-    pub(crate) fn as_bytes(&self) -> Option<&Bytes> {
+    pub(crate) fn as_shared(&self) -> Option<&Bytes> {
         match self {
             Self::Borrowed(_) => None,
             Self::Shared(bytes) | Self::Owned(bytes) => Some(bytes),
@@ -55,8 +55,8 @@ impl Body<'_> {
     /// Returns the bytes that the state machine stores: a copy of a small body, as when it is
     /// written, else a share.
     pub(crate) fn to_bytes(&self) -> Bytes {
-        let shared = self.as_bytes().filter(|bytes| bytes.len() >= COPIED_BODY);
-        shared.map_or_else(|| Bytes::copy_from_slice(self.as_octets()), Bytes::clone)
+        let shared = self.as_shared().filter(|bytes| bytes.len() >= COPIED_BODY);
+        shared.map_or_else(|| Bytes::copy_from_slice(self.as_bytes()), Bytes::clone)
     }
 
     /// Returns the body that the state machine would share, if dropping it may run the user's code:

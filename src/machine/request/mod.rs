@@ -85,16 +85,16 @@ impl Requests {
         let request = PendingRequest::new(cx.promises.none(), info, &method);
         // "A peer MUST NOT send frames larger than the agreed-upon size" (4.2.3). A method cannot
         // be split.
-        let octets = request.payload.len() + OVERHEAD as usize;
-        if octets > cx.transmit.frame_max() as usize {
+        let bytes = request.payload.len() + OVERHEAD as usize;
+        if bytes > cx.transmit.frame_max() as usize {
             return Err(EncodeError::FrameTooLarge {
-                octets,
+                bytes,
                 limit: cx.transmit.frame_max(),
             }
             .into());
         }
         let promise = cx.timed_promise();
-        cx.request_octets += request.payload.len();
+        cx.request_bytes += request.payload.len();
         self.queue.push_back(PendingRequest { promise, ..request });
         cx.may_start = true;
         Ok(promise)
@@ -128,7 +128,7 @@ impl Requests {
             let Some(request) = self.queue.pop_front() else {
                 return;
             };
-            cx.request_octets -= request.payload.len();
+            cx.request_bytes -= request.payload.len();
             let Some(number) = number else {
                 cx.complete(request.promise, Err(Error::ChannelLimit));
                 continue;

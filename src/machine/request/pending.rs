@@ -74,6 +74,6 @@ impl Encode for PendingRequest {
     }
 
     fn encode_fields(&self, out: &mut Writer<'_>) {
-        out.octets(self.payload.get(4..).unwrap_or_default());
+        out.bytes(self.payload.get(4..).unwrap_or_default());
     }
 }

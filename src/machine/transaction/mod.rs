@@ -58,7 +58,7 @@ impl Transactions {
 
     /// Returns `true` if another publish of a transaction would be accepted.
     pub(crate) fn has_room_to_transact(&self, cx: &Context, publishing: &Publishing) -> bool {
-        cx.transmit.len() < cx.options.limits.outgoing_octets
+        cx.transmit.len() < cx.options.limits.outgoing_bytes
             && publishing.may_publish(cx)
             && self.all_flow()
     }

@@ -125,9 +125,9 @@ impl Chunk {
     /// (4.2.6.2).
     #[inline]
     pub(crate) fn body_frame(&mut self, channel: u16, body: &Body<'_>, from: usize, to: usize) {
-        let part = body.as_octets().get(from..to).unwrap_or_default();
+        let part = body.as_bytes().get(from..to).unwrap_or_default();
         frame::body_frame_start(&mut self.bytes, channel, part.len() as u32);
-        match body.as_bytes() {
+        match body.as_shared() {
             Some(body) if body.len() >= COPIED_BODY => {
                 self.body_bytes += part.len();
                 self.bodies

@@ -13,7 +13,7 @@ pub(crate) struct Heartbeat {
     send_at: Option<Instant>,
     last_received: Instant,
     /// When the server is considered dead: a quarter after the timeout. "If a peer detects no
-    /// incoming traffic (i.e. received octets) for two heartbeat intervals or longer, it should
+    /// incoming traffic (i.e. received bytes) for two heartbeat intervals or longer, it should
     /// close the connection" (4.2.7). RabbitMQ sends every half timeout, so the timeout is two
     /// intervals.
     dead_at: Option<Instant>,
@@ -79,7 +79,7 @@ impl Heartbeat {
     }
 
     /// Records that bytes were received. Any byte counts, also a part of a frame: "incoming traffic
-    /// (i.e. received octets)" (4.2.7).
+    /// (i.e. received bytes)" (4.2.7).
     pub(crate) fn received(&mut self, now: Instant) {
         self.alive(now);
         self.has_grace = false;

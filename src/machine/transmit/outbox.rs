@@ -136,7 +136,7 @@ impl Outbox {
         body: &Body<'_>,
     ) -> Result<(), EncodeError> {
         let room = (frame_max - OVERHEAD) as usize;
-        let size = body.as_octets().len();
+        let size = body.as_bytes().len();
         let first = room.min(size);
         self.write(channel, |chunk| {
             chunk.content_start(channel, frame_max, method, properties, size)?;

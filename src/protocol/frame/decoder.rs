@@ -82,7 +82,7 @@ struct Cut {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WholeContent<'d> {
     /// The received bytes from the method's payload to the end of the body.
-    pub(crate) octets: &'d [u8],
+    pub(crate) bytes: &'d [u8],
     /// The size of the method's payload in bytes.
     pub(crate) method: usize,
     /// The size of the property list in bytes.
@@ -122,9 +122,9 @@ impl Frame<'_> {
         let (properties, left) = decoder.find_content(cut.channel, most)?;
         let end = decoder.end.saturating_sub(left);
         // Without a body, only the end of the header's frame follows.
-        let octets = decoder.buffer.get(cut.from..end.saturating_sub(1))?;
+        let bytes = decoder.buffer.get(cut.from..end.saturating_sub(1))?;
         Some(WholeContent {
-            octets,
+            bytes,
             method: cut.to.saturating_sub(cut.from),
             properties,
             left,
@@ -168,12 +168,12 @@ impl Frame<'_> {
 /// Returns the payload of a complete frame of this kind on this channel, and the bytes after the
 /// frame.
 #[inline]
-fn split_frame(octets: &[u8], kind: FrameKind, channel: u16, limit: u32) -> Option<(&[u8], &[u8])> {
-    let (found, on, size) = FrameHeader::fields(*octets.first_chunk()?);
+fn split_frame(bytes: &[u8], kind: FrameKind, channel: u16, limit: u32) -> Option<(&[u8], &[u8])> {
+    let (found, on, size) = FrameHeader::fields(*bytes.first_chunk()?);
     if found != kind.number() || on != channel || size > limit {
         return None;
     }
-    let (payload, rest) = octets
+    let (payload, rest) = bytes
         .get(HEADER..)?
         .split_at_checked(usize::try_from(size).ok()?)?;
     let (&FRAME_END, rest) = rest.split_first()? else {
@@ -308,8 +308,8 @@ impl Decoder {
     }
 
     /// Reports that this many bytes of the [`space`](Self::space) were filled.
-    pub fn filled(&mut self, octets: usize) {
-        let end = self.end.saturating_add(octets).min(self.buffer.len());
+    pub fn filled(&mut self, bytes: usize) {
+        let end = self.end.saturating_add(bytes).min(self.buffer.len());
         if end == self.buffer.len() {
             self.next_size = self.buffer.len().saturating_mul(2).clamp(SMALLEST, LARGEST);
         }
@@ -317,18 +317,18 @@ impl Decoder {
     }
 
     /// Copies bytes into the decoder.
-    pub fn extend(&mut self, mut octets: &[u8]) {
-        while !octets.is_empty() {
+    pub fn extend(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
             let space = self.space();
-            let count = space.len().min(octets.len());
-            let Some((head, rest)) = octets.split_at_checked(count) else {
+            let count = space.len().min(bytes.len());
+            let Some((head, rest)) = bytes.split_at_checked(count) else {
                 return;
             };
             if let Some(place) = space.get_mut(..count) {
                 place.copy_from_slice(head);
             }
             self.filled(count);
-            octets = rest;
+            bytes = rest;
         }
     }
 
@@ -394,13 +394,13 @@ impl Decoder {
     /// incomplete.
     #[inline]
     fn begun(&self) -> Option<[u8; HEADER + 1]> {
-        if let Some(octets) = self.pending().first_chunk() {
-            return Some(*octets);
+        if let Some(bytes) = self.pending().first_chunk() {
+            return Some(*bytes);
         }
-        let mut octets = [0; HEADER + 1];
-        let [header @ .., _] = &mut octets;
+        let mut bytes = [0; HEADER + 1];
+        let [header @ .., _] = &mut bytes;
         *header = *self.pending().first_chunk()?;
-        Some(octets)
+        Some(bytes)
     }
 
     #[inline(always)]
@@ -459,7 +459,7 @@ impl Decoder {
 
     fn cut_protocol_header(&mut self) -> Result<Option<Cut>, DecodeError> {
         let pending = self.pending();
-        let whole = ProtocolHeader::AMQP_0_9_1.to_octets();
+        let whole = ProtocolHeader::AMQP_0_9_1.to_bytes();
         let begun = pending.get(..4).unwrap_or(pending);
         if !whole.starts_with(begun) {
             return Err(DecodeError::UnknownFrameType(b'A'));

@@ -16,18 +16,18 @@ fn unsplit(
 ) -> Result<(), EncodeError> {
     let start = out.len();
     let mut writer = Writer::new(out);
-    writer.octets(
+    writer.bytes(
         &FrameHeader {
             kind,
             channel,
             size: 0,
         }
-        .to_octets(),
+        .to_bytes(),
     );
     payload(&mut writer);
     writer.octet(FRAME_END);
-    let octets = out.len().saturating_sub(start);
-    match u32::try_from(octets) {
+    let bytes = out.len().saturating_sub(start);
+    match u32::try_from(bytes) {
         Ok(whole) if whole <= frame_max => {
             let size = whole.saturating_sub(OVERHEAD).to_be_bytes();
             let place = out.get_mut(start..).and_then(|frame| frame.get_mut(3..7));
@@ -39,7 +39,7 @@ fn unsplit(
         _ => {
             out.truncate(start);
             Err(EncodeError::FrameTooLarge {
-                octets,
+                bytes,
                 limit: frame_max,
             })
         }
@@ -119,16 +119,16 @@ fn bare_header(channel: u16, body_size: u64) -> [u8; 22] {
         channel,
         size: BARE_HEADER,
     };
-    let [kind, channel, low_channel, size @ ..] = header.to_octets();
+    let [kind, channel, low_channel, size @ ..] = header.to_bytes();
     let ([s1, s2, s3, s4], [class, low_class]) = (size, basic::CLASS.id.to_be_bytes());
     let [b1, b2, b3, b4, b5, b6, b7, b8] = body_size.to_be_bytes();
     // The weight and the flags of the properties are 0.
     #[rustfmt::skip]
-    let octets = [
+    let bytes = [
         kind, channel, low_channel, s1, s2, s3, s4,
         class, low_class, 0, 0, b1, b2, b3, b4, b5, b6, b7, b8, 0, 0, FRAME_END,
     ];
-    octets
+    bytes
 }
 
 /// Writes a body in as few frames as `frame_max` allows; none if it is empty.
@@ -155,7 +155,7 @@ pub(crate) fn body_frame_start(out: &mut Vec<u8>, channel: u16, size: u32) {
             channel,
             size,
         }
-        .to_octets(),
+        .to_bytes(),
     );
 }
 
@@ -167,7 +167,7 @@ pub fn heartbeat(out: &mut Vec<u8>) {
             channel: 0,
             size: 0,
         }
-        .to_octets(),
+        .to_bytes(),
     );
     out.push(FRAME_END);
 }

@@ -112,15 +112,15 @@ fn names_have_at_most_255_bytes() {
         uri(&format!("amqp://{most}:{more}@h/{most}")).virtual_host(),
         most
     );
-    let (part, octets) = (UriPart::Username, 256);
+    let (part, bytes) = (UriPart::Username, 256);
     assert_eq!(
         error(&format!("amqp://{more}@h/")),
-        UriError::TooLong { part, octets }
+        UriError::TooLong { part, bytes }
     );
     let part = UriPart::VirtualHost;
     assert_eq!(
         error(&format!("amqp://h/{}", "%41".repeat(256))),
-        UriError::TooLong { part, octets }
+        UriError::TooLong { part, bytes }
     );
 }
 

@@ -65,9 +65,9 @@ impl Broker {
 
     /// Processes bytes that have arrived, in pieces of any size. The bytes of a blocked connection
     /// are stored instead; check [`wants_input`](Self::wants_input) first to bound them.
-    pub fn handle_input(&mut self, now: Instant, id: ConnectionId, octets: &[u8]) {
+    pub fn handle_input(&mut self, now: Instant, id: ConnectionId, bytes: &[u8]) {
         let now = self.state.tell_time(now);
-        dispatch::receive(&mut self.state, id, octets, now);
+        dispatch::receive(&mut self.state, id, bytes, now);
         self.settle(now, Some(id));
     }
 

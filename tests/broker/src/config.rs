@@ -51,7 +51,7 @@ pub struct Config {
     pub published_log: usize,
     /// The size of the bodies and properties that [`Broker::published`](crate::Broker::published)
     /// returns, in bytes; 16 MiB by default.
-    pub published_log_octets: usize,
+    pub published_log_bytes: usize,
     /// The server properties in `start`.
     pub server_properties: Table,
     /// The timeout of the whole handshake; 10 s by default.
@@ -91,7 +91,7 @@ impl Default for Config {
             memory_limit: 256 << 20,
             output_limit: 1 << 20,
             published_log: 10_000,
-            published_log_octets: 16 << 20,
+            published_log_bytes: 16 << 20,
             server_properties: server_properties(),
             handshake_timeout: Duration::from_secs(10),
             refusal_delay: Duration::from_secs(3),

@@ -151,8 +151,8 @@ impl Connection {
     }
 
     /// Writes bytes that are not a frame.
-    pub(crate) fn send_octets(&mut self, octets: &[u8]) {
-        self.output.extend_from_slice(octets);
+    pub(crate) fn send_bytes(&mut self, bytes: &[u8]) {
+        self.output.extend_from_slice(bytes);
     }
 
     /// Sends `connection.close`, and waits for `close-ok`: for the heartbeat interval or 30 s,

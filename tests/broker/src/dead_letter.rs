@@ -70,7 +70,7 @@ fn deaths(letter: &DeadLetter, time: u64) -> Vec<Death> {
                 .message
                 .properties()
                 .expiration
-                .map(|text| Bytes::copy_from_slice(text.as_octets())),
+                .map(|text| Bytes::copy_from_slice(text.as_bytes())),
         },
     };
     deaths.insert(0, death);
@@ -97,13 +97,13 @@ fn headers(old: TableRef<'_>, deaths: &[Death], new_key: bool) -> Table {
     let first_time = matches!(deaths, [only] if only.count == 1);
     let mut all: Vec<(&[u8], Value<'_>)> = Vec::new();
     for (name, value) in old {
-        let octets = name.as_octets();
-        let replaced = octets == b"x-death"
-            || octets.starts_with(b"x-first-death-") && first_time
-            || octets.starts_with(b"x-last-death-")
-            || octets == b"CC" && new_key;
+        let bytes = name.as_bytes();
+        let replaced = bytes == b"x-death"
+            || bytes.starts_with(b"x-first-death-") && first_time
+            || bytes.starts_with(b"x-last-death-")
+            || bytes == b"CC" && new_key;
         if !replaced {
-            all.push((octets, value));
+            all.push((bytes, value));
         }
     }
     all.push((b"x-death", (&entries).into()));

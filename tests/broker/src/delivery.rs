@@ -194,7 +194,7 @@ fn deliver(state: &mut State, id: QueueId, index: usize, now: Instant) {
         delivery_tag,
         redelivered,
         exchange: ShortStr::cut(&message.exchange),
-        routing_key: ShortStr::from_octets(message.routing_key()).unwrap_or_default(),
+        routing_key: ShortStr::from_bytes(message.routing_key()).unwrap_or_default(),
     };
     connection.send_content(
         now,

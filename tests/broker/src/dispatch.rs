@@ -17,20 +17,20 @@ use std::time::Instant;
 const LARGEST_BODY: u64 = 512 << 20;
 
 /// Receives bytes, in pieces of any size.
-pub(crate) fn receive(state: &mut State, id: ConnectionId, octets: &[u8], now: Instant) {
+pub(crate) fn receive(state: &mut State, id: ConnectionId, bytes: &[u8], now: Instant) {
     let Some(connection) = state.connections.get_mut(&id) else {
         return;
     };
     // "Any octet read counts as a sign of life."
     connection.last_received = now;
-    let mut octets = octets;
+    let mut bytes = bytes;
     if matches!(connection.phase, Phase::ProtocolHeader { .. }) {
         let missing = 8_usize
             .saturating_sub(connection.protocol_header.len())
-            .min(octets.len());
-        let (head, rest) = octets.split_at(missing);
+            .min(bytes.len());
+        let (head, rest) = bytes.split_at(missing);
         connection.protocol_header.extend_from_slice(head);
-        octets = rest;
+        bytes = rest;
         if connection.protocol_header.len() == 8 {
             let header = std::mem::take(&mut connection.protocol_header);
             let place = Place {
@@ -47,7 +47,7 @@ pub(crate) fn receive(state: &mut State, id: ConnectionId, octets: &[u8], now: I
             Phase::Closed | Phase::Parting { .. } | Phase::Doomed { .. }
         )
     {
-        connection.decoder.extend(octets);
+        connection.decoder.extend(bytes);
     }
     process(state, id, now);
 }
@@ -115,7 +115,7 @@ fn frame_arrived(
     } else {
         connection.frame_max
     };
-    // "The server tolerates payloads up to frame_max, one octet more is 501, whatever the frame
+    // "The server tolerates payloads up to frame_max, one byte more is 501, whatever the frame
     // type."
     if u32::try_from(payload.len()).map_or(true, |size| size > largest) {
         let why = format!(
@@ -328,7 +328,7 @@ fn header_arrived(content: &mut Content, payload: Bytes) -> Result<(), &'static 
     Ok(())
 }
 
-/// Adds a body frame to a content. "While octets are missing an empty body frame is legal and adds
+/// Adds a body frame to a content. "While bytes are missing an empty body frame is legal and adds
 /// nothing." Bytes beyond the limit are counted, but not stored.
 fn body_arrived(content: &mut Content, payload: &[u8], limit: u64) -> Result<(), &'static str> {
     content.received += u64::try_from(payload.len()).unwrap_or(u64::MAX);

@@ -79,7 +79,7 @@ impl PartialEq for Binding {
         let sorted = |binding: &Self| -> Vec<(Vec<u8>, String)> {
             let entries = binding.arguments.iter();
             let mut entries: Vec<_> = entries
-                .map(|(name, value)| (name.as_octets().to_vec(), format!("{value:?}")))
+                .map(|(name, value)| (name.as_bytes().to_vec(), format!("{value:?}")))
                 .collect();
             entries.sort();
             entries
@@ -168,7 +168,7 @@ fn headers_match(arguments: TableRef<'_>, headers: TableRef<'_>) -> bool {
         return false;
     };
     let mut wanted = arguments.iter().filter(|(name, _)| {
-        name.as_octets() != b"x-match" && (x_match.with_x || !name.as_octets().starts_with(b"x-"))
+        name.as_bytes() != b"x-match" && (x_match.with_x || !name.as_bytes().starts_with(b"x-"))
     });
     let mut found = |(name, wanted): (puka::protocol::ShortStr<'_>, Value<'_>)| {
         let value = headers

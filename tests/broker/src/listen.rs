@@ -99,10 +99,10 @@ fn copy_in(mut socket: TcpStream, stream: &Stream) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
-        let mut octets = &buffer[..count];
-        while !octets.is_empty() {
-            let taken = wait_for(|context| stream.poll_write_shared(context, octets))?;
-            octets = &octets[taken..];
+        let mut bytes = &buffer[..count];
+        while !bytes.is_empty() {
+            let taken = wait_for(|context| stream.poll_write_shared(context, bytes))?;
+            bytes = &bytes[taken..];
         }
     }
 }

@@ -70,7 +70,7 @@ impl Message {
         memory: &Memory,
     ) -> Self {
         let property_list = property_list(properties);
-        let octets = property_list.len() + body.len() + OVERHEAD;
+        let bytes = property_list.len() + body.len() + OVERHEAD;
         Self {
             exchange,
             routing_keys,
@@ -80,7 +80,7 @@ impl Message {
             priority: properties.priority.unwrap_or(0),
             expiration,
             deaths,
-            _weight: memory.take(octets),
+            _weight: memory.take(bytes),
         }
     }
 
@@ -135,11 +135,11 @@ impl Memory {
         self.0.load(Ordering::Relaxed)
     }
 
-    fn take(&self, octets: usize) -> Weight {
-        self.0.fetch_add(octets, Ordering::Relaxed);
+    fn take(&self, bytes: usize) -> Weight {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
         Weight {
             memory: Self(Arc::clone(&self.0)),
-            octets,
+            bytes,
         }
     }
 }
@@ -147,11 +147,11 @@ impl Memory {
 #[derive(Debug)]
 struct Weight {
     memory: Memory,
-    octets: usize,
+    bytes: usize,
 }
 
 impl Drop for Weight {
     fn drop(&mut self) {
-        self.memory.0.fetch_sub(self.octets, Ordering::Relaxed);
+        self.memory.0.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }

@@ -53,7 +53,7 @@ pub(crate) fn publish(
         }
     }
     let expiration = check_properties(state, place, &properties)?;
-    let mut routing_keys = vec![Bytes::copy_from_slice(method.routing_key.as_octets())];
+    let mut routing_keys = vec![Bytes::copy_from_slice(method.routing_key.as_bytes())];
     let table = headers(&properties);
     for name in ["CC", "BCC"] {
         further_keys(&mut routing_keys, name, table.get(name))?;
@@ -114,7 +114,7 @@ pub(crate) fn put_through(
             reply_code: ReplyCode::NO_ROUTE.value(),
             reply_text: ShortStr::literal("NO_ROUTE"),
             exchange: ShortStr::cut(&message.exchange),
-            routing_key: ShortStr::from_octets(message.routing_key()).unwrap_or_default(),
+            routing_key: ShortStr::from_bytes(message.routing_key()).unwrap_or_default(),
         };
         if let Some(connection) = state.connections.get_mut(&place.connection) {
             connection.send_content(
@@ -149,15 +149,15 @@ fn log(state: &mut State, place: Place, publish: &Publish) -> Outcome {
         queues,
         property_list: message.property_list().clone(),
     };
-    state.published_octets += entry.octets();
+    state.published_bytes += entry.bytes();
     state.published.push_back(entry);
     while state.published.len() > state.config.published_log
-        || state.published_octets > state.config.published_log_octets
+        || state.published_bytes > state.config.published_log_bytes
     {
         let Some(oldest) = state.published.pop_front() else {
             break;
         };
-        state.published_octets -= oldest.octets();
+        state.published_bytes -= oldest.bytes();
     }
     Ok(())
 }
@@ -188,7 +188,7 @@ fn check_properties(
 ) -> Result<Option<Duration>, Fault> {
     let user = &state.connection(place)?.user;
     if let Some(id) = properties.user_id
-        && id.as_octets() != user.name.as_bytes()
+        && id.as_bytes() != user.name.as_bytes()
         && !user.impersonator
     {
         return Err(Fault::precondition(format_args!(
@@ -198,7 +198,7 @@ fn check_properties(
     }
     let expiration = match properties.expiration {
         None => None,
-        Some(text) => Some(expiration(text.as_octets()).ok_or_else(|| {
+        Some(text) => Some(expiration(text.as_bytes()).ok_or_else(|| {
             Fault::precondition(format_args!(
                 "invalid expiration '{text}': not a number of milliseconds"
             ))
@@ -214,9 +214,9 @@ fn check_properties(
 }
 
 /// "A string of decimal digits, 0..315360000000 ms; anything else 406."
-fn expiration(octets: &[u8]) -> Option<Duration> {
-    let text = std::str::from_utf8(octets).ok()?;
-    if text.is_empty() || !text.bytes().all(|octet| octet.is_ascii_digit()) {
+fn expiration(bytes: &[u8]) -> Option<Duration> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
     let millis: u64 = text.parse().ok()?;

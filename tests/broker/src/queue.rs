@@ -46,7 +46,7 @@ pub(crate) struct Queue {
     pub(crate) owner: Option<ConnectionId>,
     pub(crate) arguments: QueueArguments,
     ready: BTreeMap<Position, Entry>,
-    ready_octets: u64,
+    ready_bytes: u64,
     sequence: u64,
     pub(crate) unacked: usize,
     /// The consumers in the order of their turns: by priority, then by the time since the last
@@ -76,7 +76,7 @@ impl Queue {
             owner: None,
             arguments,
             ready: BTreeMap::new(),
-            ready_octets: 0,
+            ready_bytes: 0,
             sequence: 0,
             unacked: 0,
             consumers: Vec::new(),
@@ -133,7 +133,7 @@ impl Queue {
 
     /// Puts a message back at its position.
     pub(crate) fn put_back(&mut self, entry: Entry) {
-        self.ready_octets += octets(&entry);
+        self.ready_bytes += bytes(&entry);
         self.ready.insert(entry.position, entry);
     }
 
@@ -143,7 +143,7 @@ impl Queue {
 
     pub(crate) fn pop(&mut self) -> Option<Entry> {
         let (_, entry) = self.ready.pop_first()?;
-        self.ready_octets -= octets(&entry);
+        self.ready_bytes -= bytes(&entry);
         Some(entry)
     }
 
@@ -151,36 +151,36 @@ impl Queue {
     pub(crate) fn purge(&mut self) -> u32 {
         let count = self.message_count();
         self.ready.clear();
-        self.ready_octets = 0;
+        self.ready_bytes = 0;
         count
     }
 
     /// Removes the messages that do not survive a restart.
     pub(crate) fn retain_persistent(&mut self) {
         self.ready.retain(|_, entry| entry.message.persistent);
-        self.ready_octets = self.ready.values().map(octets).sum();
+        self.ready_bytes = self.ready.values().map(bytes).sum();
     }
 
     /// Returns `true` if another message of this many bytes would exceed a limit.
     pub(crate) fn would_overflow(&self, body: usize) -> bool {
-        let octets = self.ready_octets + u64::try_from(body).unwrap_or(u64::MAX);
-        self.overflows(self.ready.len() + 1, octets)
+        let bytes = self.ready_bytes + u64::try_from(body).unwrap_or(u64::MAX);
+        self.overflows(self.ready.len() + 1, bytes)
     }
 
     /// Returns `true` if the queue exceeds a limit and drops messages from its head. A queue that
     /// refuses publishes instead keeps all requeued messages.
     pub(crate) fn has_overflowed(&self) -> bool {
         self.arguments.overflow == Overflow::DropHead
-            && self.overflows(self.ready.len(), self.ready_octets)
+            && self.overflows(self.ready.len(), self.ready_bytes)
     }
 
-    fn overflows(&self, count: usize, octets: u64) -> bool {
+    fn overflows(&self, count: usize, bytes: u64) -> bool {
         let count = u64::try_from(count).unwrap_or(u64::MAX);
         self.arguments.max_length.is_some_and(|max| count > max)
             || self
                 .arguments
                 .max_length_bytes
-                .is_some_and(|max| octets > max)
+                .is_some_and(|max| bytes > max)
     }
 
     /// Adds a consumer behind the others of its priority.
@@ -220,6 +220,6 @@ impl Queue {
     }
 }
 
-fn octets(entry: &Entry) -> u64 {
+fn bytes(entry: &Entry) -> u64 {
     u64::try_from(entry.message.body.len()).unwrap_or(u64::MAX)
 }

@@ -68,7 +68,7 @@ pub(crate) fn address(
 ) -> Result<Option<String>, Fault> {
     if properties
         .reply_to
-        .is_none_or(|reply_to| reply_to.as_octets() != REPLY_TO.as_bytes())
+        .is_none_or(|reply_to| reply_to.as_bytes() != REPLY_TO.as_bytes())
     {
         return Ok(None);
     }
@@ -123,7 +123,7 @@ pub(crate) fn deliver(state: &mut State, place: Place, message: &Message) -> boo
         delivery_tag,
         redelivered: false,
         exchange: ShortStr::EMPTY,
-        routing_key: ShortStr::from_octets(message.routing_key()).unwrap_or_default(),
+        routing_key: ShortStr::from_bytes(message.routing_key()).unwrap_or_default(),
     };
     connection.send_content(
         place.now,
@@ -143,10 +143,10 @@ pub(crate) fn declare(
     method: &queue::Declare<'_>,
 ) -> Result<bool, Fault> {
     let name = method.queue;
-    if !name.as_octets().starts_with(REPLY_TO.as_bytes()) {
+    if !name.as_bytes().starts_with(REPLY_TO.as_bytes()) {
         return Ok(false);
     }
-    if name.as_octets() != REPLY_TO.as_bytes() && find(state, name.as_octets()).is_none() {
+    if name.as_bytes() != REPLY_TO.as_bytes() && find(state, name.as_bytes()).is_none() {
         let vhost = Arc::clone(&state.connection(place)?.vhost);
         return Err(Fault::no_queue(&vhost, &name.to_str_lossy()));
     }

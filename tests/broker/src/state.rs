@@ -40,7 +40,7 @@ pub(crate) struct State {
     /// The channels with confirms that are due.
     pub(crate) unconfirmed: BTreeSet<(ConnectionId, u16)>,
     pub(crate) published: VecDeque<Published>,
-    pub(crate) published_octets: usize,
+    pub(crate) published_bytes: usize,
     /// The latest and the first time passed to the broker.
     pub(crate) clock: Option<(Instant, Instant)>,
 }
@@ -89,7 +89,7 @@ impl State {
             dead: VecDeque::new(),
             unconfirmed: BTreeSet::new(),
             published: VecDeque::new(),
-            published_octets: 0,
+            published_bytes: 0,
             clock: None,
         }
     }

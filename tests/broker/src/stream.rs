@@ -61,7 +61,7 @@ impl Stream {
     pub(crate) fn poll_write_shared(
         &self,
         context: &Context<'_>,
-        octets: &[u8],
+        bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.server.enter(|guarded, now| {
             if guarded.broker.is_closed(self.id) {
@@ -71,9 +71,9 @@ impl Stream {
                 guarded.wait_to_write(self.id, context);
                 return Poll::Pending;
             }
-            let octets = octets.get(..LARGEST_WRITE).unwrap_or(octets);
-            guarded.broker.handle_input(now, self.id, octets);
-            Poll::Ready(Ok(octets.len()))
+            let bytes = bytes.get(..LARGEST_WRITE).unwrap_or(bytes);
+            guarded.broker.handle_input(now, self.id, bytes);
+            Poll::Ready(Ok(bytes.len()))
         })
     }
 
@@ -102,9 +102,9 @@ impl AsyncWrite for Stream {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-        octets: &[u8],
+        bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_write_shared(context, octets)
+        self.poll_write_shared(context, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -27,7 +27,7 @@ fn words(key: &[u8]) -> Vec<&[u8]> {
     if key.is_empty() {
         Vec::new()
     } else {
-        key.split(|&octet| octet == b'.').collect()
+        key.split(|&byte| byte == b'.').collect()
     }
 }
 

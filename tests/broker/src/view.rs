@@ -95,7 +95,7 @@ impl Published {
     }
 
     /// Returns the size of the record, in bytes.
-    pub(crate) fn octets(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.body.len() + self.property_list.len()
     }
 }

@@ -10,22 +10,22 @@ use puka::protocol::{ContentHeader, Properties, frame};
 use puka_test_broker::Config;
 
 fn header(body_size: u64) -> Vec<u8> {
-    let mut octets = Vec::new();
+    let mut bytes = Vec::new();
     let header = ContentHeader {
         body_size,
         properties: Properties::default(),
     };
-    frame::content_header(&mut octets, 1, u32::MAX, &header).unwrap();
-    octets
+    frame::content_header(&mut bytes, 1, u32::MAX, &header).unwrap();
+    bytes
 }
 
 fn raw(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
-    let mut octets = vec![kind];
-    octets.extend(channel.to_be_bytes());
-    octets.extend(u32::try_from(payload.len()).unwrap().to_be_bytes());
-    octets.extend(payload);
-    octets.push(0xCE);
-    octets
+    let mut bytes = vec![kind];
+    bytes.extend(channel.to_be_bytes());
+    bytes.extend(u32::try_from(payload.len()).unwrap().to_be_bytes());
+    bytes.extend(payload);
+    bytes.push(0xCE);
+    bytes
 }
 
 fn client() -> Client {
@@ -34,34 +34,34 @@ fn client() -> Client {
 
 /// Checks that these bytes are a connection error with this code.
 #[track_caller]
-fn closes(code: u16, octets: &[u8]) -> String {
+fn closes(code: u16, bytes: &[u8]) -> String {
     let mut client = client();
-    client.write(octets);
+    client.write(bytes);
     client.expect_close(code)
 }
 
 /// Checks that these bytes are a connection error after a `basic.publish`.
 #[track_caller]
-fn closes_publish(code: u16, octets: &[u8]) -> String {
+fn closes_publish(code: u16, bytes: &[u8]) -> String {
     let mut client = client();
     client.send(1, &publish("", "facts-nowhere"));
-    client.write(octets);
+    client.write(bytes);
     client.expect_close(code)
 }
 
 #[track_caller]
-fn drops(octets: &[u8]) {
+fn drops(bytes: &[u8]) {
     let mut client = client();
-    client.write(octets);
+    client.write(bytes);
     client.quiet();
     assert!(client.is_closed());
 }
 
 #[test]
 fn wrong_frame_end_is_501() {
-    let mut octets = raw(8, 0, &[]);
-    octets[7] = 0xCD;
-    closes(501, &octets);
+    let mut bytes = raw(8, 0, &[]);
+    bytes[7] = 0xCD;
+    closes(501, &bytes);
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn method_of_wrong_length_is_501() {
 #[test]
 fn name_with_invalid_utf8_is_501() {
     let mut client = client();
-    let name = puka::protocol::ShortStr::from_octets(b"\xFF").unwrap();
+    let name = puka::protocol::ShortStr::from_bytes(b"\xFF").unwrap();
     client.send(
         1,
         &queue::Declare {
@@ -130,10 +130,10 @@ fn content_without_a_publish_is_505() {
 
 #[test]
 fn method_within_a_content_is_505() {
-    let mut octets = Vec::new();
-    frame::method(&mut octets, 1, u32::MAX, &channel::CloseOk {}).unwrap();
-    closes_publish(505, &octets);
-    closes_publish(505, &[header(5), octets].concat());
+    let mut bytes = Vec::new();
+    frame::method(&mut bytes, 1, u32::MAX, &channel::CloseOk {}).unwrap();
+    closes_publish(505, &bytes);
+    closes_publish(505, &[header(5), bytes].concat());
 }
 
 #[test]
@@ -213,10 +213,10 @@ fn body_over_the_limit_is_406() {
 fn content_is_accepted_in_any_pieces() {
     let mut client = client();
     client.queue(1, "facts-pieces");
-    let mut octets = Vec::new();
-    frame::method(&mut octets, 1, u32::MAX, &publish("", "facts-pieces")).unwrap();
-    octets.extend(header(3));
-    octets.extend(
+    let mut bytes = Vec::new();
+    frame::method(&mut bytes, 1, u32::MAX, &publish("", "facts-pieces")).unwrap();
+    bytes.extend(header(3));
+    bytes.extend(
         [
             raw(3, 1, b"a"),
             raw(3, 1, b""),
@@ -225,8 +225,8 @@ fn content_is_accepted_in_any_pieces() {
         ]
         .concat(),
     );
-    for octet in octets {
-        client.write(&[octet]);
+    for byte in bytes {
+        client.write(&[byte]);
     }
     assert_eq!(client.drain(1, "facts-pieces"), ["abc"]);
 }

@@ -20,8 +20,8 @@ fn wrong_protocol_header_gets_the_right_one() {
         let world = World::new(Config::default());
         let mut client = world.dial();
         client.write(header);
-        let octets = world.broker_mut(|broker, _| broker.poll_transmit(client.id()));
-        assert_eq!(octets.as_deref(), Some(&b"AMQP\x00\x00\x09\x01"[..]));
+        let bytes = world.broker_mut(|broker, _| broker.poll_transmit(client.id()));
+        assert_eq!(bytes.as_deref(), Some(&b"AMQP\x00\x00\x09\x01"[..]));
         assert!(client.is_closed());
     }
 }
@@ -37,9 +37,9 @@ fn version_0_9_is_accepted() {
 fn handshake_works_with_single_bytes() {
     let world = World::default();
     let mut client = world.dial();
-    for octet in b"AMQP\x00\x00\x09\x01" {
+    for byte in b"AMQP\x00\x00\x09\x01" {
         client.quiet();
-        client.write(&[*octet]);
+        client.write(&[*byte]);
     }
     client.expect_kind(0, connection::Start::ID);
 }
@@ -64,7 +64,7 @@ fn start_names_product_capabilities_and_mechanisms() {
         capabilities.get("publisher_confirms"),
         Some(Value::Bool(true))
     );
-    let mechanisms: Vec<_> = start.mechanisms.split(|&octet| octet == b' ').collect();
+    let mechanisms: Vec<_> = start.mechanisms.split(|&byte| byte == b' ').collect();
     assert!(mechanisms.contains(&&b"PLAIN"[..]) && mechanisms.contains(&&b"AMQPLAIN"[..]));
 }
 
@@ -89,7 +89,7 @@ fn amqplain_logs_in() {
     client.start(
         &all_capabilities(),
         "AMQPLAIN",
-        response.as_ref().as_octets(),
+        response.as_ref().as_bytes(),
     );
     client.expect_kind(0, connection::Tune::ID);
 }

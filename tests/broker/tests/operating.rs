@@ -396,7 +396,7 @@ fn arbitrary_bytes_do_not_panic() {
     for _ in 0..300 {
         let mut client = world.client();
         client.send(1, &declare("q"));
-        let mut octets = Vec::new();
+        let mut bytes = Vec::new();
         for (channel, kind) in [(1, 0), (1, 1), (2, 0), (1, 2), (0, 3)] {
             let mut frame = Vec::new();
             let method: puka::protocol::Method<'_> = match (kind + random()) % 4 {
@@ -406,13 +406,13 @@ fn arbitrary_bytes_do_not_panic() {
                 _ => declare_exchange("e", "topic").into(),
             };
             puka::protocol::frame::method(&mut frame, channel, u32::MAX, &method).unwrap();
-            octets.extend(frame);
+            bytes.extend(frame);
         }
         for _ in 0..random() % 4 {
-            let at = random() % octets.len();
-            octets[at] = u8::try_from(random() % 256).unwrap();
+            let at = random() % bytes.len();
+            bytes[at] = u8::try_from(random() % 256).unwrap();
         }
-        client.write(&octets);
+        client.write(&bytes);
         client.hang_up();
     }
 }

@@ -43,17 +43,17 @@ fn confirms_that_are_due_together_leave_as_one() {
     let mut client = world.client();
     client.queue(1, "q");
     client.confirm_select(1);
-    let mut octets = Vec::new();
+    let mut bytes = Vec::new();
     for body in ["a", "b", "c"] {
-        puka::protocol::frame::method(&mut octets, 1, u32::MAX, &publish("", "q")).unwrap();
+        puka::protocol::frame::method(&mut bytes, 1, u32::MAX, &publish("", "q")).unwrap();
         let header = puka::protocol::ContentHeader {
             body_size: 1,
             properties: Properties::default(),
         };
-        puka::protocol::frame::content_header(&mut octets, 1, u32::MAX, &header).unwrap();
-        puka::protocol::frame::body(&mut octets, 1, 4096, body.as_bytes());
+        puka::protocol::frame::content_header(&mut bytes, 1, u32::MAX, &header).unwrap();
+        puka::protocol::frame::body(&mut bytes, 1, 4096, body.as_bytes());
     }
-    client.write(&octets);
+    client.write(&bytes);
     client.expect(1, ack(3, true));
     client.quiet();
 }

@@ -436,13 +436,13 @@ fn unbinding_a_missing_binding_succeeds() {
 fn full_queue_drops_its_head() {
     let mut client = World::default().client();
     client.queue_with(1, "facts-length", &table([("x-max-length", 2)]));
-    client.queue_with(1, "facts-octets", &table([("x-max-length-bytes", 5)]));
+    client.queue_with(1, "facts-bytes", &table([("x-max-length-bytes", 5)]));
     for body in ["one", "two", "three"] {
         client.publish(1, "", "facts-length", body);
-        client.publish(1, "", "facts-octets", body);
+        client.publish(1, "", "facts-bytes", body);
     }
     assert_eq!(client.drain(1, "facts-length"), ["two", "three"]);
-    assert_eq!(client.drain(1, "facts-octets"), ["three"]);
+    assert_eq!(client.drain(1, "facts-bytes"), ["three"]);
 }
 
 #[test]

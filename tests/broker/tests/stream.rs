@@ -45,9 +45,9 @@ impl Peer {
         self.woken.0.load(Ordering::SeqCst)
     }
 
-    fn poll_write(&mut self, octets: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(&mut self, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let waker = Waker::from(Arc::clone(&self.woken));
-        Pin::new(&mut self.stream).poll_write(&mut Context::from_waker(&waker), octets)
+        Pin::new(&mut self.stream).poll_write(&mut Context::from_waker(&waker), bytes)
     }
 
     fn poll_read(&mut self, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
@@ -56,11 +56,9 @@ impl Peer {
     }
 
     fn send(&mut self, channel: u16, method: &impl Encode) {
-        let mut octets = Vec::new();
-        frame::method(&mut octets, channel, u32::MAX, method).unwrap();
-        assert!(
-            matches!(self.poll_write(&octets), Poll::Ready(Ok(count)) if count == octets.len())
-        );
+        let mut bytes = Vec::new();
+        frame::method(&mut bytes, channel, u32::MAX, method).unwrap();
+        assert!(matches!(self.poll_write(&bytes), Poll::Ready(Ok(count)) if count == bytes.len()));
     }
 
     /// Reads until a read is pending. Returns the received methods.
@@ -132,13 +130,13 @@ fn another_connection_wakes_a_reader() {
     );
     let before = consumer.woken();
     publisher.send(1, &publish("", "q"));
-    let mut octets = Vec::new();
+    let mut bytes = Vec::new();
     let header = ContentHeader {
         body_size: 0,
         properties: Properties::default(),
     };
-    frame::content_header(&mut octets, 1, u32::MAX, &header).unwrap();
-    assert!(publisher.poll_write(&octets).is_ready());
+    frame::content_header(&mut bytes, 1, u32::MAX, &header).unwrap();
+    assert!(publisher.poll_write(&bytes).is_ready());
     assert_eq!(consumer.woken(), before + 1);
     assert_eq!(consumer.received(), [basic::Deliver::ID]);
 }
@@ -238,9 +236,9 @@ fn timer_thread_handles_deadlines() {
         .set_read_timeout(Some(Duration::from_secs(10)))
         .unwrap();
     socket.write_all(b"AMQP\x00\x00\x09\x01").unwrap();
-    let mut octets = Vec::new();
+    let mut bytes = Vec::new();
     frame::method(
-        &mut octets,
+        &mut bytes,
         0,
         u32::MAX,
         &connection::StartOk {
@@ -251,7 +249,7 @@ fn timer_thread_handles_deadlines() {
         },
     )
     .unwrap();
-    socket.write_all(&octets).unwrap();
+    socket.write_all(&bytes).unwrap();
     let mut all = Vec::new();
     socket.read_to_end(&mut all).unwrap();
     assert_eq!(all[..3], [1, 0, 0]);

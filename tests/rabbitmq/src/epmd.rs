@@ -18,7 +18,7 @@ use crate::port::Port;
 const ATTEMPTS: usize = 5;
 const LIMIT: Duration = Duration::from_secs(20);
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-/// A request of one octet, `n`, behind its length.
+/// A request of one byte, `n`, behind its length.
 const NAMES_REQUEST: &[u8] = b"\x00\x01n";
 
 /// A running port mapper; it ends when this is dropped.

@@ -65,12 +65,12 @@ impl Folder {
         self.path("log/node.log")
     }
 
-    /// How long the log is now, in octets.
+    /// How long the log is now, in bytes.
     pub(crate) fn log_length(&self) -> u64 {
         fs::metadata(self.log()).map_or(0, |log| log.len())
     }
 
-    /// The end of the log, of what was written after its first `from` octets.
+    /// The end of the log, of what was written after its first `from` bytes.
     pub(crate) fn log_end(&self, from: u64) -> String {
         let read = || {
             let mut log = fs::File::open(self.log())?;

@@ -19,7 +19,7 @@ use crate::error::NodeError;
 const TICK: Duration = Duration::from_millis(10);
 const BUFFER: usize = 16 << 10;
 
-/// How fast octets go in one direction.
+/// How fast bytes go in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Rate {
     /// As fast as they can.
@@ -50,7 +50,7 @@ struct State {
     /// From the client, and to it.
     rates: [Rate; 2],
     is_off: bool,
-    /// Octets in either direction before everything is reset.
+    /// Bytes in either direction before everything is reset.
     budget: Option<usize>,
     pairs: Vec<Arc<Pair>>,
     accepted: usize,
@@ -62,7 +62,7 @@ struct Pair {
     client: TcpStream,
     server: TcpStream,
     is_reset: AtomicBool,
-    /// Octets to the client are dropped.
+    /// Bytes to the client are dropped.
     is_half_closed: AtomicBool,
     /// Directions that have ended.
     ended: AtomicUsize,
@@ -86,7 +86,7 @@ enum Way {
 }
 
 impl Proxy {
-    /// Starts one in front of that port of 127.0.0.1. Octets pass until something else is said.
+    /// Starts one in front of that port of 127.0.0.1. Bytes pass until something else is said.
     ///
     /// # Errors
     /// [`NodeError::Io`] when the system has no port.
@@ -118,12 +118,12 @@ impl Proxy {
         format!("amqp://guest:guest@127.0.0.1:{}/", self.port())
     }
 
-    /// How fast octets go from clients to the broker, from now on.
+    /// How fast bytes go from clients to the broker, from now on.
     pub fn up(&self, rate: Rate) {
         self.shared.state().rates[Way::Up as usize] = rate;
     }
 
-    /// How fast octets go from the broker to clients, from now on.
+    /// How fast bytes go from the broker to clients, from now on.
     pub fn down(&self, rate: Rate) {
         self.shared.state().rates[Way::Down as usize] = rate;
     }
@@ -135,8 +135,8 @@ impl Proxy {
 
     /// Resets every connection once, after this many more bytes have passed, in either direction
     /// and on any connection.
-    pub fn reset_after(&self, octets: usize) {
-        self.shared.state().budget = Some(octets);
+    pub fn reset_after(&self, bytes: usize) {
+        self.shared.state().budget = Some(bytes);
     }
 
     /// Whether [`reset_after`](Self::reset_after) has not happened yet.
@@ -264,7 +264,7 @@ impl Shared {
         loop {
             let rate = self.wait_until_it_moves(pair, way)?;
             let most = match rate {
-                Rate::Slow(octets) => (octets / 100).clamp(1, BUFFER),
+                Rate::Slow(bytes) => (bytes / 100).clamp(1, BUFFER),
                 Rate::Full | Rate::Stopped => BUFFER,
             };
             let count = match from.read(buffer.get_mut(..most).unwrap_or_default()) {
@@ -282,8 +282,8 @@ impl Shared {
             if allowed < count {
                 self.state().reset();
             }
-            if let Rate::Slow(octets) = rate {
-                thread::sleep(Duration::from_secs(1).mul_f64(count as f64 / octets.max(1) as f64));
+            if let Rate::Slow(bytes) = rate {
+                thread::sleep(Duration::from_secs(1).mul_f64(count as f64 / bytes.max(1) as f64));
             }
         }
     }
@@ -304,19 +304,13 @@ impl Shared {
         }
     }
 
-    fn write(
-        &self,
-        pair: &Pair,
-        way: Way,
-        mut to: &TcpStream,
-        mut octets: &[u8],
-    ) -> io::Result<()> {
-        while !(octets.is_empty()
+    fn write(&self, pair: &Pair, way: Way, mut to: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+        while !(bytes.is_empty()
             || matches!(way, Way::Down) && pair.is_half_closed.load(Ordering::Acquire))
         {
             self.wait_until_it_moves(pair, way)?;
-            match to.write(octets) {
-                Ok(count) => octets = octets.get(count..).unwrap_or_default(),
+            match to.write(bytes) {
+                Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
                 Err(error) if is_tick(&error) => {}
                 Err(error) => return Err(error),
             }

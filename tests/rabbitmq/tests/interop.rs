@@ -102,8 +102,8 @@ fn pika(script: &str, queue: &str, input: &[u8]) -> Result<Vec<u8>, Failure> {
     })
 }
 
-/// A body with every octet in it.
-fn octets(size: u32) -> Vec<u8> {
+/// A body with every byte in it.
+fn bytes(size: u32) -> Vec<u8> {
     (0..size)
         .map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3])
         .collect()
@@ -127,7 +127,7 @@ fn amqp_publish_is_understood() -> Outcome {
         ];
         tool("amqp-publish", &arguments, b"from rabbitmq-c")?;
         tool("amqp-publish", &["-r", &queue, "-b", ""], b"")?;
-        tool("amqp-publish", &["-r", &queue], &octets(1_000_000))?;
+        tool("amqp-publish", &["-r", &queue], &bytes(1_000_000))?;
         let first = get(&client, &queue).await?;
         assert_eq!(first.body(), b"from rabbitmq-c");
         let properties = first.properties();
@@ -155,7 +155,7 @@ fn amqp_publish_is_understood() -> Outcome {
         assert_eq!(empty.body(), b"");
         empty.ack()?;
         let large = get(&client, &queue).await?;
-        assert!(large.body() == octets(1_000_000));
+        assert!(large.body() == bytes(1_000_000));
         Ok(large.ack()?)
     })
 }
@@ -176,11 +176,11 @@ fn amqp_get_and_amqp_consume_understand() -> Outcome {
         assert_eq!(tool("amqp-get", &["-q", &queue], b"")?, b"for rabbitmq-c");
         publish(Vec::new()).await?;
         assert_eq!(tool("amqp-get", &["-q", &queue], b"")?, b"");
-        publish(octets(300_000)).await?;
+        publish(bytes(300_000)).await?;
         publish(b"second".to_vec()).await?;
-        let expected = [octets(300_000), b"second".to_vec()].concat();
+        let expected = [bytes(300_000), b"second".to_vec()].concat();
         let consumed = tool("amqp-consume", &["-q", &queue, "-c", "2", "cat"], b"")?;
-        assert!(consumed == expected, "{} octets", consumed.len());
+        assert!(consumed == expected, "{} bytes", consumed.len());
         assert_eq!(
             client
                 .queue_declare(&queue)
@@ -239,7 +239,7 @@ fn pika_reads_every_header_property_and_body() -> Outcome {
     run(|client, queue| async move {
         let headers = every_value()?;
         let publish = client
-            .basic_publish("", &queue, octets(1000))
+            .basic_publish("", &queue, bytes(1000))
             .headers(&headers)
             .content_type("a/b");
         let publish = publish
@@ -260,11 +260,11 @@ fn pika_reads_every_header_property_and_body() -> Outcome {
             .cluster_id("k")
             .await?;
         client.basic_publish("", &queue, "").await?;
-        client.basic_publish("", &queue, octets(1 << 20)).await?;
+        client.basic_publish("", &queue, bytes(1 << 20)).await?;
         pika(
             r"
 properties, body = get()
-assert body == octets(1000), body
+assert body == bytes(1000), body
 assert_values(properties.headers)
 for name, value in PROPERTIES.items():
     assert getattr(properties, name) == value, (name, getattr(properties, name))
@@ -272,7 +272,7 @@ properties, body = get()
 assert body == b'', body
 assert properties.headers is None and properties.priority is None, properties
 properties, body = get()
-assert body == octets(1 << 20), len(body)
+assert body == bytes(1 << 20), len(body)
 ",
             &queue,
             b"",
@@ -287,16 +287,16 @@ fn messages_of_pika_are_read() -> Outcome {
         pika(
             r"
 channel.confirm_delivery()
-publish(octets(1000), pika.BasicProperties(headers=VALUES, **PROPERTIES))
+publish(bytes(1000), pika.BasicProperties(headers=VALUES, **PROPERTIES))
 publish(b'', None)
-publish(octets(1 << 20), pika.BasicProperties(headers={}))
+publish(bytes(1 << 20), pika.BasicProperties(headers={}))
 ",
             &queue,
             b"",
         )?;
         let mut consumer = client.basic_consume(&queue).prefetch_count(3).await?;
         let first = consumer.next().await.ok_or("ended")??;
-        assert!(first.body() == octets(1000));
+        assert!(first.body() == bytes(1000));
         let expected = every_value()?;
         let headers = first.headers()?.to_table();
         for (name, value) in &expected {
@@ -331,7 +331,7 @@ publish(octets(1 << 20), pika.BasicProperties(headers={}))
         );
         second.ack()?;
         let third = consumer.next().await.ok_or("ended")??;
-        assert!(third.body() == octets(1 << 20));
+        assert!(third.body() == bytes(1 << 20));
         assert!(third.headers()?.is_empty());
         Ok(third.ack()?)
     })

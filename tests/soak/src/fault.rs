@@ -121,10 +121,10 @@ impl Fault {
                 proxy.clear();
             }
             Self::HalfClose => proxy.half_close(),
-            Self::ResetAfter(octets) => {
-                for octets in [octets, octets / 2, octets / 4] {
-                    proxy.reset_after(octets);
-                    until(SILENCE, "so many octets", || !proxy.is_armed()).await?;
+            Self::ResetAfter(bytes) => {
+                for bytes in [bytes, bytes / 2, bytes / 4] {
+                    proxy.reset_after(bytes);
+                    until(SILENCE, "so many bytes", || !proxy.is_armed()).await?;
                 }
             }
             Self::Off => {

@@ -70,7 +70,7 @@ pub async fn publishes_in_flight_are_bounded<R: Runtime>(world: &World<R>) -> Ou
 /// The outgoing bytes are limited. A message waits for capacity; one larger than the limit is sent
 /// when nothing else is queued.
 pub async fn outgoing_bytes_are_bounded<R: Runtime>(world: &World<R>) -> Outcome {
-    let set = |options: Options| options.max_outgoing_octets(10_000);
+    let set = |options: Options| options.max_outgoing_bytes(10_000);
     let (client, mut driver, queue) = standing_still(world, set).await?;
     let publish = || client.basic_publish("", &queue, vec![0; 4000]);
     let mut sent: Vec<Promise<()>> = Vec::new();
@@ -158,7 +158,7 @@ pub async fn dropped_future_passes_its_turn_on<R: Runtime>(world: &World<R>) -> 
 /// Twenty tasks that publish with a capacity of three all complete.
 pub async fn tasks_waiting_for_capacity_all_complete<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world
-        .client_with(|options| options.max_publishes_in_flight(3).max_outgoing_octets(2000))
+        .client_with(|options| options.max_publishes_in_flight(3).max_outgoing_bytes(2000))
         .await?;
     let queue = world.queue(&client).await?;
     let tasks: Vec<_> = (0..20)
@@ -187,11 +187,7 @@ pub async fn tasks_waiting_for_capacity_all_complete<R: Runtime>(world: &World<R
 /// is lost.
 pub async fn buffered_deliveries_are_bounded<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world
-        .client_with(|options| {
-            options
-                .max_buffered_deliveries(10)
-                .max_buffered_octets(1000)
-        })
+        .client_with(|options| options.max_buffered_deliveries(10).max_buffered_bytes(1000))
         .await?;
     let queue = world.filled_queue(&client, 500).await?;
     let mut consumer = client.basic_consume(&queue).await?;

@@ -88,8 +88,8 @@ fn relay(
             }
             Stop::Reset => return broker.shutdown(Shutdown::Both),
         }
-        let octets = client.read(&mut buffer)?;
-        broker.write_all(&buffer[..octets])?;
+        let bytes = client.read(&mut buffer)?;
+        broker.write_all(&buffer[..bytes])?;
     }
     broker.shutdown(Shutdown::Both)
 }
@@ -103,17 +103,17 @@ fn answer(
 ) -> io::Result<()> {
     let mut buffer = [0; 1 << 12];
     loop {
-        let octets = broker.read(&mut buffer)?;
+        let bytes = broker.read(&mut buffer)?;
         match how {
-            _ if octets == 0 => return Ok(()),
+            _ if bytes == 0 => return Ok(()),
             Stop::Silent if stopped.load(Ordering::SeqCst) => {}
             Stop::Trickle if stopped.load(Ordering::SeqCst) => {
-                for octet in &buffer[..octets] {
-                    client.write_all(&[*octet])?;
+                for byte in &buffer[..bytes] {
+                    client.write_all(&[*byte])?;
                     thread::sleep(TRICKLE);
                 }
             }
-            _ => client.write_all(&buffer[..octets])?,
+            _ => client.write_all(&buffer[..bytes])?,
         }
     }
 }

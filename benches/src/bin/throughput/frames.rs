@@ -21,9 +21,9 @@ struct Connection {
 }
 
 fn method(channel: u16, method: &impl Encode) -> Vec<u8> {
-    let mut octets = Vec::new();
-    frame::method(&mut octets, channel, FRAME_MAX, method).expect("the frame fits");
-    octets
+    let mut bytes = Vec::new();
+    frame::method(&mut bytes, channel, FRAME_MAX, method).expect("the frame fits");
+    bytes
 }
 
 impl Connection {
@@ -66,9 +66,9 @@ impl Connection {
         it
     }
 
-    fn write(&mut self, octets: &[u8]) {
+    fn write(&mut self, bytes: &[u8]) {
         self.stream
-            .write_all(octets)
+            .write_all(bytes)
             .expect("the broker accepts the bytes");
     }
 
@@ -85,11 +85,11 @@ impl Connection {
             .expect("the frame is valid")
             .is_none()
         {
-            let octets = self
+            let bytes = self
                 .stream
                 .read(self.decoder.space())
                 .expect("the broker answers");
-            self.decoder.filled(octets);
+            self.decoder.filled(bytes);
         }
     }
 
@@ -110,10 +110,10 @@ fn published(size: usize) -> Vec<u8> {
         body_size: size as u64,
         properties: Properties::default(),
     };
-    let mut octets = method(1, &publish);
-    frame::content_header(&mut octets, 1, FRAME_MAX, &header).expect("the frame fits");
-    frame::body(&mut octets, 1, FRAME_MAX, &vec![b'x'; size]);
-    octets
+    let mut bytes = method(1, &publish);
+    frame::content_header(&mut bytes, 1, FRAME_MAX, &header).expect("the frame fits");
+    frame::body(&mut bytes, 1, FRAME_MAX, &vec![b'x'; size]);
+    bytes
 }
 
 fn declare() -> queue::Declare<'static> {
@@ -156,8 +156,8 @@ fn confirmed(mut it: Connection, size: usize, time: Duration) -> Sample {
             sent += count;
         }
         // The last ack of the received bytes: type, channel, size, method, tag, bits, end.
-        let octets = it.read();
-        let tag = it.buffer[..octets]
+        let bytes = it.read();
+        let tag = it.buffer[..bytes]
             .rchunks_exact(21)
             .next()
             .map(|ack| &ack[HEADER + 4..HEADER + 12]);
@@ -166,8 +166,8 @@ fn confirmed(mut it: Connection, size: usize, time: Duration) -> Sample {
             .map_or(confirmed, u64::from_be_bytes);
     }
     while confirmed < sent {
-        let octets = it.read();
-        let tag = it.buffer[..octets]
+        let bytes = it.read();
+        let tag = it.buffer[..bytes]
             .rchunks_exact(21)
             .next()
             .map(|ack| &ack[HEADER + 4..HEADER + 12]);
@@ -204,7 +204,7 @@ fn consume(mut it: Connection, size: usize, acks: bool, time: Duration) -> Sampl
     puka_benches::deliver(&mut one, 1, tag, &vec![b'x'; size], Properties::default());
     let clock = Clock::start();
     it.ask(1, &consume);
-    let mut octets = it.decoder.pending().len();
+    let mut bytes = it.decoder.pending().len();
     let mut acked = 0;
     let mut ack = method(
         1,
@@ -214,15 +214,15 @@ fn consume(mut it: Connection, size: usize, acks: bool, time: Duration) -> Sampl
         },
     );
     while clock.is_before(time) {
-        octets += it.read();
-        let last = (octets / one.len()) as u64;
+        bytes += it.read();
+        let last = (bytes / one.len()) as u64;
         if acks && last > acked {
             ack[HEADER + 4..HEADER + 12].copy_from_slice(&last.to_be_bytes());
             it.write(&ack);
             acked = last;
         }
     }
-    clock.stop((octets / one.len()) as u64)
+    clock.stop((bytes / one.len()) as u64)
 }
 
 fn request(mut it: Connection, time: Duration) -> Sample {

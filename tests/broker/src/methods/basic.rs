@@ -214,7 +214,7 @@ fn get(state: &mut State, place: Place, method: &basic::Get<'_>) -> Outcome {
         delivery_tag,
         redelivered,
         exchange: ShortStr::cut(&message.exchange),
-        routing_key: ShortStr::from_octets(message.routing_key()).unwrap_or_default(),
+        routing_key: ShortStr::from_bytes(message.routing_key()).unwrap_or_default(),
         message_count,
     };
     if let Some(connection) = state.connections.get_mut(&place.connection) {

@@ -14,13 +14,13 @@ use std::time::Duration;
 
 /// Handles the protocol header of eight bytes. A server that does not accept it sends its own and
 /// closes the transport.
-pub(crate) fn protocol_header(state: &mut State, place: Place, octets: &[u8]) {
+pub(crate) fn protocol_header(state: &mut State, place: Place, bytes: &[u8]) {
     // `AMQP,1,1,0,9` is 0-9, which RabbitMQ accepts.
     let accepted =
-        octets == ProtocolHeader::AMQP_0_9_1.to_octets() || octets == b"AMQP\x01\x01\x00\x09";
+        bytes == ProtocolHeader::AMQP_0_9_1.to_bytes() || bytes == b"AMQP\x01\x01\x00\x09";
     if !accepted {
         if let Some(connection) = state.connections.get_mut(&place.connection) {
-            connection.send_octets(&ProtocolHeader::AMQP_0_9_1.to_octets());
+            connection.send_bytes(&ProtocolHeader::AMQP_0_9_1.to_bytes());
             connection.drop_transport();
         }
         return;
@@ -242,7 +242,7 @@ fn plain(response: &[u8]) -> Result<(String, String), Fault> {
 }
 
 fn plain_parts(response: &[u8]) -> Option<(String, String)> {
-    let mut parts = response.split(|&octet| octet == 0);
+    let mut parts = response.split(|&byte| byte == 0);
     let (authzid, user, password) = (parts.next()?, parts.next()?, parts.next()?);
     if !authzid.is_empty() || parts.next().is_some() {
         return None;

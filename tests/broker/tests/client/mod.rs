@@ -41,12 +41,12 @@ impl Client {
         }
     }
 
-    pub(crate) fn write(&mut self, octets: &[u8]) {
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
         match &mut self.wire {
             Wire::Memory(world, id) => {
-                world.broker_mut(|broker, now| broker.handle_input(now, *id, octets))
+                world.broker_mut(|broker, now| broker.handle_input(now, *id, bytes))
             }
-            Wire::Tcp(socket) => drop(socket.write_all(octets)),
+            Wire::Tcp(socket) => drop(socket.write_all(bytes)),
         }
     }
 
@@ -61,9 +61,9 @@ impl Client {
     fn fill(&mut self, patience: Duration) -> bool {
         match &mut self.wire {
             Wire::Memory(world, id) => {
-                let octets = world.broker_mut(|broker, _| broker.poll_transmit(*id));
-                self.decoder.extend(octets.as_deref().unwrap_or_default());
-                octets.is_some()
+                let bytes = world.broker_mut(|broker, _| broker.poll_transmit(*id));
+                self.decoder.extend(bytes.as_deref().unwrap_or_default());
+                bytes.is_some()
             }
             Wire::Tcp(socket) => {
                 socket.set_read_timeout(Some(patience)).unwrap();
@@ -130,9 +130,9 @@ impl Client {
     }
 
     pub(crate) fn send(&mut self, channel: u16, method: &impl Encode) {
-        let mut octets = Vec::new();
-        frame::method(&mut octets, channel, u32::MAX, method).unwrap();
-        self.write(&octets);
+        let mut bytes = Vec::new();
+        frame::method(&mut bytes, channel, u32::MAX, method).unwrap();
+        self.write(&bytes);
     }
 
     #[track_caller]
@@ -344,15 +344,15 @@ impl Client {
         properties: &Properties<'_>,
         body: &[u8],
     ) {
-        let mut octets = Vec::new();
-        frame::method(&mut octets, channel, u32::MAX, method).unwrap();
+        let mut bytes = Vec::new();
+        frame::method(&mut bytes, channel, u32::MAX, method).unwrap();
         let header = ContentHeader {
             body_size: body.len().try_into().unwrap(),
             properties: *properties,
         };
-        frame::content_header(&mut octets, channel, u32::MAX, &header).unwrap();
-        frame::body(&mut octets, channel, self.frame_max, body);
-        self.write(&octets);
+        frame::content_header(&mut bytes, channel, u32::MAX, &header).unwrap();
+        frame::body(&mut bytes, channel, self.frame_max, body);
+        self.write(&bytes);
     }
 
     /// Publishes and waits for the confirm, on a channel in confirm mode.

@@ -249,7 +249,7 @@ impl Side {
             Some(Argument::RejectPublish(messages)) => declare
                 .max_length(*messages)
                 .overflow(Overflow::RejectPublish),
-            Some(Argument::MaxLengthBytes(octets)) => declare.max_length_bytes(*octets),
+            Some(Argument::MaxLengthBytes(bytes)) => declare.max_length_bytes(*bytes),
             Some(Argument::DeadLetter { queue, max_length }) => {
                 let declare = declare.dead_letter("", self.queue(*queue).as_str());
                 match max_length {

@@ -62,13 +62,13 @@ fn s12_s41_connections_cut_after_any_byte_recover() -> Outcome {
         )
         .await?;
         load.flows(20).await?;
-        // Three connections come back at once, with some 600 octets for each handshake: inside it,
+        // Three connections come back at once, with some 600 bytes for each handshake: inside it,
         // inside what brings back everything else, and behind that.
-        for octets in [
+        for bytes in [
             0, 3, 7, 8, 100, 500, 600, 1000, 1500, 1800, 2000, 2500, 3000, 5000,
         ] {
-            stage.proxy.reset_after(octets);
-            let what = format!("{octets} octets");
+            stage.proxy.reset_after(bytes);
+            let what = format!("{bytes} bytes");
             until(STEP, &what, || !stage.proxy.is_armed()).await?;
         }
         load.opens().await?;
@@ -83,7 +83,7 @@ fn publishers_that_wait_for_room_are_released(recovers: bool) -> Outcome {
     // More than the system and the proxy take in.
     const MESSAGES: usize = 100;
     beside(async |stage| {
-        let options = stage.options()?.max_outgoing_octets(100_000).heartbeat(0);
+        let options = stage.options()?.max_outgoing_bytes(100_000).heartbeat(0);
         let recovery = recovers
             .then(|| Recovery::default().backoff(Duration::ZERO, Duration::from_millis(100)));
         let client = puka_smol::connect_with(options.recovery(recovery)).await?;
@@ -221,7 +221,7 @@ fn s39_slow_confirms_hold_back_publishes_beyond_the_bound() -> Outcome {
 fn s40_connection_with_untaken_deliveries_recovers() -> Outcome {
     const MESSAGES: usize = 300;
     beside(async |stage| {
-        let options = stage.options()?.heartbeat(2).max_buffered_octets(100_000);
+        let options = stage.options()?.heartbeat(2).max_buffered_bytes(100_000);
         let client = puka_smol::connect_with(options).await?;
         let filling = puka_smol::connect_with(stage.options()?).await?;
         let queue = unique("window");

@@ -1,4 +1,4 @@
-//! TLS over a stream of one's own that gives and takes a few octets at a time, and often nothing.
+//! TLS over a stream of one's own that gives and takes a few bytes at a time, and often nothing.
 
 use crate::server::TlsServer;
 use crate::{Outcome, run, source};
@@ -17,7 +17,7 @@ struct Chopped<Io> {
 
 impl<Io> Chopped<Io> {
     /// Returns the number of bytes to move, if any. With `None` the task is woken at once.
-    fn most(&mut self, cx: &Context<'_>, octets: usize) -> Option<usize> {
+    fn most(&mut self, cx: &Context<'_>, bytes: usize) -> Option<usize> {
         // xorshift64
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -32,7 +32,7 @@ impl<Io> Chopped<Io> {
             40..99 => choice * 7,
             _ => usize::MAX,
         };
-        Some(most.min(octets))
+        Some(most.min(bytes))
     }
 }
 
@@ -53,12 +53,12 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Chopped<Io> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        octets: &[u8],
+        bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let Some(most) = self.most(cx, octets.len()) else {
+        let Some(most) = self.most(cx, bytes.len()) else {
             return Poll::Pending;
         };
-        Pin::new(&mut self.io).poll_write(cx, &octets[..most])
+        Pin::new(&mut self.io).poll_write(cx, &bytes[..most])
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -163,11 +163,11 @@ fn silent_server_is_given_up_in_time() -> Outcome {
 fn trickling_server_is_given_up_in_time() -> Outcome {
     let (outcome, took) = attempt(|mut socket| {
         // The head of a handshake record that never comes to its end.
-        for octet in [22, 3, 3, 64, 0, 2, 0, 63, 250]
+        for byte in [22, 3, 3, 64, 0, 2, 0, 63, 250]
             .into_iter()
             .chain(std::iter::repeat(0))
         {
-            socket.write_all(&[octet])?;
+            socket.write_all(&[byte])?;
             std::thread::sleep(Duration::from_millis(50));
         }
         Ok(())

@@ -63,7 +63,7 @@ fn messages_of_every_size_go_there_and_back() -> Outcome {
                 .collect();
             let publish = client.basic_publish("", &queue, &body).send();
             let message = messages.next().await.ok_or("ended")??;
-            assert!(message.body() == body, "{size} octets");
+            assert!(message.body() == body, "{size} bytes");
             message.ack()?;
             publish.await?;
         }
@@ -266,7 +266,7 @@ fn evented_client_exchanges_messages_and_recovers_over_tls() -> Outcome {
                 soon,
             )?;
             let message = conn.wait(&mut messages, soon)?;
-            assert!(message.body() == body, "{size} octets");
+            assert!(message.body() == body, "{size} bytes");
             message.ack()?;
         }
         let many: Vec<_> = (0..2000)

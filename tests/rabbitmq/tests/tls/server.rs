@@ -108,7 +108,7 @@ impl TlsServer {
     }
 }
 
-/// Moves octets between a TLS connection and a broker in memory.
+/// Moves bytes between a TLS connection and a broker in memory.
 fn relay(mut session: ServerConnection, mut socket: TcpStream) -> io::Result<()> {
     let broker = Server::new(puka_test_broker::Config::default());
     let mut amqp = broker.connect();
@@ -139,17 +139,17 @@ fn relay(mut session: ServerConnection, mut socket: TcpStream) -> io::Result<()>
         loop {
             match session.reader().read(&mut buffer) {
                 Ok(0) => return Ok(()),
-                Ok(octets) => smol::block_on(smol::io::AsyncWriteExt::write_all(
+                Ok(bytes) => smol::block_on(smol::io::AsyncWriteExt::write_all(
                     &mut amqp,
-                    &buffer[..octets],
+                    &buffer[..bytes],
                 ))?,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
         }
         let reading = smol::io::AsyncReadExt::read(&mut amqp, &mut buffer);
-        if let Some(octets) = smol::block_on(futures_lite::future::poll_once(reading)) {
-            match octets? {
+        if let Some(bytes) = smol::block_on(futures_lite::future::poll_once(reading)) {
+            match bytes? {
                 0 => {
                     session.send_close_notify();
                     while session.wants_write() {
@@ -157,7 +157,7 @@ fn relay(mut session: ServerConnection, mut socket: TcpStream) -> io::Result<()>
                     }
                     return Ok(());
                 }
-                octets => session.writer().write_all(&buffer[..octets])?,
+                bytes => session.writer().write_all(&buffer[..bytes])?,
             }
         }
     }
