@@ -1,4 +1,4 @@
-//! What every part of the state machine needs.
+//! The data that all parts of the state machine share.
 
 use crate::error::Error;
 use crate::machine::channel::channels::Channels;
@@ -18,7 +18,8 @@ use std::borrow::Cow;
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
-/// The state of the connection, without the state's data.
+/// The state of the connection without its data. See the
+/// [states](crate::machine::connection::state::State).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     Down,
@@ -37,7 +38,7 @@ impl Stage {
     }
 }
 
-/// What every part of the state machine needs.
+/// The data that all parts of the state machine share.
 #[derive(Debug)]
 pub(crate) struct Context {
     /// The time of the last call that had one.
@@ -57,17 +58,18 @@ pub(crate) struct Context {
     pub(crate) promises: Promises,
     /// Replies whose promise was abandoned. `proceed` disposes of them.
     pub(crate) disposal: VecDeque<Reply>,
-    /// Publishes that are sent again. An earlier attempt may have been taken, so an error does not
-    /// prove that the broker does not have the message.
+    /// Publishes that were republished. The broker may have accepted an earlier attempt, so an
+    /// error does not prove that the broker does not have the message.
     pub(crate) republished: BTreeSet<PromiseId>,
     /// A request that may have closed an earlier connection. While it is pending, no other such
     /// request is sent.
     pub(crate) suspect: Option<PromiseId>,
-    /// The size of all queued requests.
+    /// The size of all queued requests, in bytes.
     pub(crate) request_bytes: usize,
     pub(crate) topology: Topology,
     pub(crate) notices: Notices,
-    /// Without the deliveries that were lost since the connection was last open.
+    /// The counters. Deliveries lost since the connection was last open are not included yet,
+    /// because `Consumers` counts them.
     pub(crate) counters: Counters,
     /// The driver should poll the connection.
     pub(crate) attention: bool,
@@ -106,7 +108,7 @@ impl Context {
 }
 
 impl Context {
-    /// A promise with a deadline, which starts when the driver has looked.
+    /// Opens a promise with the request timeout, which starts at the next poll.
     pub(crate) fn timed_promise(&mut self) -> PromiseId {
         self.attention = true;
         self.promises.open_timed(self.options.deadlines.request)
@@ -119,6 +121,7 @@ impl Context {
         self.promises.open_request(self.options.deadlines.request)
     }
 
+    /// Completes a promise. The reply of an abandoned promise is queued for disposal.
     #[inline]
     pub(crate) fn complete(&mut self, promise: PromiseId, mut outcome: Result<Reply, Error>) {
         if !self.republished.is_empty()
@@ -140,19 +143,21 @@ impl Context {
             self.disposal.push_back(reply);
         }
     }
+
     /// Returns `true` if a request that may have closed a connection is pending.
     pub(crate) fn has_pending_suspect(&self) -> bool {
         self.suspect
             .is_some_and(|promise| self.promises.is_pending(promise))
     }
 
+    /// Returns the incarnation of a channel, or 0 if it does not exist.
     pub(crate) fn incarnation(&self, channel: u16) -> u64 {
         self.channels
             .get(channel)
             .map_or(0, |channel| channel.incarnation)
     }
 
-    /// Answers those who waited for something on a channel that has no more to say.
+    /// Completes the promises of pending replies on a closed channel with its error.
     pub(crate) fn complete_awaited(
         &mut self,
         assembly: Option<Assembly>,
@@ -179,7 +184,7 @@ impl Context {
                     ..
                 }
                 | Awaited::Recover { promise, .. } => self.complete(promise, Err(error.clone())),
-                // Those of a consumer or a transaction are answered when it ends.
+                // The promises of a consumer or a transaction complete when it ends.
                 Awaited::Consume { .. }
                 | Awaited::Cancel { .. }
                 | Awaited::Transaction { .. }
@@ -190,21 +195,22 @@ impl Context {
         }
     }
 
-    /// Removes what a pending request was to delete or unbind from the record. The broker may have
-    /// done so, and declaring it again would restore what the user wants to be gone.
+    /// Removes the entity that a pending request deletes or unbinds from the record. The broker may
+    /// have executed the request, and a replay would restore an entity that the user deleted.
     pub(crate) fn forget_what_may_be_gone(&mut self, request: &PendingRequest) {
         if let Some(
             method @ (Method::Exchange(exchange::Method::Delete(_) | exchange::Method::Unbind(_))
             | Method::Queue(queue::Method::Delete(_) | queue::Method::Unbind(_))),
         ) = request.method()
         {
-            // As if the broker had agreed. The reply says nothing more, so any method will do.
+            // The record does not read the reply to these methods, so any method can take its
+            // place.
             self.topology.note(&method, &method);
         }
     }
 
-    /// Opens a channel. What is to be done on it can be written at once: a broker takes one thing
-    /// after the other.
+    /// Opens a channel. Its first methods can be written without waiting for `open-ok`, because the
+    /// broker handles the methods of a channel in order.
     pub(crate) fn open_channel(&mut self, role: Role) -> Option<u16> {
         let number = self.channels.add(role)?;
         self.write(number, &methods::Open {});
@@ -212,6 +218,7 @@ impl Context {
         Some(number)
     }
 
+    /// Appends a reply to the pending replies of a channel.
     #[inline]
     pub(crate) fn await_reply(&mut self, number: u16, method: &'static MethodInfo, to: Awaited) {
         if let Some(channel) = self.channels.get_mut(number) {
@@ -221,7 +228,7 @@ impl Context {
         }
     }
 
-    /// Writes a method that fits into the smallest frame there is.
+    /// Writes a method that fits into the smallest frame size that can be negotiated.
     #[inline]
     pub(crate) fn write(&mut self, channel: u16, method: &impl Encode) {
         let written = self.transmit.method(channel, method);
@@ -229,9 +236,9 @@ impl Context {
         self.attention = true;
     }
 
-    /// Puts a channel on which nothing is under way any more into the pool, if the pool has use for
-    /// it.
+    /// Returns a channel to the pool, or closes it, if nothing is pending or unsettled on it.
     pub(crate) fn release(&mut self, number: u16) {
+        // The channel of an ended consumer may be closed already.
         let Some(channel) = self.channels.get_mut(number) else {
             return;
         };
@@ -261,7 +268,8 @@ impl Context {
                 && channel.strays == 0
                 && !channel.is_suspect
                 && self.channels.idle() < usize::from(self.options.limits.request_channels);
-            // Before anything else on the channel, which may fail and take the channel with it.
+            // The acks precede the next request, because an error of that request may close the
+            // channel.
             self.flush_channel_acks(number);
             if keeps {
                 self.channels.put_idle(number);
@@ -292,8 +300,7 @@ impl Context {
         }
     }
 
-    /// Closes a channel that is not needed any more. Its number is free when the server has
-    /// answered.
+    /// Closes a channel that is no longer needed. Its number is free after `close-ok`.
     pub(crate) fn close_channel(&mut self, number: u16) {
         self.write(
             number,
@@ -307,7 +314,7 @@ impl Context {
         self.channels.set_role(number, Role::Closing);
     }
 
-    /// What a promise is answered with when its reply carries nothing else.
+    /// Returns the reply for the promise of a request.
     pub(crate) fn reply_of(method: Method<'_>) -> Reply {
         match method {
             Method::Queue(queue::Method::DeclareOk(ok)) => Reply::Queue(Box::new(Queue {
@@ -344,7 +351,7 @@ impl Context {
         self.attention = true;
     }
 
-    /// Takes note of what the broker has agreed to, so that it can be declared again.
+    /// Records a request that the broker has accepted, so that it can be replayed.
     pub(crate) fn note(&mut self, request: &PendingRequest, reply: &Method<'_>) {
         if let Some(topology) = self.topology.recorded()
             && let Some(method) = request.method()
@@ -355,7 +362,7 @@ impl Context {
         }
     }
 
-    /// What a request was refused for may be gone.
+    /// Removes a queue from the record that the broker did not find.
     pub(crate) fn note_refusal(&mut self, request: &PendingRequest, error: &Error) {
         if !matches!(error, Error::NotFound(_)) {
             return;
@@ -373,8 +380,7 @@ impl Context {
         }
     }
 
-    /// The same request under the names that queues have now, for one that was made under the names
-    /// that they had.
+    /// Returns the request with the current names of its queues.
     pub(crate) fn with_current_names(&self, request: PendingRequest) -> PendingRequest {
         if !self.topology.has_renamed() {
             return request;
@@ -385,18 +391,19 @@ impl Context {
         let encode = |method: &Method<'_>| {
             PendingRequest::new(request.promise, request.info, method).payload
         };
+        // Most requests name no queue that has another name now.
         let Some(payload) = self.topology.renamed(method, encode) else {
             return request;
         };
         PendingRequest { payload, ..request }
     }
 
-    /// The same request under the first names of queues, under which it can be asked again on any
-    /// connection.
+    /// Returns the request with the first names of its queues, which are valid on any connection.
     pub(crate) fn with_original_names(&self, request: PendingRequest) -> PendingRequest {
         let Some(method) = request.method() else {
             return request;
         };
+        // Most requests name no queue that had another name first.
         let Some(renamed) = self.topology.unrenamed(method) else {
             return request;
         };
@@ -406,7 +413,7 @@ impl Context {
         }
     }
 
-    /// The name that a queue has now.
+    /// Returns the current name of a queue.
     pub(crate) fn current_name<'n>(&self, name: &'n [u8]) -> Cow<'n, [u8]> {
         match self.topology.renamed_to(name) {
             Some(current) => Cow::Owned(current.as_bytes().to_vec()),
@@ -414,13 +421,16 @@ impl Context {
         }
     }
 
+    /// Counts a stale delivery, and returns its error.
     #[cold]
     pub(crate) fn stale(&mut self) -> Result<(), Error> {
         self.counters.stale += 1;
         Err(Error::Stale)
     }
 
+    /// Writes the collected acks of a channel.
     pub(crate) fn flush_channel_acks(&mut self, number: u16) {
+        // The server may have closed the channel since the ack.
         let Some(channel) = self.channels.get_mut(number) else {
             return;
         };

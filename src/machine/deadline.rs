@@ -37,18 +37,26 @@ pub(crate) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<In
     }
 }
 
-/// A deadline, which may be set by a call without a clock. It starts when the time is next known.
+/// A deadline, which may be set by a call without a clock.
+///
+/// Calls such as [`Connection::request`](crate::machine::Connection::request) have no `now`, so
+/// they set [`Deadline::In`], a duration that is not running yet. The driver polls the connection
+/// after each such call, and `poll_transmit`, `poll_dial`, `tend` and `handle_timeout` begin with
+/// `Connection::stamp`, which turns every `In` into an [`At`](Deadline::At). This is the only place
+/// that arms such deadlines, so `poll_timeout` returns those of new work only after one of these
+/// calls.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) enum Deadline {
     #[default]
     None,
-    /// Starts at the next [`stamp`](Self::stamp).
+    /// Set, and not started. It starts at the next [`stamp`](Self::stamp).
     In(Duration),
+    /// Started.
     At(Instant),
 }
 
 impl Deadline {
-    /// Starts the deadline.
+    /// Starts the deadline, if it is set and not started.
     #[inline]
     pub(crate) fn stamp(&mut self, now: Instant) {
         if let Self::In(time) = *self {

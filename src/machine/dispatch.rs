@@ -1,12 +1,12 @@
-//! What the server sends: every frame finds what it belongs to, or breaks the protocol.
+//! Routing of received frames to the part that they belong to. Any other frame violates the
+//! protocol.
 
 use crate::error::{Error, Fault};
 use crate::machine::channel::content::{Assembly, Delivered, Got, INLINE_BODY, Purpose, Recipient};
 use crate::machine::channel::{Awaited, PendingReply, Resize, Role};
-use crate::machine::context::Context;
-use crate::machine::context::Stage;
+use crate::machine::context::{Context, Stage};
 use crate::machine::deadline::Deadline;
-use crate::machine::faults::{broken, fault_of};
+use crate::machine::faults::{fault_of, violation};
 use crate::machine::session::Session;
 use crate::machine::{Notice, Reply};
 use crate::message::Message;
@@ -23,13 +23,13 @@ impl Session {
     ) -> Result<(), Error> {
         let most = self.cx.options.limits.message_size;
         let Some(channel) = self.cx.channels.get_mut(number) else {
-            // RabbitMQ's deliveries overtake its `close`, so those of a channel that it closed may
-            // still come.
+            // RabbitMQ's `channel.close` overtakes deliveries, so deliveries of a channel that it
+            // closed may still arrive.
             if self.cx.channels.was_closed_by_server(number) {
                 return Ok(());
             }
-            let text = format!("a frame on channel {number}, which is not open");
-            return Err(broken(ReplyCode::CHANNEL_ERROR, text, MethodId::NONE));
+            let text = format!("frame on channel {number}, which is not open");
+            return Err(violation(ReplyCode::CHANNEL_ERROR, text, MethodId::NONE));
         };
         if matches!(channel.role, Role::Closing | Role::Overdue) {
             return self.receive_on_closing(number, &frame);
@@ -41,7 +41,7 @@ impl Session {
             channel.discards_until_open = false;
         }
         if frame.kind() == FrameKind::Method {
-            // The most frequent method is checked first.
+            // Deliveries are the most frequent methods, so they are checked first.
             if channel.assembly.is_none()
                 && let Some(deliver) = basic::Deliver::decode(frame.payload())
             {
@@ -54,9 +54,9 @@ impl Session {
             }
             let method = Method::decode(frame.payload()).map_err(Fault::from)?;
             if channel.assembly.is_some() {
-                return Err(broken(
+                return Err(violation(
                     ReplyCode::UNEXPECTED_FRAME,
-                    "a method inside a content",
+                    "method inside a content",
                     method.id(),
                 ));
             }
@@ -65,17 +65,17 @@ impl Session {
         self.receive_content(number, frame)
     }
 
-    /// Handles a content header frame or a body frame. Most deliveries are in the buffer as a whole
-    /// and do not pass here.
+    /// Handles a content header frame or a body frame. Most deliveries are in the read buffer as a
+    /// whole, and do not reach this method.
     fn receive_content(&mut self, number: u16, frame: Frame<'_>) -> Result<(), Error> {
         let limits = &self.cx.options.limits;
         let Some(channel) = self.cx.channels.get_mut(number) else {
             return Ok(());
         };
         let Some(assembly) = &mut channel.assembly else {
-            return Err(broken(
+            return Err(violation(
                 ReplyCode::UNEXPECTED_FRAME,
-                "a content without its method",
+                "content frame without a method",
                 MethodId::NONE,
             ));
         };
@@ -102,7 +102,8 @@ impl Session {
         Ok(())
     }
 
-    /// "Discard all received methods except Close and Close-OK" (1.5.2.5).
+    /// Handles a frame on a channel that this side is closing. "After sending this method, any
+    /// received methods except Close and Close-OK MUST be discarded" (channel.close).
     pub(crate) fn receive_on_closing(
         &mut self,
         number: u16,
@@ -118,15 +119,18 @@ impl Session {
             }
             Method::Channel(channels::Method::Close(close)) => {
                 let channel = self.cx.channels.get_mut(number);
+                // "The response to receiving a Close after sending Close must be to send Close-Ok"
+                // (channel.close).
                 let channel = channel.filter(|channel| !channel.close_answered);
                 if let Some(channel) = channel {
                     channel.close_answered = true;
                     let awaited = std::mem::take(&mut channel.pending_replies);
                     self.cx.write(number, &channels::CloseOk {});
                     let error = Error::from(fault_of(&close));
-                    // The request timed out, and the cause of the error may be gone.
+                    // Requests on the channel have timed out, but the error may show that a queue
+                    // is gone.
                     self.cx.complete_awaited(None, awaited, &error);
-                    // What was published without a confirm may be what it is about.
+                    // The error may be about publishes without confirms, which have no promise.
                     self.cx.notices.notify(&Notice::ChannelClosed(error));
                 }
             }
@@ -135,6 +139,7 @@ impl Session {
         Ok(())
     }
 
+    /// Handles a method on a channel.
     pub(crate) fn receive_method(&mut self, number: u16, method: Method<'_>) -> Result<(), Error> {
         let id = method.id();
         match method {
@@ -160,25 +165,20 @@ impl Session {
                 self.channel_closed(number, close)?
             }
             Method::Channel(channels::Method::Flow(flow)) => {
-                if let Some((exchange, kind)) = self.publishing.publishers.flow(number, flow.active)
-                {
+                let active = flow.active;
+                if let Some((exchange, kind)) = self.publishing.publishers.flow(number, active) {
                     self.publishing.queued.retry(exchange, kind);
                 } else if let Some((_, transaction)) = self.transactions.on(number) {
-                    transaction.flows = flow.active;
+                    transaction.flows = active;
                 }
-                self.cx.write(
-                    number,
-                    &channels::FlowOk {
-                        active: flow.active,
-                    },
-                );
+                self.cx.write(number, &channels::FlowOk { active });
             }
             method => self.receive_reply(number, method)?,
         }
         Ok(())
     }
 
-    /// A delivery, with its content if that is there already.
+    /// Handles a `basic.deliver`, together with its content if that has arrived as well.
     #[inline]
     pub(crate) fn receive_deliver(
         &mut self,
@@ -214,7 +214,7 @@ impl Session {
         }
     }
 
-    /// Handles a whole delivery: a reply to a call, or one for a consumer.
+    /// Handles a whole delivery, which is the reply to a call or for a consumer.
     #[inline]
     pub(crate) fn receive_delivery(
         &mut self,
@@ -233,6 +233,7 @@ impl Session {
             .deliver(&mut self.cx, number, recipient, tag, redelivered, message)
     }
 
+    /// Begins to receive a content on a channel.
     #[inline]
     pub(crate) fn begin_content(
         &mut self,
@@ -251,6 +252,7 @@ impl Session {
         }
     }
 
+    /// Handles a `basic.ack` or `basic.nack` of publishes.
     pub(crate) fn receive_confirm(
         &mut self,
         number: u16,
@@ -259,43 +261,33 @@ impl Session {
         accepted: bool,
         id: MethodId,
     ) -> Result<(), Error> {
-        let awaited = self
-            .cx
-            .channels
-            .get(number)
-            .and_then(|channel| channel.pending_replies.front());
-        let selecting = matches!(
-            awaited,
-            Some(PendingReply {
-                to: Awaited::Nothing,
-                ..
-            })
-        );
-        if !selecting
+        let channel = self.cx.channels.get(number);
+        let pending = channel.and_then(|channel| channel.pending_replies.front());
+        // Publishes are confirmed only after `select-ok`.
+        let is_selecting = pending.is_some_and(|it| matches!(it.to, Awaited::Nothing));
+        if !is_selecting
             && self
                 .publishing
                 .confirm(&mut self.cx, number, tag, multiple, accepted)
         {
             return Ok(());
         }
-        let text = format!("a confirm of publish {tag}, which waits for none");
-        Err(broken(ReplyCode::COMMAND_INVALID, text, id))
+        let text = format!("confirm of publish {tag}, which is not pending");
+        Err(violation(ReplyCode::COMMAND_INVALID, text, id))
     }
 
+    /// Handles `get-ok`. The message follows.
     pub(crate) fn receive_got(&mut self, number: u16, got: &basic::GetOk<'_>) -> Result<(), Error> {
-        let awaited = self
-            .cx
-            .channels
-            .get_mut(number)
-            .and_then(|channel| channel.pending_replies.pop_front());
+        let channel = self.cx.channels.get_mut(number);
+        let pending = channel.and_then(|channel| channel.pending_replies.pop_front());
         let Some(PendingReply {
             to: Awaited::Get { request, no_ack },
             ..
-        }) = awaited
+        }) = pending
         else {
-            return Err(broken(
+            return Err(violation(
                 ReplyCode::COMMAND_INVALID,
-                "a message that nobody asked for",
+                "unexpected get-ok without a pending get",
                 basic::GetOk::ID,
             ));
         };
@@ -317,6 +309,7 @@ impl Session {
         Ok(())
     }
 
+    /// Handles a message whose content has arrived.
     pub(crate) fn receive_message(
         &mut self,
         number: u16,
@@ -365,6 +358,7 @@ impl Session {
         }
     }
 
+    /// Handles a method that must be a pending reply.
     pub(crate) fn receive_reply(&mut self, number: u16, method: Method<'_>) -> Result<(), Error> {
         let id = method.id();
         let Some(channel) = self.cx.channels.get_mut(number) else {
@@ -376,20 +370,25 @@ impl Session {
             _ => None,
         };
         let info = method.info();
-        let answered = |pending: &PendingReply| pending.is_completed_by(info, of_tag);
+        let is_completed = |pending: &PendingReply| pending.is_completed_by(info, of_tag);
         let place = channel
             .pending_replies
             .iter()
-            .position(|it| answered(it) || !it.to.may_be_overtaken());
-        let place = place.filter(|place| channel.pending_replies.get(*place).is_some_and(answered));
+            .position(|it| is_completed(it) || !it.to.may_be_overtaken());
+        let place = place.filter(|place| {
+            channel
+                .pending_replies
+                .get(*place)
+                .is_some_and(is_completed)
+        });
         let Some(pending) = place.and_then(|place| channel.pending_replies.remove(place)) else {
-            // RabbitMQ answers a cancel twice when the quorum queue is deleted at that moment.
+            // RabbitMQ replies to a cancel twice if the quorum queue is deleted at that moment.
             if id == basic::CancelOk::ID {
                 return Ok(());
             }
-            return Err(broken(
+            return Err(violation(
                 ReplyCode::COMMAND_INVALID,
-                "a method that was not to come",
+                "unexpected method without a pending request",
                 id,
             ));
         };
@@ -398,6 +397,7 @@ impl Session {
         Ok(())
     }
 
+    /// Completes the pending reply.
     fn reply_received(
         &mut self,
         number: u16,
@@ -456,7 +456,8 @@ impl Session {
         }
     }
 
-    /// The server closed a channel: what was asked on it has its answer, and nothing else notices.
+    /// Handles a channel that the server closes. Its requests complete with the error, and no other
+    /// channel is affected.
     pub(crate) fn channel_closed(
         &mut self,
         number: u16,
@@ -468,9 +469,9 @@ impl Session {
         };
         let mut outcome = Ok(());
         let error: Error = fault_of(&close).into();
-        let awaited = std::mem::take(&mut channel.pending_replies);
+        let pending = std::mem::take(&mut channel.pending_replies);
         self.cx
-            .complete_awaited(channel.assembly.take(), awaited, &error);
+            .complete_awaited(channel.assembly.take(), pending, &error);
         if let Some(consumer) = channel.consumer.take() {
             self.recovery
                 .consumer_closed(&mut self.cx, &mut self.consuming, consumer, &error);
@@ -490,11 +491,6 @@ impl Session {
 
 /// Returns `true` if a frame is the reply to `channel.open`.
 fn is_open_ok(frame: &Frame<'_>) -> bool {
-    let is_open_ok = |payload| {
-        matches!(
-            Method::decode(payload),
-            Ok(Method::Channel(channels::Method::OpenOk(_)))
-        )
-    };
-    frame.kind() == FrameKind::Method && is_open_ok(frame.payload())
+    let is_open_ok = |method| matches!(method, Method::Channel(channels::Method::OpenOk(_)));
+    frame.kind() == FrameKind::Method && Method::decode(frame.payload()).is_ok_and(is_open_ok)
 }

@@ -1,15 +1,15 @@
-//! Faults of the server, and those that it reports.
+//! Errors for faults of the server, and for faults that the server reports.
 
 use crate::error::{Error, Fault};
 use crate::protocol::method::channel as channels;
 use crate::protocol::{MethodId, ReplyCode};
 
-/// A fault of the server.
-pub(crate) fn broken(code: ReplyCode, text: impl Into<String>, method: MethodId) -> Error {
+/// Returns the error of a protocol violation by the server.
+pub(crate) fn violation(code: ReplyCode, text: impl Into<String>, method: MethodId) -> Error {
     Fault::by_client(code, text, method).into()
 }
 
-/// What the server closes a channel over.
+/// Returns the fault for which the server has closed a channel.
 pub(crate) fn fault_of(close: &channels::Close<'_>) -> Fault {
     let method = MethodId {
         class: close.class_id,

@@ -1,4 +1,4 @@
-//! Everything that happens on the channels of a connection.
+//! The session: the parts of the state machine that use channels, and the calls to all of them.
 
 use crate::error::Error;
 use crate::machine::channel::content::{Assembly, Purpose};
@@ -16,7 +16,7 @@ use crate::machine::transaction::transactions::Transactions;
 use crate::machine::{Counters, Ended, PromiseId, Recovered, Reply};
 use std::time::{Duration, Instant};
 
-/// The present figures of a connection.
+/// The current figures of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -32,7 +32,7 @@ pub struct Stats {
     pub buffered_deliveries: usize,
 }
 
-/// Everything that happens on the channels of a connection.
+/// The parts of the state machine that use channels, with the data that they share.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) cx: Context,
@@ -82,7 +82,7 @@ impl Session {
             && cx.channels.numbers().all(is_at_rest)
     }
 
-    /// Returns what has happened to the connection since it was made.
+    /// Returns the counters of the connection since it was created.
     pub(crate) fn counters(&self) -> Counters {
         let counters = self.cx.counters;
         Counters {
@@ -91,7 +91,7 @@ impl Session {
         }
     }
 
-    /// Returns the present figures of the connection. It is inlined, so that the figures that the
+    /// Returns the current figures of the connection. It is inlined, so that figures that the
     /// caller does not use are not computed.
     #[inline]
     pub(crate) fn stats(&self) -> Stats {
@@ -120,8 +120,8 @@ impl Session {
         }
     }
 
-    /// Starts the consumers again for which there are channels. Returns the report of the recovery
-    /// when it is complete.
+    /// Restarts the consumers for which there are channels. Returns the report of the recovery once
+    /// it is complete.
     #[inline]
     pub(crate) fn restore_consumers(&mut self) -> Option<Recovered> {
         self.recovery
@@ -148,7 +148,7 @@ impl Session {
         }
     }
 
-    /// Pauses or resumes reading, according to what is buffered.
+    /// Pauses or resumes reading, depending on the buffered deliveries.
     #[inline]
     pub(crate) fn update_reading(&mut self) {
         if self.consuming.update_reading(&mut self.cx) {
@@ -173,7 +173,8 @@ impl Session {
         cx.transmit.heartbeat.resume();
     }
 
-    /// Returns `true` if the recovery makes no progress although its replies are read.
+    /// Returns `true` if the recovery has made no progress within its timeout although input is
+    /// read.
     pub(crate) fn restores_for_too_long(&self, now: Instant) -> bool {
         self.consuming.reading.is_on() && self.recovery.restore_deadline.has_passed(now)
     }
@@ -187,8 +188,8 @@ impl Session {
         }
     }
 
-    /// Returns for how long the transport has accepted nothing, if that is too long. A broker that
-    /// has blocked the connection does not read.
+    /// Returns for how long the transport has accepted no bytes, if that is too long. A broker that
+    /// has blocked the connection does not read, so the time is not counted then.
     pub(crate) fn stalled_for(&self, now: Instant) -> Option<Duration> {
         let stalled = self.cx.transmit.stalled_for(now);
         stalled.filter(|_| self.publishing.blocked.is_none())
@@ -204,8 +205,8 @@ impl Session {
             recovery,
             ..
         } = self;
-        // One after the other: iterating over an array of them took 110 instructions more, and a
-        // request pays for it twice.
+        // Iterating over an array of the deadlines took 110 instructions more, and each request
+        // computes this twice.
         let mut earliest = match cx.stage {
             Stage::Restoring if consuming.reading.is_on() => recovery.restore_deadline.instant(),
             Stage::Open => consuming.resubscription.deadline(),
@@ -221,7 +222,7 @@ impl Session {
         earlier(earliest, replay.and_then(Replay::deadline))
     }
 
-    /// Starts the deadlines that were set by calls without the time.
+    /// Starts the deadlines that were set by calls without a clock.
     #[inline]
     pub(crate) fn stamp(&mut self, now: Instant) {
         let cx = &mut self.cx;
@@ -289,7 +290,7 @@ impl Session {
         }
     }
 
-    /// Forgets what has waited for too long.
+    /// Removes queued work whose promise has timed out.
     pub(crate) fn drop_expired(&mut self) {
         let (promises, bytes) = (&self.cx.promises, &mut self.cx.request_bytes);
         self.requests.queue.retain(|request| {
@@ -299,7 +300,7 @@ impl Session {
         });
         self.consuming.waiting.retain(|consume| {
             let is_waiting = promises.is_pending(consume.promise);
-            *bytes -= if is_waiting { 0 } else { consume.bytes() };
+            *bytes -= if is_waiting { 0 } else { consume.size() };
             is_waiting
         });
         self.transactions
@@ -310,7 +311,8 @@ impl Session {
             .retain(|pending| promises.is_pending(pending.promise));
     }
 
-    /// Ends what belongs to the transport that went, and keeps what another can go on with.
+    /// Ends the work that belongs to the lost transport, and queues the work that the next one can
+    /// continue.
     pub(crate) fn suspend(&mut self, error: &Error) {
         self.publishing.blocked = None;
         self.cx.acking.clear();
@@ -344,6 +346,7 @@ impl Session {
             .suspend_transactions(&mut self.cx, error, &blame);
     }
 
+    /// Ends or queues the pending requests of a channel of the lost transport.
     pub(crate) fn suspend_channel(
         &mut self,
         channel: &mut Channel,
@@ -374,7 +377,7 @@ impl Session {
                     self.consuming
                         .suspend_resize(&mut self.cx, consumer, resize, error, blame);
                 }
-                // The connection that went took back everything itself.
+                // The broker has requeued all deliveries of the lost connection.
                 Awaited::Recover { promise, .. } => self.cx.complete(promise, Ok(Reply::Done)),
                 Awaited::Consume { .. }
                 | Awaited::Cancel { .. }
@@ -386,8 +389,8 @@ impl Session {
         }
     }
 
-    /// Completes every promise with the error, except those to keep, and ends what the channels are
-    /// used for.
+    /// Completes every promise with the error, except those in `kept`, and ends all consumers,
+    /// transactions and channels.
     pub(crate) fn give_up(&mut self, error: &Error, kept: &[PromiseId]) {
         let unconfirmed = || Err(Error::Unconfirmed(error.clone().into()));
         let Self {
@@ -408,6 +411,7 @@ impl Session {
         let numbers: Vec<u16> = cx.channels.numbers().collect();
         for number in numbers {
             cx.channels.remove(number);
+            // Most channels have no publisher.
             let Some(publisher) = publishing.publishers.remove(number) else {
                 continue;
             };
@@ -426,7 +430,7 @@ impl Session {
         }
     }
 
-    /// Answers everything that waits to be sent.
+    /// Completes all queued work with an error.
     pub(crate) fn fail_waiting(&mut self, error: &Error) {
         let requests = self.requests.queue.drain(..).map(|request| request.promise);
         let consumes = self
@@ -446,9 +450,10 @@ impl Session {
         }
         self.publishing.fail_queued(&mut self.cx, error);
     }
-    /// Whether another request would be accepted.
+
+    /// Returns `true` if another request would be accepted.
     #[must_use]
-    pub(crate) fn has_room_to_request(&self) -> bool {
+    pub(crate) fn has_capacity_to_request(&self) -> bool {
         let limits = &self.cx.options.limits;
         let pending = self.requests.queue.len()
             + self.consuming.waiting.len()

@@ -1,4 +1,4 @@
-//! What the program calls. Each call is passed on to the part that it concerns.
+//! The calls of the program. Each is passed on to the part that implements it.
 
 use crate::error::Error;
 use crate::machine::channel::content::Delivered;
@@ -21,8 +21,8 @@ impl Connection {
     }
 
     /// Closes the connection. Accepted publishes and requests are sent, and their replies awaited,
-    /// within half of the close timeout. That includes the handshake and the recovery of a
-    /// transport that there is, but no other transport is dialled.
+    /// within half of the close timeout. A pending handshake or recovery on an existing transport
+    /// continues meanwhile, but no other transport is dialled.
     pub fn close(&mut self) -> PromiseId {
         let (promise, begins) = self.lifecycle.close(&mut self.session.cx);
         if begins {
@@ -32,25 +32,25 @@ impl Connection {
         promise
     }
 
-    /// Fetches the outcome of a promise, once.
+    /// Takes the outcome of a promise, once. Returns `None` while it is pending.
     #[inline]
     pub fn fetch(&mut self, promise: PromiseId) -> Option<Result<Reply, Error>> {
         self.fetch_completion(promise).map(Completion::into_outcome)
     }
 
-    /// Fetches the outcome of a promise, once, to be converted later.
+    /// Takes the outcome of a promise, once. The caller converts it later.
     #[inline]
     pub(crate) fn fetch_completion(&mut self, promise: PromiseId) -> Option<Completion> {
         self.session.cx.promises.fetch(promise)
     }
 
-    /// Drops interest in a promise. Its request is completed all the same: a message that it gets
-    /// is returned to its queue, and a consumer that it starts is cancelled.
+    /// Drops interest in a promise. Its request completes nevertheless: a message that it gets is
+    /// returned to its queue, and a consumer that it starts is cancelled.
     #[inline]
     pub fn abandon(&mut self, promise: PromiseId) {
         if let Some(reply) = self.session.cx.promises.abandon(promise) {
             self.session.dispose(reply);
-            // A consumer that was not fetched may have had all buffered deliveries.
+            // The disposed consumer may have had all buffered deliveries, so reading may resume.
             self.proceed_if_needed();
         }
     }
@@ -70,7 +70,7 @@ impl Connection {
             .update_secret(&mut self.session, new_secret, reason)
     }
 
-    /// Begins to listen for notices. Earlier notices are not received, except the one that the
+    /// Adds a listener for notices. It receives no earlier notices, except the one that the
     /// connection is closed.
     pub fn listen(&mut self) -> ListenerId {
         let notices = &mut self.session.cx.notices;
@@ -105,8 +105,8 @@ impl Connection {
     }
 
     /// Publishes a message without asking for a confirm. The promise completes when the message is
-    /// queued for writing, which is at once unless the message has to wait. Its fate is not
-    /// reported.
+    /// queued for writing, which is at once unless the message has to wait for a channel. Whether
+    /// the broker accepts it is not reported.
     ///
     /// # Errors
     /// As [`publish`](Self::publish), and [`Error::InvalidArgument`] if the message is mandatory or
@@ -117,8 +117,8 @@ impl Connection {
         publishing.publish_unconfirmed(cx, publish)
     }
 
-    /// Publishes a message and waits for a reply. Without a timeout, that of a request applies. A
-    /// message that cannot be routed fails the call.
+    /// Publishes a message that asks for a reply. The promise completes with the reply. Without a
+    /// timeout, that of a request applies. A message that cannot be routed fails the call.
     ///
     /// # Errors
     /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] for what the
@@ -157,7 +157,7 @@ impl Connection {
     /// Returns `true` if another request would be accepted.
     #[must_use]
     pub fn has_room_to_request(&self) -> bool {
-        self.session.has_room_to_request()
+        self.session.has_capacity_to_request()
     }
 
     /// Returns the current name of a queue.
@@ -401,21 +401,21 @@ impl Connection {
         self.session.consuming.timed_out(what, after)
     }
 
-    /// Returns `true` if there is work that a sleeping driver does not know of.
+    /// Returns `true` if there is work for the driver that was added while it may sleep.
     #[must_use]
     pub fn wants_attention(&self) -> bool {
         self.session.cx.attention
     }
 
     /// Returns `true` if no more input is accepted. The transport can be closed once all output is
-    /// written.
+    /// written, or when [`is_over`](Self::is_over) returns `true`.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         matches!(self.lifecycle.state, State::Closed(_))
     }
 
-    /// Returns `true` if the time for the last output is over, too, and the transport is to be
-    /// dropped.
+    /// Returns `true` if the deadline for the remaining output has passed, so that the transport
+    /// should be dropped.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.lifecycle.state.is_over()
@@ -444,7 +444,7 @@ impl Connection {
         self.lifecycle.report(&self.session.recovery)
     }
 
-    /// Returns the broker's reason for blocking publishes, or `None` if it does not.
+    /// Returns the broker's reason for blocking publishes, or `None` if they are not blocked.
     #[must_use]
     pub fn blocked(&self) -> Option<&str> {
         self.session.publishing.blocked.as_deref()
@@ -462,13 +462,13 @@ impl Connection {
         self.session.is_idle()
     }
 
-    /// Returns what has happened to the connection since it was made.
+    /// Returns the counters of the connection since it was created.
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.session.counters()
     }
 
-    /// Returns the present figures of the connection.
+    /// Returns the current figures of the connection.
     #[inline]
     #[must_use]
     pub fn stats(&self) -> Stats {

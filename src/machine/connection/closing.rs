@@ -1,4 +1,4 @@
-//! The program's wish to close the connection, and its outcome.
+//! The `close` of the program: its promises, its drain deadline and its outcome.
 
 use crate::error::Error;
 use crate::machine::context::Context;
@@ -6,17 +6,17 @@ use crate::machine::deadline::Deadline;
 use crate::machine::{Notice, PromiseId, Reply};
 use std::time::{Duration, Instant};
 
-/// What the program waits for when it closes the connection.
+/// A close that the program has requested.
 #[derive(Debug, Default)]
 pub(crate) struct Closing {
     /// Promises that complete when the connection is closed.
     promises: Vec<PromiseId>,
-    /// The number of promises that a close could not wait for.
+    /// The number of promises that did not complete before the connection was closed.
     incomplete: usize,
-    /// When pending requests are no longer waited for.
+    /// When the connection stops waiting for pending requests.
     drain_deadline: Deadline,
     /// Listeners have received the last notice.
-    is_told: bool,
+    is_notified: bool,
 }
 
 impl Closing {
@@ -46,8 +46,8 @@ impl Closing {
         self.drain_deadline = Deadline::None;
     }
 
-    /// Returns the time that is left for draining and `close-ok`. The whole close takes its timeout
-    /// at most, of which the first half may be over.
+    /// Returns the deadline for draining and `close-ok`. The first half of the timeout may have
+    /// passed already, before the connection was open.
     pub(crate) fn time_left(&self, timeout: Duration) -> Deadline {
         match self.drain_deadline {
             Deadline::At(_) => Deadline::In(timeout / 2),
@@ -67,14 +67,14 @@ impl Closing {
     }
 
     /// Counts promises that completed without a reply because the program closes the connection, or
-    /// whose timeout passed meanwhile.
+    /// because their timeout passed during the close.
     pub(crate) fn count_incomplete(&mut self, promises: usize) {
         if self.has_begun() {
             self.incomplete += promises;
         }
     }
 
-    /// Returns the outcome of a close on a connection that has ended with this error.
+    /// Returns the outcome of `close` for a connection that has ended with this error.
     pub(crate) fn outcome(&self, error: Error) -> Result<Reply, Error> {
         match (error, self.incomplete) {
             (Error::Closed, 0) => Ok(Reply::Done),
@@ -83,7 +83,7 @@ impl Closing {
         }
     }
 
-    /// Completes the promises: the connection has ended with this error.
+    /// Completes the promises, because the connection has ended with this error.
     pub(crate) fn complete(&mut self, cx: &mut Context, error: &Error) {
         for promise in std::mem::take(&mut self.promises) {
             let outcome = self.outcome(error.clone());
@@ -92,27 +92,27 @@ impl Closing {
     }
 
     /// Sends the last notice, once.
-    pub(crate) fn tell(&mut self, cx: &mut Context, close_reason: Option<&Error>) {
-        if !std::mem::replace(&mut self.is_told, true)
+    pub(crate) fn notify(&mut self, cx: &mut Context, close_reason: Option<&Error>) {
+        if !std::mem::replace(&mut self.is_notified, true)
             && let Some(error) = close_reason
         {
             cx.notices.notify(&Notice::Closed(error.clone()));
         }
     }
 
-    /// Returns `true` if pending requests were waited for long enough.
+    /// Returns `true` if the deadline for pending requests has passed.
     #[inline]
     pub(crate) fn has_drained(&self, now: Instant) -> bool {
         self.drain_deadline.has_passed(now)
     }
 
-    /// Returns when pending requests are no longer waited for.
+    /// Returns when the connection stops waiting for pending requests.
     #[inline]
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.drain_deadline.instant()
     }
 
-    /// Starts the deadline if it was set without the time.
+    /// Starts the deadline if it was set without a clock.
     #[inline]
     pub(crate) fn stamp(&mut self, now: Instant) {
         self.drain_deadline.stamp(now);

@@ -1,4 +1,4 @@
-//! Promises of the program that the connection opens.
+//! Promises that complete when the connection is open.
 
 use crate::error::Error;
 use crate::machine::context::Context;
@@ -9,7 +9,7 @@ use crate::machine::{PromiseId, Reply};
 pub(crate) struct Connecting {
     promises: Vec<PromiseId>,
     /// The number of promises at which abandoned ones are removed.
-    most: usize,
+    cleanup_at: usize,
 }
 
 impl Connecting {
@@ -19,30 +19,30 @@ impl Connecting {
         self.promises.push(promise);
     }
 
-    /// Completes abandoned promises. Otherwise a program that asks again and again while there is
-    /// no broker would add promises without limit. It runs when their number has doubled since the
-    /// last time, so each call looks at two of them on average.
+    /// Completes abandoned promises. Otherwise a program that calls `connect` repeatedly while
+    /// there is no broker would add promises without limit. It runs when their number has doubled
+    /// since the last time, so each call checks two of them on average.
     fn complete_abandoned(&mut self, cx: &mut Context) {
-        if self.promises.len() < self.most {
+        if self.promises.len() < self.cleanup_at {
             return;
         }
         let (wanted, abandoned): (_, Vec<PromiseId>) = std::mem::take(&mut self.promises)
             .into_iter()
             .partition(|it| cx.promises.is_wanted(*it));
         self.promises = wanted;
-        self.most = 2 * self.promises.len().max(8);
+        self.cleanup_at = 2 * self.promises.len().max(8);
         for promise in abandoned {
             cx.complete(promise, Ok(Reply::Done));
         }
     }
 
-    /// Completes the promise of a program that asks when the connection is open.
+    /// Completes one promise with the properties of the server.
     pub(crate) fn complete_one(cx: &mut Context, promise: PromiseId) {
         let server = Box::new(cx.server.clone());
         cx.complete(promise, Ok(Reply::Connected(server)));
     }
 
-    /// Completes all promises: the connection is open.
+    /// Completes all promises, because the connection is open.
     pub(crate) fn complete(&mut self, cx: &mut Context) {
         for promise in std::mem::take(&mut self.promises) {
             Self::complete_one(cx, promise);
@@ -56,7 +56,7 @@ impl Connecting {
         }
     }
 
-    /// Forgets the promises, which complete with all others.
+    /// Removes the promises. The caller completes them with all others.
     pub(crate) fn clear(&mut self) {
         self.promises.clear();
     }

@@ -1,5 +1,5 @@
-//! Closing, in every way that there is (spec 1.4.2.7, 2.2.4): by us, by the server, by both at
-//! once, by accident.
+//! The end of a connection: closed by the program, by the server or by both at once, or lost (spec
+//! 1.4.2.7, 2.2.4).
 
 use crate::error::{Broken, Error, Fault, Peer};
 use crate::machine::connection::lifecycle::Lifecycle;
@@ -12,13 +12,15 @@ use crate::protocol::method::{Encode, connection as methods};
 use crate::protocol::{DecodeError, MethodId, ReplyCode, ShortStr};
 use std::time::Instant;
 
-/// Writes a method that nothing may follow.
+/// Writes a method after which nothing is written.
 fn write_last(cx: &mut Context, method: &impl Encode) {
     let written = cx.transmit.last_method(method);
+    // `close` is cut to fit into the smallest frame.
     debug_assert!(written.is_ok(), "{written:?}");
     cx.attention = true;
 }
 
+/// Writes `connection.close`, with a text that is cut to the length of a short string.
 fn write_close(cx: &mut Context, code: ReplyCode, text: &str, method: MethodId) {
     let close = methods::Close {
         reply_code: code.value(),
@@ -30,8 +32,8 @@ fn write_close(cx: &mut Context, code: ReplyCode, text: &str, method: MethodId) 
 }
 
 impl Lifecycle {
-    /// Opens a promise that completes when the connection is closed. Returns `true` as well if the
-    /// close is to begin.
+    /// Returns a promise that completes when the connection is closed, and `true` if the close
+    /// should begin.
     pub(crate) fn close(&mut self, cx: &mut Context) -> (PromiseId, bool) {
         let promise = cx.promises.open();
         cx.attention = true;
@@ -67,7 +69,7 @@ impl Lifecycle {
         }
     }
 
-    /// Continues a close when nothing is pending any more.
+    /// Continues a close once nothing is pending.
     #[inline]
     pub(crate) fn proceed_closing(&mut self, session: &mut Session) {
         if self.closing.has_begun() && !self.closing.has_pending(&session.cx) {
@@ -101,7 +103,7 @@ impl Lifecycle {
         self.lose(session, Error::Timeout { what, after });
     }
 
-    /// Closes the connection: nothing is pending any more, or the time for that is over.
+    /// Sends `connection.close`, because nothing is pending or the drain deadline has passed.
     fn send_close(&mut self, session: &mut Session, deadline: Deadline) {
         let cx = &mut session.cx;
         session.consuming.flush_acks(cx);
@@ -114,7 +116,7 @@ impl Lifecycle {
     pub(crate) fn server_closes(&mut self, session: &mut Session, close: methods::Close<'_>) {
         write_last(&mut session.cx, &methods::CloseOk {});
         if matches!(self.state, State::Closing(_)) {
-            // Both at once. The server's `close-ok` may never come.
+            // Both sides close at once. The server's `close-ok` may never arrive.
             self.end_closing(session, Ok(()));
             return;
         }
@@ -127,11 +129,11 @@ impl Lifecycle {
         self.end(session, fault.into(), in_handshake);
     }
 
-    /// Handles a violation of the protocol by the server, or a server that lacks something that the
-    /// client needs. Reports it to the server if that is possible.
+    /// Handles a violation of the protocol by the server, or a server that lacks a feature that the
+    /// client needs. Reports it to the server if possible.
     pub(crate) fn fail(&mut self, session: &mut Session, error: Error) {
         if matches!(self.state, State::Closing(_)) && self.is_undecodable {
-            // `close-ok` can't be parsed any more.
+            // `close-ok` can no longer be parsed.
             self.end_closing(session, Ok(()));
         }
         if matches!(self.state, State::Closing(_) | State::Closed(_)) {
@@ -139,8 +141,8 @@ impl Lifecycle {
         }
         let in_handshake = matches!(self.state, State::Handshake(_));
         match error.fault() {
-            // During the handshake there is no common ground on which to tell the server (spec
-            // 2.2.4).
+            // During the handshake no `connection.close` is sent, because the peers have not agreed
+            // on anything yet (spec 2.2.4).
             Some(fault) if fault.found_by == Peer::Client && !in_handshake => {
                 write_close(&mut session.cx, fault.code, &fault.text, fault.method);
                 if self.go_down(session, &error, false) {
@@ -162,7 +164,7 @@ impl Lifecycle {
         }
     }
 
-    /// Handles the end of the input: another transport is dialled, or everything ends.
+    /// Ends the input. Dials again if the connection recovers, else completes everything.
     fn end(&mut self, session: &mut Session, error: Error, in_handshake: bool) {
         if !self.go_down(session, &error, in_handshake) {
             self.become_closed(session);
@@ -170,7 +172,7 @@ impl Lifecycle {
         }
     }
 
-    /// Ends the handshake, and closes the transport as soon as what was written is out.
+    /// Ends the handshake. The transport closes once the queued output is written.
     pub(crate) fn abort(&mut self, session: &mut Session, error: Error) {
         self.end(session, error, true);
     }
@@ -190,8 +192,8 @@ impl Lifecycle {
         }
         let fault = Fault::from(error).into();
         // "A peer that receives an incomplete or badly-formatted frame MUST close without sending"
-        // (4.2.3) when not even the frame end is where it should be. What was written before it
-        // came may still go.
+        // (4.2.3). This applies if not even the frame end is at its place. In `Closing`, nothing
+        // is sent in any case, and the output queued before may still be written.
         if matches!(error, DecodeError::FrameEnd { .. }) && !matches!(self.state, State::Closing(_))
         {
             self.lose(session, fault);
@@ -200,7 +202,7 @@ impl Lifecycle {
         }
     }
 
-    /// Enters the closed state. The remaining output has a short time to be written.
+    /// Enters the closed state. The remaining output is written within a short timeout.
     fn become_closed(&mut self, session: &mut Session) {
         let timeout = session.cx.options.deadlines.close;
         self.enter(&mut session.cx, State::closed(timeout));
@@ -213,7 +215,7 @@ impl Lifecycle {
         session.cx.attention = true;
     }
 
-    /// Completes the close.
+    /// Completes the promises of `close` with this outcome, and enters the closed state.
     pub(crate) fn end_closing(&mut self, session: &mut Session, outcome: Result<(), Error>) {
         let timed_out = outcome.is_err();
         let error = outcome.err().unwrap_or(Error::Closed);
@@ -223,7 +225,7 @@ impl Lifecycle {
         } else {
             self.become_closed(session);
         }
-        self.tell_closed(session);
+        self.notify_closed(session);
     }
 
     /// Handles the end of the transport, or of its input.
@@ -246,8 +248,8 @@ impl Lifecycle {
         }
     }
 
-    /// Handles the loss of the transport: another one is dialled, or everything ends. Nothing more
-    /// is written.
+    /// Handles the loss of the transport. Discards the output, and dials again if the connection
+    /// recovers, else completes everything.
     pub(crate) fn lose(&mut self, session: &mut Session, error: Error) {
         let in_handshake = matches!(self.state, State::Handshake(_));
         session.cx.transmit.discard_all();
@@ -256,7 +258,7 @@ impl Lifecycle {
         }
     }
 
-    /// Ends everything for good.
+    /// Closes the connection and completes every promise.
     fn finish(&mut self, session: &mut Session, error: Error) {
         self.become_over(session);
         self.give_up(session, error);
@@ -275,15 +277,15 @@ impl Lifecycle {
         if matches!(self.state, State::Closed(_)) {
             self.closing.complete(&mut session.cx, &error);
         }
-        self.tell_closed(session);
+        self.notify_closed(session);
     }
 
-    /// Sends the last notice, once. It is sent after the broker has confirmed the close, because
-    /// errors about publishes without confirms come before that.
-    fn tell_closed(&mut self, session: &mut Session) {
+    /// Sends the last notice, once. It follows `close-ok`, because errors of publishes without
+    /// confirms may arrive until then.
+    fn notify_closed(&mut self, session: &mut Session) {
         if matches!(self.state, State::Closed(_)) {
             self.closing
-                .tell(&mut session.cx, self.close_reason.as_ref());
+                .notify(&mut session.cx, self.close_reason.as_ref());
         }
     }
 }

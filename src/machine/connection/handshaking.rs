@@ -1,10 +1,10 @@
-//! Frames of the connection itself, and the handshake.
+//! Frames on channel 0, and the handshake.
 
 use crate::error::{Error, Fault};
 use crate::machine::connection::lifecycle::Lifecycle;
 use crate::machine::connection::state::{Handshaking, State};
 use crate::machine::deadline::Deadline;
-use crate::machine::faults::{broken, fault_of};
+use crate::machine::faults::{fault_of, violation};
 use crate::machine::handshake::{Handshake, HandshakeStep};
 use crate::machine::session::Session;
 use crate::machine::{LoginOutcome, LoginStep, Notice, Reply};
@@ -32,25 +32,26 @@ impl Lifecycle {
                 let method = Method::decode(frame.payload()).map_err(Fault::from)?;
                 self.receive_on_connection(session, now, method)
             }
-            (FrameKind::Header | FrameKind::Body, 0) => Err(broken(
+            (FrameKind::Header | FrameKind::Body, 0) => Err(violation(
                 ReplyCode::UNEXPECTED_FRAME,
-                "a content on channel 0",
+                "content frame on channel 0",
                 MethodId::NONE,
             )),
             (kind, _) if matches!(self.state, State::Closing(_)) => {
                 if kind == FrameKind::Method {
-                    tell_refusal(session, frame.payload());
+                    report_channel_close(session, frame.payload());
                 }
                 Ok(())
             }
             (_, number) if matches!(self.state, State::Handshake(_)) => {
                 let text = format!("a frame on channel {number} before the connection was open");
-                Err(broken(ReplyCode::CHANNEL_ERROR, text, MethodId::NONE))
+                Err(violation(ReplyCode::CHANNEL_ERROR, text, MethodId::NONE))
             }
             (_, number) => session.receive_on_channel(number, frame),
         }
     }
 
+    /// Handles a method on channel 0.
     #[cold]
     fn receive_on_connection(
         &mut self,
@@ -66,9 +67,11 @@ impl Lifecycle {
             {
                 self.end_closing(session, Ok(()));
             }
+            // "After sending this method, any received methods except Close and Close-OK MUST be
+            // discarded" (connection.close).
             _ if matches!(self.state, State::Closing(_)) => {}
             method if matches!(self.state, State::Handshake(_)) => {
-                self.shake_hands(session, now, method)
+                self.continue_handshake(session, now, method)
             }
             Method::Connection(methods::Method::Blocked(blocked)) => {
                 let reason = blocked.reason.to_str_lossy();
@@ -88,16 +91,16 @@ impl Lifecycle {
                 }
             }
             Method::Connection(_) => {
-                return Err(broken(
+                return Err(violation(
                     ReplyCode::COMMAND_INVALID,
-                    "a method that was not to come",
+                    "unexpected method on channel 0",
                     id,
                 ));
             }
             _ => {
-                return Err(broken(
+                return Err(violation(
                     ReplyCode::CHANNEL_ERROR,
-                    "a channel's method on channel 0",
+                    "channel method on channel 0",
                     id,
                 ));
             }
@@ -105,7 +108,8 @@ impl Lifecycle {
         Ok(())
     }
 
-    /// Takes the handshake out of the state, which is closed until another one is entered.
+    /// Takes the handshake out of the state. The state is `Closed` until the caller enters the next
+    /// one.
     fn take_handshake(&mut self) -> Option<Handshaking> {
         if !matches!(self.state, State::Handshake(_)) {
             return None;
@@ -116,7 +120,8 @@ impl Lifecycle {
         }
     }
 
-    fn shake_hands(&mut self, session: &mut Session, now: Instant, method: Method<'_>) {
+    /// Handles a method of the handshake.
+    fn continue_handshake(&mut self, session: &mut Session, now: Instant, method: Method<'_>) {
         let Some(Handshaking {
             handshake,
             deadline,
@@ -127,7 +132,8 @@ impl Lifecycle {
         let cx = &mut session.cx;
         cx.attention = true;
         let next = match handshake.handle(method, &cx.options, cx.transmit.queue()) {
-            // There is no common ground yet on which to tell the server (spec 2.2.4).
+            // No `connection.close` is sent, because the peers have not agreed on anything yet
+            // (spec 2.2.4).
             Err(error) => return self.abort(session, error),
             Ok(HandshakeStep::Next(handshake)) => handshake,
             Ok(HandshakeStep::Tuned(tuned)) => {
@@ -161,7 +167,7 @@ impl Lifecycle {
 
     /// Handles the outcome of a [`LoginStep`].
     pub(crate) fn handle_login(&mut self, session: &mut Session, outcome: LoginOutcome) {
-        // The time of the handshake may be over, or the program may have closed the connection.
+        // The handshake may have timed out meanwhile, or the program has closed the connection.
         let Some(Handshaking {
             handshake,
             deadline,
@@ -183,9 +189,9 @@ impl Lifecycle {
     }
 }
 
-/// Reports a channel that the server closes while the connection is being closed. The close is not
-/// answered, but it may be the only report about publishes without confirms.
-fn tell_refusal(session: &mut Session, payload: &[u8]) {
+/// Reports a channel that the server closes while the connection is closing. No `close-ok` is sent,
+/// but the close may be the only report about publishes without confirms.
+fn report_channel_close(session: &mut Session, payload: &[u8]) {
     if let Ok(Method::Channel(channels::Method::Close(close))) = Method::decode(payload) {
         let error = fault_of(&close).into();
         session.cx.notices.notify(&Notice::ChannelClosed(error));

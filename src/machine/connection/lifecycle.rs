@@ -1,4 +1,4 @@
-//! The state of the connection, and the calls that depend on nothing else.
+//! The state of the connection, and the methods that depend only on it.
 
 use crate::error::Error;
 use crate::machine::connection::closing::Closing;
@@ -15,14 +15,15 @@ use crate::protocol::{EncodeError, ShortStr};
 use std::collections::VecDeque;
 use std::time::Instant;
 
-/// The number of bytes that may be queued for writing, whatever the options say.
+/// The number of queued output bytes below which reading never pauses, even if the options set a
+/// lower limit.
 const LEAST_OUTGOING: usize = 64 << 10;
 
-/// The state of the connection, from the first dial to the end.
+/// The state of the connection, from the first attempt to dial until it is closed.
 #[derive(Debug)]
 pub(crate) struct Lifecycle {
     pub(crate) state: State,
-    /// Why the connection is closing or closed.
+    /// The reason why the connection is closing or closed.
     pub(crate) close_reason: Option<Error>,
     pub(crate) closing: Closing,
     pub(crate) connecting: Connecting,
@@ -31,11 +32,11 @@ pub(crate) struct Lifecycle {
     /// A decode error occurred; the rest of the stream cannot be parsed.
     pub(crate) is_undecodable: bool,
     /// The options declare that no other program can read the transport.
-    pub(crate) says_encrypted: bool,
+    pub(crate) declares_encrypted: bool,
 }
 
 impl Lifecycle {
-    /// Begins the handshake, unless the options are refused.
+    /// Returns a lifecycle that begins its handshake, or a closed one if the options are refused.
     pub(crate) fn new(now: Instant, cx: &mut Context, refused: Option<Error>) -> Self {
         let mut lifecycle = Self {
             state: State::Closed(Default::default()),
@@ -44,7 +45,7 @@ impl Lifecycle {
             connecting: Connecting::default(),
             updating_secret: VecDeque::new(),
             is_undecodable: false,
-            says_encrypted: cx.options.login.encrypted_transport,
+            declares_encrypted: cx.options.login.encrypted_transport,
         };
         if lifecycle.close_reason.is_none() {
             lifecycle.begin_handshake(cx, now);
@@ -52,7 +53,7 @@ impl Lifecycle {
         lifecycle
     }
 
-    /// Enters the state without a transport, to be dialled at once, unless the options are refused.
+    /// Enters the `Down` state to dial at once, unless the options are refused.
     pub(crate) fn begin_down(&mut self, cx: &mut Context, now: Instant) {
         if self.close_reason.is_none() {
             cx.transmit.discard_queued();
@@ -67,12 +68,13 @@ impl Lifecycle {
         self.enter(cx, State::handshake(handshake, now, timeout));
     }
 
+    /// Enters a state. The context has a copy without data, which other parts read.
     pub(crate) fn enter(&mut self, cx: &mut Context, state: State) {
         cx.stage = state.stage();
         self.state = state;
     }
 
-    /// Continues a close on an open connection.
+    /// Enters the `Draining` state with the rest of the close timeout.
     pub(crate) fn begin_draining(&mut self, cx: &mut Context) {
         let deadline = self.closing.time_left(cx.options.deadlines.close);
         self.enter(cx, State::Draining(deadline));
@@ -94,15 +96,17 @@ impl Lifecycle {
     /// Returns the reason of the loss if requests fail while there is no connection.
     #[inline]
     pub(crate) fn fails_fast<'r>(&self, recovery: &'r Recovering) -> Option<&'r Error> {
-        recovery.fails_fast().filter(|_| self.state.is_away())
+        recovery
+            .fails_fast()
+            .filter(|_| self.state.is_before_open())
     }
 
-    /// Returns `true` if input is to be read.
+    /// Returns `true` if input should be read.
     pub(crate) fn wants_input(&self, session: &Session) -> bool {
         // While the connection closes, or before it is open, there are no deliveries to bound.
         let closing = self.closing.has_begun()
             || matches!(self.state, State::Handshake(_) | State::Closing(_));
-        // The limit is for a peer that sends requests without end and never reads the answers.
+        // The limit bounds the replies to a peer that sends without end and never reads.
         let limit = session.cx.options.limits.outgoing_bytes;
         let most = limit.saturating_mul(2).max(LEAST_OUTGOING);
         (session.consuming.reading.is_on() || closing)
@@ -127,7 +131,7 @@ impl Lifecycle {
         let promise = cx.promises.open();
         match &self.close_reason {
             Some(error) => cx.complete(promise, Err(error.clone())),
-            None if !self.state.is_away() => Connecting::complete_one(cx, promise),
+            None if !self.state.is_before_open() => Connecting::complete_one(cx, promise),
             None if self.closing.has_begun() => cx.complete(promise, Err(Error::Closed)),
             None => self.connecting.add(cx, promise),
         }
@@ -148,7 +152,7 @@ impl Lifecycle {
                 "the connection is not open yet",
             ));
         }
-        if !session.has_room_to_request() {
+        if !session.has_capacity_to_request() {
             return Err(Error::Full);
         }
         let update = methods::UpdateSecret { new_secret, reason };
@@ -165,8 +169,8 @@ impl Lifecycle {
         Ok(promise)
     }
 
-    /// Sets whether the transport is private. It is if the options say so.
+    /// Records whether the transport is private. It also is if the options declare so.
     pub(crate) fn set_private(&self, options: &mut Options, is_private: bool) {
-        options.login.encrypted_transport = is_private || self.says_encrypted;
+        options.login.encrypted_transport = is_private || self.declares_encrypted;
     }
 }

@@ -1,4 +1,29 @@
-//! The connection as a whole: what comes in, what goes out, what time does to it.
+//! The connection: its states, and the calls that move it from one to the next.
+//!
+//! ```text
+//!  dialled()                   new()
+//!      |                         |
+//!      v     handle_dialled      v       open-ok                 restored
+//!    Down ------------------> Handshake ----------> Restoring -------------> Open
+//!      ^                       |  |                     |                    ^ | |
+//!      |                       |  +---------------------|--------------------+ | |
+//!      |                       |    nothing to restore  |                      | |
+//!      +-----------------------+------------------------+----------------------+ |
+//!         lost, and the connection recovers                                      |
+//!                                                                          close |
+//!                                                                                v
+//!    Closed <--------------------------- Closing <-------------------------- Draining
+//!            close-ok, close or timeout           nothing pending, or timeout
+//! ```
+//!
+//! - Every state leads to `Closed` if the connection is lost and does not recover. It does not
+//!   recover without [`Recovery`](crate::Recovery), at a limit of it, or after `close`.
+//! - A failed attempt to dial leaves the connection in `Down` if another one is allowed.
+//! - A fault of the server that is reported to it by `connection.close` leads to `Down` if the
+//!   connection recovers, else to `Closing`.
+//! - After `close`, `Down` leads to `Closed` at once. `Handshake` and `Restoring` continue while
+//!   promises are pending, and lead to `Draining` instead of `Open`.
+//! - `Closed` is final. Its remaining output may be written for a short time.
 
 pub(crate) mod api;
 pub(crate) mod closing;
@@ -24,22 +49,47 @@ use crate::options::Options;
 use crate::protocol::Decoder;
 use std::time::Instant;
 
-/// Something that the program waits for.
+/// An event for the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// A promise is answered: [`Connection::fetch`] gives the answer. It is not told of one that
-    /// was answered when it was given out, as that of a publish without a confirm or within a
-    /// transaction may be.
+    /// A promise has completed: [`Connection::fetch`] returns its outcome. There is no event for a
+    /// promise that was complete when it was returned, such as that of a publish without a confirm
+    /// or within a transaction.
     Answered(PromiseId),
-    /// A consumer has deliveries, or has ended: [`Connection::take_deliveries`],
+    /// A consumer has deliveries or has ended. See [`Connection::take_deliveries`] and
     /// [`Consumer::ended`](crate::machine::Consumer::ended).
     Deliveries(ConsumerId),
-    /// A listener has notices: [`Connection::take_notice`].
+    /// A listener has notices. See [`Connection::take_notice`].
     Notices(ListenerId),
 }
 
 /// A connection without its transport.
+///
+/// It has roughly four kinds of methods. The driver calls them in this order, again and again:
+///
+/// 1. Input, prefixed with `handle_`: [`handle_input`](Self::handle_input) while
+///    [`wants_input`](Self::wants_input) returns `true`,
+///    [`handle_partial_input`](Self::handle_partial_input), [`handle_loss`](Self::handle_loss), and
+///    [`handle_timeout`](Self::handle_timeout) when the time that
+///    [`poll_timeout`](Self::poll_timeout) returned has come. Handle all available input before a
+///    timeout, because the silence of the server is measured there.
+/// 2. Steps that run the user's code, with no lock held: [`poll_login`](Self::poll_login) and
+///    [`handle_login`](Self::handle_login), [`poll_filter`](Self::poll_filter) and
+///    [`handle_filter`](Self::handle_filter). Then the events of [`poll_event`](Self::poll_event),
+///    until it returns `None`.
+/// 3. Output: [`poll_transmit`](Self::poll_transmit), and
+///    [`handle_transmitted`](Self::handle_transmitted) for the written bytes. Afterwards,
+///    [`poll_timeout`](Self::poll_timeout) returns when to call again. Without a transport, while
+///    [`is_down`](Self::is_down) returns `true`, [`poll_dial`](Self::poll_dial) takes the place of
+///    output, followed by [`handle_dialled`](Self::handle_dialled) or
+///    [`handle_dial_failure`](Self::handle_dial_failure), and [`tend`](Self::tend) returns when to
+///    call again.
+/// 4. Requests of the program, such as [`publish`](Self::publish), [`request`](Self::request),
+///    [`settle`](Self::settle) and [`close`](Self::close). They may be called at any time and have
+///    no `now`. If [`wants_attention`](Self::wants_attention) returns `true` afterwards, a sleeping
+///    driver has to continue with the output. Outcomes are taken with [`fetch`](Self::fetch),
+///    [`take_deliveries`](Self::take_deliveries) and [`take_notice`](Self::take_notice).
 #[derive(Debug)]
 pub struct Connection {
     lifecycle: Lifecycle,
@@ -72,7 +122,7 @@ impl Connection {
         let policy = options.recovery.as_ref();
         let records = policy.map(|policy| policy.records);
         let republishes = policy.and_then(|policy| policy.republish).unwrap_or(0);
-        let says_encrypted = options.login.encrypted_transport;
+        let declares_encrypted = options.login.encrypted_transport;
         // It is not known yet whether the transport is encrypted, so the options are checked as if
         // it were.
         let mut connection = Self::new(now, options.encrypted_transport(true));
@@ -85,7 +135,7 @@ impl Connection {
             session.cx.topology = Topology::new(records);
         }
         session.publishing.republishes = republishes;
-        lifecycle.says_encrypted = says_encrypted;
+        lifecycle.declares_encrypted = declares_encrypted;
         lifecycle.begin_down(&mut session.cx, now);
         connection
     }
@@ -122,8 +172,9 @@ impl Connection {
         self.proceed();
     }
 
-    /// Appends the next output to `out`. Returns `true` if there was any. It is a small part, so
-    /// that later requests do not wait for all earlier output: call it again when that is written.
+    /// Appends the next output to `out`. Returns `true` if there was any. It appends a small part,
+    /// so that later requests do not wait for all earlier output. Call it again when that part is
+    /// written.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut Outgoing) -> bool {
         self.stamp(now);
         self.session.cx.attention = false;
@@ -149,7 +200,8 @@ impl Connection {
         self.session.cx.transmit.has_queued()
     }
 
-    /// Returns `true` if input is to be read. It is not while too many deliveries are buffered.
+    /// Returns `true` if input should be read. Returns `false` while too many deliveries are
+    /// buffered.
     #[must_use]
     pub fn wants_input(&self) -> bool {
         self.lifecycle.wants_input(&self.session)
@@ -255,17 +307,17 @@ impl Connection {
         self.lifecycle.check_open(&self.session.recovery)
     }
 
-    /// Returns an error unless another request is accepted.
+    /// Returns an error unless another request would be accepted.
     fn check_to_request(&self) -> Result<(), Error> {
         self.check_open()?;
-        if self.session.has_room_to_request() {
+        if self.session.has_capacity_to_request() {
             Ok(())
         } else {
             Err(Error::Full)
         }
     }
 
-    /// Starts the queued work that can start. Nothing else starts any.
+    /// Starts the queued work that can start. This is the only place that starts queued work.
     fn proceed(&mut self) {
         let Self {
             lifecycle, session, ..
@@ -290,7 +342,8 @@ impl Connection {
         }
     }
 
-    /// Starts the deadlines that were set by calls without the time.
+    /// Starts the deadlines that were set by calls without a clock. See
+    /// [`Deadline`](crate::machine::deadline::Deadline).
     fn stamp(&mut self, now: Instant) {
         self.session.stamp(now);
         let timeout = self.session.cx.options.deadlines.request;

@@ -1,5 +1,4 @@
-//! Losing the connection and dialling again: what is kept for the next one, and what ends with this
-//! one.
+//! Losing the connection, dialling again, and restoring topology and consumers.
 
 use crate::error::Error;
 use crate::machine::connection::lifecycle::Lifecycle;
@@ -10,8 +9,9 @@ use crate::machine::{Dialling, Recovered};
 use std::time::Instant;
 
 impl Lifecycle {
-    /// Returns what to dial if it is time to, once.
+    /// Returns what to dial, once, if it is time to.
     pub(crate) fn poll_dial(&mut self, session: &mut Session, now: Instant) -> Option<Dialling> {
+        // The driver may ask in any state, and only this one dials.
         let State::Down(down) = &mut self.state else {
             return None;
         };
@@ -37,15 +37,16 @@ impl Lifecycle {
         cx.attention = true;
     }
 
-    /// Handles the loss of the connection. Returns `true` if it is dialled again: then everything
-    /// that can wait does.
+    /// Handles the loss of the connection. Returns `true` if the connection is dialled again, and
+    /// keeps what the next one can continue.
     pub(crate) fn go_down(
         &mut self,
         session: &mut Session,
         error: &Error,
         in_handshake: bool,
     ) -> bool {
-        // The state may be replaced already: a handshake is taken out of it while it continues.
+        // The stage is read and not the state, because a handshake is taken out of the state while
+        // it handles a method.
         let (stage, counters) = (session.cx.stage, &mut session.cx.counters);
         match stage {
             Stage::Open | Stage::Draining => counters.lost += 1,
@@ -60,6 +61,7 @@ impl Lifecycle {
         if is_closing || self.close_reason.is_some() {
             return false;
         }
+        // Without recovery, or when its limits are reached, the loss is final.
         let Some(delay) = session.recovery.retry(&mut session.cx, error, in_handshake) else {
             return false;
         };
@@ -75,8 +77,7 @@ impl Lifecycle {
         true
     }
 
-    /// Begins to restore what the connection had before. The connection is open as soon as
-    /// everything is restored.
+    /// Begins to restore topology and consumers. Opens the connection at once if there are none.
     pub(crate) fn restore(&mut self, session: &mut Session) {
         let Session {
             cx,
@@ -96,7 +97,7 @@ impl Lifecycle {
         }
     }
 
-    /// Opens the connection: everything is restored that can be.
+    /// Opens the connection, once everything that can be restored is restored.
     pub(crate) fn become_open(&mut self, session: &mut Session, report: Recovered) {
         let cx = &mut session.cx;
         self.enter(cx, State::Open);

@@ -5,7 +5,7 @@ use crate::machine::deadline::{Deadline, later};
 use crate::machine::handshake::Handshake;
 use std::time::{Duration, Instant};
 
-/// How long the last bytes may take to be written once no more input is accepted.
+/// The timeout for writing the remaining output once no more input is accepted.
 const LAST_BYTES: Duration = Duration::from_secs(1);
 
 /// The state of a connection. Its discriminant has a byte of its own, because it is read at every
@@ -13,11 +13,13 @@ const LAST_BYTES: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 #[repr(u8)]
 pub(crate) enum State {
-    /// There is no transport, and another is to be dialled.
+    /// There is no transport. The next one is dialled after a delay, or is being dialled.
     Down(Down),
+    /// The handshake on a new transport is pending.
     Handshake(Handshaking),
-    /// Everything that the connection had before it was lost is restored.
+    /// Topology and consumers of the lost connection are being restored.
     Restoring,
+    /// Requests are written and input is handled.
     Open,
     /// The program has asked to close the connection, and what is pending may still complete. The
     /// deadline is that of the next state.
@@ -38,7 +40,7 @@ impl State {
         })
     }
 
-    /// Returns the state of a closed connection whose remaining output has a short time.
+    /// Returns the closed state with a short deadline for the remaining output.
     pub(crate) fn closed(timeout: Duration) -> Self {
         Self::Closed(Deadline::In(LAST_BYTES.min(timeout)))
     }
@@ -62,8 +64,8 @@ impl State {
         !matches!(self, Self::Closed(_) | Self::Down(_))
     }
 
-    /// Returns `true` before the connection is open.
-    pub(crate) fn is_away(&self) -> bool {
+    /// Returns `true` if the connection is not open yet, or not open again.
+    pub(crate) fn is_before_open(&self) -> bool {
         matches!(self, Self::Down(_) | Self::Handshake(_) | Self::Restoring)
     }
 
@@ -100,7 +102,7 @@ impl State {
         }
     }
 
-    /// Starts the deadlines that were set without the time.
+    /// Starts the deadlines that were set without a clock.
     #[inline]
     pub(crate) fn stamp(&mut self, now: Instant) {
         match self {
@@ -116,18 +118,18 @@ impl State {
     }
 }
 
-/// A connection without a transport.
+/// The data of a connection without a transport.
 #[derive(Debug)]
 pub(crate) struct Down {
-    /// When to dial; `None` while it is being dialled.
+    /// When to dial, or `None` while a transport is being dialled.
     retry: Deadline,
-    /// When the last transport is dropped, which is before the next one is dialled; `None` if it
-    /// is.
+    /// When the last transport is dropped, which is before the next one is dialled. `None` if it
+    /// can be dropped now.
     last_bytes: Deadline,
 }
 
 impl Down {
-    /// Returns a connection that has had no transport, and is to be dialled at once.
+    /// Returns the data of a connection that has had no transport and is dialled at once.
     pub(crate) fn first(now: Instant) -> Self {
         Self {
             retry: Deadline::At(now),
@@ -135,7 +137,7 @@ impl Down {
         }
     }
 
-    /// Returns a connection that has lost its transport, and is to be dialled after a delay.
+    /// Returns the data of a connection that has lost its transport and is dialled after a delay.
     pub(crate) fn after(delay: Duration) -> Self {
         Self {
             retry: Deadline::In(delay),
@@ -152,12 +154,12 @@ impl Down {
         is_due
     }
 
-    /// Returns when to dial; `None` while it is being dialled.
+    /// Returns when to dial, or `None` while a transport is being dialled.
     pub(crate) fn retries_at(&self) -> Option<Instant> {
         self.retry.instant()
     }
 
-    /// Drops the last transport if its time is over.
+    /// Allows the last transport to be dropped if its deadline has passed.
     pub(crate) fn expire(&mut self, now: Instant) {
         if self.last_bytes.has_passed(now) {
             self.last_bytes = Deadline::None;
@@ -170,7 +172,7 @@ impl Down {
     }
 }
 
-/// A handshake, and when it has to be complete.
+/// A pending handshake and its deadline.
 #[derive(Debug)]
 pub(crate) struct Handshaking {
     pub(crate) handshake: Handshake,

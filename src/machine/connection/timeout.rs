@@ -1,4 +1,4 @@
-//! What time does to the connection: deadlines, heartbeats, transports that stall.
+//! Timeouts of the connection: deadlines, heartbeats and stalled transports.
 
 use crate::error::{Broken, Error};
 use crate::machine::connection::Connection;
@@ -36,7 +36,7 @@ impl Connection {
         self.proceed();
     }
 
-    /// Returns what is wrong with a transport that brings or takes no bytes for too long.
+    /// Returns the cause if the transport has delivered or accepted no bytes for too long.
     fn broken_transport(&mut self, now: Instant) -> Option<Broken> {
         let wants_input = self.wants_input();
         let heartbeat = &mut self.session.cx.transmit.heartbeat;
@@ -46,15 +46,15 @@ impl Connection {
         self.session.stalled_for(now).map(Broken::WriteStalled)
     }
 
-    /// Completes the promises and the waits whose deadline has passed.
+    /// Completes the promises and the waits for capacity whose deadline has passed.
     fn expire(&mut self, now: Instant) {
         let incomplete = self.session.expire(now);
         self.lifecycle.closing.count_incomplete(incomplete);
         self.waits.expire(now);
     }
 
-    /// Returns when [`handle_timeout`](Self::handle_timeout) is to be called at the latest. Call it
-    /// after [`poll_transmit`](Self::poll_transmit), which starts the deadlines of new work.
+    /// Returns when to call [`handle_timeout`](Self::handle_timeout) at the latest. Call it after
+    /// [`poll_transmit`](Self::poll_transmit), which starts the deadlines of new work.
     #[must_use]
     pub fn poll_timeout(&mut self) -> Option<Instant> {
         let state = &self.lifecycle.state;
@@ -62,8 +62,8 @@ impl Connection {
         if self.is_closed() {
             return of_state;
         }
-        let asked = earlier(self.session.cx.promises.deadline(), self.waits.deadline());
-        let earliest = earlier(of_state, asked);
+        let of_requests = earlier(self.session.cx.promises.deadline(), self.waits.deadline());
+        let earliest = earlier(of_state, of_requests);
         if self.is_down() {
             return earliest;
         }
@@ -71,8 +71,9 @@ impl Connection {
         earlier(earliest, self.session.deadline(wants_input))
     }
 
-    /// Returns when [`handle_timeout`](Self::handle_timeout) is to be called at the latest, or
-    /// [`poll_dial`](Self::poll_dial), for a connection that has no transport and so no output.
+    /// Starts the deadlines of new work, and returns when to call
+    /// [`handle_timeout`](Self::handle_timeout) or [`poll_dial`](Self::poll_dial) at the latest. It
+    /// is for a connection without a transport, which has no output to poll.
     pub fn tend(&mut self, now: Instant) -> Option<Instant> {
         self.session.cx.attention = false;
         self.stamp(now);

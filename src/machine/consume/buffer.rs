@@ -1,10 +1,10 @@
-//! Deliveries that wait to be taken, in batches that change hands whole: a delivery is large, and
-//! is moved as seldom as can be.
+//! Buffers of deliveries. They consist of batches that the program takes as a whole, because a
+//! delivery is large, and moving a batch does not copy its deliveries.
 
 use crate::machine::channel::content::Delivered;
 use std::collections::VecDeque;
 
-/// Deliveries in a batch, at most.
+/// The maximum number of deliveries in a batch.
 pub(crate) const BATCH: usize = 64;
 
 /// The maximum capacity of the unused shared buffers, in deliveries.
@@ -14,55 +14,59 @@ const SPARE: usize = 8 << 10;
 /// few deliveries at a time.
 const SMALL: usize = 4;
 
-/// Places for batches that are empty. The one that became empty last is used next, while it is in
-/// the processor's cache.
+/// Unused buffers for batches, which all consumers share. The last one that became empty is used
+/// next, while it is in the processor's cache.
 #[derive(Debug, Default)]
 pub(crate) struct Spares {
-    places: Vec<VecDeque<Delivered>>,
-    /// For how many deliveries they have room.
-    room: usize,
+    buffers: Vec<VecDeque<Delivered>>,
+    /// The sum of their capacities, in deliveries.
+    capacity: usize,
 }
 
 impl Spares {
+    /// Returns an empty buffer.
     fn take(&mut self) -> VecDeque<Delivered> {
-        let place = self.places.pop().unwrap_or_default();
-        self.room -= place.capacity();
-        place
+        let buffer = self.buffers.pop().unwrap_or_default();
+        self.capacity -= buffer.capacity();
+        buffer
     }
 
-    fn keep(&mut self, mut place: VecDeque<Delivered>) {
-        let room = self.room + place.capacity();
-        // One that is larger is somebody else's.
-        if (1..=BATCH).contains(&place.capacity()) && room <= SPARE {
-            // From its beginning on again.
-            place.clear();
-            self.room = room;
-            self.places.push(place);
+    /// Stores an unused buffer, unless it is too large or enough are stored.
+    fn keep(&mut self, mut buffer: VecDeque<Delivered>) {
+        let capacity = self.capacity + buffer.capacity();
+        // A larger buffer was allocated by the program, and would use too much memory here.
+        if (1..=BATCH).contains(&buffer.capacity()) && capacity <= SPARE {
+            // `clear` also moves the start of the ring back to the beginning of the allocation.
+            buffer.clear();
+            self.capacity = capacity;
+            self.buffers.push(buffer);
         }
     }
 }
 
+/// Deliveries that are taken together, and their size in bytes.
 #[derive(Debug, Default)]
 struct Batch {
     deliveries: VecDeque<Delivered>,
     bytes: usize,
 }
 
-/// What one consumer was delivered and has not taken.
+/// The buffered deliveries of one consumer.
 #[derive(Debug, Default)]
 pub(crate) struct Batches {
-    /// Those in front of the last.
+    /// The batches before the last one.
     full: VecDeque<Batch>,
     last: Batch,
 }
 
 impl Batches {
+    /// Appends a delivery.
     #[inline]
     pub(crate) fn push(&mut self, delivered: Delivered, spares: &mut Spares) {
-        let place = &mut self.last.deliveries;
-        if place.capacity() == 0 {
-            *place = spares.take();
-        } else if place.len() == BATCH {
+        let buffer = &mut self.last.deliveries;
+        if buffer.capacity() == 0 {
+            *buffer = spares.take();
+        } else if buffer.len() == BATCH {
             let next = Batch {
                 deliveries: spares.take(),
                 bytes: 0,
@@ -75,7 +79,7 @@ impl Batches {
 
     /// Returns the last delivery.
     pub(crate) fn last(&self) -> Option<&Delivered> {
-        // The place behind the full batches is never empty while there are some.
+        // The last batch is never empty while there are full ones before it.
         self.last.deliveries.back()
     }
 
@@ -90,29 +94,29 @@ impl Batches {
         let (mut count, mut bytes) = (0, 0);
         while count < most {
             let batch = self.full.front_mut().unwrap_or(&mut self.last);
-            let is_a_place = into.is_empty() && into.capacity() <= BATCH;
-            let (several, their_bytes) = if is_a_place && batch.deliveries.len() <= most - count {
-                // All of it, in its place, for the one that is empty.
+            let is_swappable = into.is_empty() && into.capacity() <= BATCH;
+            let (taken, taken_bytes) = if is_swappable && batch.deliveries.len() <= most - count {
+                // Swapping the buffers takes the whole batch without moving a delivery.
                 std::mem::swap(into, &mut batch.deliveries);
                 if batch.deliveries.capacity() > SMALL {
                     spares.keep(std::mem::take(&mut batch.deliveries));
                 }
                 (into.len(), batch.bytes)
             } else {
-                let several = batch.deliveries.len().min(most - count);
+                let taken = batch.deliveries.len().min(most - count);
                 let before = into.len();
-                into.extend(batch.deliveries.drain(..several));
+                into.extend(batch.deliveries.drain(..taken));
                 (
-                    several,
+                    taken,
                     into.iter()
                         .skip(before)
                         .map(|delivered| delivered.message.bytes())
                         .sum(),
                 )
             };
-            batch.bytes -= their_bytes;
-            count += several;
-            bytes += their_bytes;
+            batch.bytes -= taken_bytes;
+            count += taken;
+            bytes += taken_bytes;
             if !batch.deliveries.is_empty() || self.full.is_empty() {
                 break;
             }
@@ -148,20 +152,20 @@ mod tests {
     }
 
     #[derive(Clone, Debug)]
-    enum Step {
+    enum Operation {
         Push(u8),
-        /// At most this many, behind what was taken before or in its place.
+        /// Takes at most this many, behind the deliveries taken before or instead of them.
         Take {
             most: usize,
             behind: bool,
         },
     }
 
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
+    fn steps() -> impl Strategy<Value = Vec<Operation>> {
         let most = prop_oneof![0..5_usize, Just(BATCH), 0..300_usize, Just(usize::MAX)];
         let step = prop_oneof![
-            (0..200_u8).prop_map(Step::Push),
-            (most, any::<bool>()).prop_map(|(most, behind)| Step::Take { most, behind }),
+            (0..200_u8).prop_map(Operation::Push),
+            (most, any::<bool>()).prop_map(|(most, behind)| Operation::Take { most, behind }),
         ];
         prop::collection::vec(step, 1..40)
     }
@@ -169,30 +173,30 @@ mod tests {
     proptest! {
         #[test]
         #[cfg_attr(miri, ignore = "it takes Miri minutes")]
-        fn what_is_taken_is_what_came_in_its_order(steps in steps()) {
+        fn deliveries_are_taken_in_their_order(steps in steps()) {
             let (mut batches, mut spares) = (Batches::default(), Spares::default());
-            let (mut came, mut gone, mut bytes) = (0_u64, 0_u64, 0);
+            let (mut pushed, mut popped, mut bytes) = (0_u64, 0_u64, 0);
             let mut taken = VecDeque::new();
             for step in steps {
                 match step {
-                    Step::Push(count) => for _ in 0..count {
-                        came += 1;
-                        let delivered = delivered(came);
+                    Operation::Push(count) => for _ in 0..count {
+                        pushed += 1;
+                        let delivered = delivered(pushed);
                         bytes += delivered.message.bytes();
                         batches.push(delivered, &mut spares);
                     },
-                    Step::Take { most, behind } => {
+                    Operation::Take { most, behind } => {
                         if !behind {
                             taken.clear();
                         }
                         let before = taken.len();
                         let (count, its_bytes) = batches.take(most, &mut taken, &mut spares);
-                        prop_assert_eq!(count as u64, (came - gone).min(most as u64));
+                        prop_assert_eq!(count as u64, (pushed - popped).min(most as u64));
                         prop_assert_eq!(taken.len(), before + count);
                         for delivered in taken.iter().skip(before) {
-                            gone += 1;
+                            popped += 1;
                             bytes -= delivered.message.bytes();
-                            prop_assert_eq!(delivered.tag, gone);
+                            prop_assert_eq!(delivered.tag, popped);
                         }
                         prop_assert_eq!(bytes_of(&batches), bytes);
                         let new = taken.iter().skip(before);
@@ -202,10 +206,10 @@ mod tests {
                         );
                     }
                 }
-                let capacity: usize = spares.places.iter().map(VecDeque::capacity).sum();
-                prop_assert_eq!(spares.room, capacity);
-                let is_small = |place: &VecDeque<_>| place.is_empty() && place.capacity() <= BATCH;
-                prop_assert!(spares.places.iter().all(is_small));
+                let capacity: usize = spares.buffers.iter().map(VecDeque::capacity).sum();
+                prop_assert_eq!(spares.capacity, capacity);
+                let is_small = |it: &VecDeque<_>| it.is_empty() && it.capacity() <= BATCH;
+                prop_assert!(spares.buffers.iter().all(is_small));
             }
         }
     }
@@ -216,7 +220,7 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "it takes Miri minutes")]
-    fn places_that_nobody_uses_are_no_more_than_some_thousand_deliveries_need() {
+    fn unused_buffers_have_a_bounded_capacity() {
         let (mut batches, mut spares) = (Batches::default(), Spares::default());
         for tag in 0..2 * SPARE as u64 {
             batches.push(delivered(tag), &mut spares);
@@ -226,14 +230,14 @@ mod tests {
             taken.clear();
         }
         assert!(
-            spares.room <= SPARE && spares.room > SPARE / 2,
+            spares.capacity <= SPARE && spares.capacity > SPARE / 2,
             "{}",
-            spares.room
+            spares.capacity
         );
     }
 
     #[test]
-    fn who_has_a_larger_place_keeps_it() {
+    fn larger_buffer_of_the_program_keeps_its_allocation() {
         let (mut batches, mut spares) = (Batches::default(), Spares::default());
         let mut taken = VecDeque::with_capacity(1000);
         for tag in 0..200 {
@@ -242,12 +246,17 @@ mod tests {
         let before = taken.as_slices().0.as_ptr();
         assert_eq!(batches.take(usize::MAX, &mut taken, &mut spares).0, 200);
         assert!(taken.capacity() >= 1000 && taken.as_slices().0.as_ptr() == before);
-        assert!(spares.places.iter().all(|place| place.capacity() <= BATCH));
+        assert!(
+            spares
+                .buffers
+                .iter()
+                .all(|buffer| buffer.capacity() <= BATCH)
+        );
     }
 
     #[test]
-    fn who_finds_nothing_to_take_gives_its_place_back_and_a_small_one_waits_for_the_next() {
-        for (count, given_back) in [(SMALL as u64, 0), (SMALL as u64 + 1, 1)] {
+    fn empty_take_returns_the_buffer_unless_it_is_small() {
+        for (count, returned) in [(SMALL as u64, 0), (SMALL as u64 + 1, 1)] {
             let (mut batches, mut spares) = (Batches::default(), Spares::default());
             let mut taken = VecDeque::new();
             for tag in 0..count {
@@ -256,8 +265,8 @@ mod tests {
             batches.take(BATCH, &mut taken, &mut spares);
             taken.clear();
             assert_eq!(batches.take(BATCH, &mut taken, &mut spares), (0, 0));
-            assert_eq!((taken.capacity(), spares.places.len()), (0, given_back));
-            assert_eq!(batches.last.deliveries.capacity() > 0, given_back == 0);
+            assert_eq!((taken.capacity(), spares.buffers.len()), (0, returned));
+            assert_eq!(batches.last.deliveries.capacity() > 0, returned == 0);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Consumers: how they end, by us, by the server, or with their channel (spec 1.8.3.5).
+//! The end of consumers: cancelled by the program or by the server, or with their channel (spec
+//! 1.8.3.5).
 
 use crate::error::Error;
 use crate::machine::consume::Consuming;
@@ -11,8 +12,8 @@ use crate::protocol::ShortString;
 use crate::protocol::method::basic;
 
 impl Consuming {
-    /// Ends a consumer. Its buffered deliveries go back to the queue once the broker has confirmed
-    /// the cancel. Deliveries that need no ack stay buffered, because they would be lost.
+    /// Cancels a consumer. Its buffered deliveries are returned to the queue once the broker has
+    /// confirmed the cancel. Deliveries that need no ack stay buffered, because they would be lost.
     pub(crate) fn cancel(&mut self, cx: &mut Context, id: ConsumerId) -> Result<PromiseId, Error> {
         if self.consumers.get(id).is_none_or(Consumer::has_ended) {
             return Err(Error::Stale);
@@ -25,6 +26,8 @@ impl Consuming {
         Ok(promise)
     }
 
+    /// Begins to cancel a consumer, as far as its phase allows. A consumer that is starting is
+    /// cancelled at `consume-ok`.
     pub(crate) fn begin_cancel(&mut self, cx: &mut Context, id: ConsumerId) {
         let Some(consumer) = self.consumers.get(id) else {
             return;
@@ -43,8 +46,8 @@ impl Consuming {
         }
     }
 
-    /// A consumer is not wanted any more that is to be started again: it ends at once, or as soon
-    /// as it has started.
+    /// Ends a consumer that is being restored: at once, or at `consume-ok` if its `basic.consume`
+    /// is written.
     pub(crate) fn end_restoring(&mut self, cx: &mut Context, id: ConsumerId) {
         if self
             .consumers
@@ -55,18 +58,20 @@ impl Consuming {
         }
     }
 
+    /// Handles `cancel-ok`.
     pub(crate) fn cancel_ok(&mut self, cx: &mut Context, id: ConsumerId, tag: TagNumber) {
+        // The server may have cancelled the consumer first, and the program may have dropped it.
         let Some(consumer) = self.consumers.get_mut(id) else {
             return;
         };
         if consumer.tags.end(tag) && !consumer.has_ended() {
             self.end_consumer(cx, id, Ended::Cancelled);
         }
-        self.answer_resized(cx, id);
+        self.complete_resizes(cx, id);
         self.unthrottle(cx, id);
     }
 
-    /// The broker ends a consumer by itself. What it delivered before is still to be taken.
+    /// Handles a cancel by the server. Earlier deliveries can still be taken.
     pub(crate) fn server_cancels(
         &mut self,
         cx: &mut Context,
@@ -84,72 +89,76 @@ impl Consuming {
         self.consumers
             .confirm_server_cancel(cx, number, cancel.consumer_tag);
         let id = cx.channels.get(number).and_then(|channel| channel.consumer);
+        // The cancel may be for a consumer that this side has cancelled before.
         let (Some(id), Some(tag)) = (id, TagNumber::of(cancel.consumer_tag)) else {
             return;
         };
         let Some(consumer) = self.consumers.get_mut(id) else {
             return;
         };
+        // The tag may have ended by `cancel-ok` before.
         let Some(source) = consumer.tags.find(tag).map(|tag| tag.source) else {
             return;
         };
         let has_ended = consumer.tags.end(tag);
         let is_last_tag = consumer.tags.iter().all(|tag| tag.source != source);
-        let terms = consumer
+        let subscription = consumer
             .sources
             .get(source as usize)
             .filter(|_| is_last_tag);
-        let queue = terms.map(|terms| terms.queue.clone());
+        let queue = subscription.map(|subscription| subscription.queue.clone());
         if queue.is_some() && !has_ended {
             self.end_source(cx, id, source as usize, Ended::CancelledByServer);
         }
         if has_ended {
-            // RabbitMQ 4.3 times out each delivery by itself. If one does so when the consumer is
+            // RabbitMQ 4.3 has a timeout for each delivery. If one passes when the consumer is
             // already cancelled, the broker closes the channel (406), with the request on it.
             if let Some(channel) = cx.channels.get_mut(number) {
-                channel.is_suspect |= channel.unsettled.held() > 0;
+                channel.is_suspect |= channel.unsettled.count() > 0;
             }
             let tag = self.consumers.get(id).map_or("", Consumer::tag).into();
             self.end_consumer(cx, id, Ended::CancelledByServer);
             cx.notices.notify(&Notice::ConsumerCancelled(tag));
             cx.release(number);
         }
-        // The queue was deleted, or is durable and need not be declared again. The broker cancels
-        // all consumers of a deleted queue, so while one is left, only the other one has ended,
-        // such as for an acknowledgement timeout (RabbitMQ 4.3).
+        // The queue was deleted, or it is durable and need not be replayed. The broker cancels all
+        // consumers of a deleted queue, so while another one is left, the queue exists. A consumer
+        // also ends alone, such as after an acknowledgement timeout (RabbitMQ 4.3).
         if let Some(queue) = queue.filter(|queue| !self.consumers.is_consumed(queue)) {
             cx.topology.forget_queue(queue.as_short_str());
         }
     }
 
-    /// Ends one queue of a consumer that goes on with its other queues.
+    /// Ends one queue of a consumer that continues with its other queues.
     pub(crate) fn end_source(
         &mut self,
         cx: &mut Context,
         id: ConsumerId,
         source: usize,
-        why: Ended,
+        reason: Ended,
     ) {
         let Some(consumer) = self.consumers.get(id) else {
             return;
         };
         let tag = consumer.tag().into();
-        let Some(terms) = consumer.sources.get(source) else {
+        let Some(subscription) = consumer.sources.get(source) else {
             return;
         };
-        let queue = String::from_utf8_lossy(&terms.queue).into();
-        self.consumers.end_source(id, source, why.clone());
-        cx.notices.notify(&Notice::QueueEnded { tag, queue, why });
+        let queue = String::from_utf8_lossy(&subscription.queue).into();
+        self.consumers.end_source(id, source, reason.clone());
+        cx.notices.notify(&Notice::QueueEnded {
+            tag,
+            queue,
+            why: reason,
+        });
     }
 
     /// Ends a consumer. Its promises complete, and its channel can be used again when everything is
     /// settled.
     pub(crate) fn end_consumer(&mut self, cx: &mut Context, id: ConsumerId, ended: Ended) {
-        let Some(consumer) = self
-            .consumers
-            .get_mut(id)
-            .filter(|consumer| !consumer.has_ended())
-        else {
+        // Its end may have several causes, and only the first one counts.
+        let consumer = self.consumers.get_mut(id);
+        let Some(consumer) = consumer.filter(|it| !it.has_ended()) else {
             return;
         };
         let tag: Box<str> = consumer.tag().into();
@@ -183,18 +192,18 @@ impl Consuming {
             }
         }
         if is_lost {
-            // They can't be settled any more, and the broker delivers them again.
+            // They can no longer be settled, and the broker delivers them again.
             self.consumers.discard_unsettled(id);
         }
         cx.channels.remove_consumer(number, id);
         self.forget_unused_queues(cx, queues);
-        // The channel that was reserved for it may be used for others.
+        // Other work can use the channel that was reserved for it.
         cx.may_start |= self.resubscription.done(id);
         self.consumers.announce(id);
-        self.consumers.forget_if_over(id);
+        self.consumers.remove_if_over(id);
         cx.attention = true;
         if let (Phase::Restoring, Some(error)) = (phase, error) {
-            // Once the connection is open, the consumer is in the report already.
+            // Once the connection is open, the report already contains the consumer.
             if cx.stage != Stage::Open {
                 let failed = failed_consumer(&tag, &error);
                 self.resubscription.failed.push(failed);
@@ -202,6 +211,7 @@ impl Consuming {
         }
     }
 
+    /// Ends all consumers.
     pub(crate) fn end_consumers(&mut self, cx: &mut Context, ended: &Ended) {
         for id in self.consumers.ids() {
             self.end_consumer(cx, id, ended.clone());
@@ -219,7 +229,8 @@ impl Consuming {
         }
     }
 
-    /// Forgets the queues that the broker has deleted because their last consumer has ended.
+    /// Removes the queues from the record that the broker has deleted because their last consumer
+    /// has ended.
     fn forget_unused_queues(&self, cx: &mut Context, queues: Vec<ShortString>) {
         for queue in queues {
             // "If set, the queue is deleted when all consumers have finished using it. [..] If
@@ -235,6 +246,7 @@ impl Consuming {
     /// Drops interest in a consumer. It is cancelled, and its buffered deliveries are returned to
     /// the queue.
     pub(crate) fn drop_consumer(&mut self, cx: &mut Context, id: ConsumerId) {
+        // A consumer that never started is removed when it ends.
         let Some(consumer) = self.consumers.get_mut(id) else {
             return;
         };
@@ -242,7 +254,7 @@ impl Consuming {
         if consumer.has_ended() {
             let number = consumer.channel;
             self.consumers.return_buffered(cx, id);
-            self.consumers.forget_if_over(id);
+            self.consumers.remove_if_over(id);
             cx.release(number);
         } else {
             self.begin_cancel(cx, id);

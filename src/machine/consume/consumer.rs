@@ -28,6 +28,7 @@ pub enum Ended {
     ConnectionBroken(Error),
 }
 
+/// The phase of a consumer.
 #[derive(Debug)]
 pub(crate) enum Phase {
     /// `consume-ok` is pending.
@@ -42,11 +43,12 @@ pub(crate) enum Phase {
 
 /// A queue of a consumer, and the arguments of its `basic.consume`.
 #[derive(Debug)]
-pub(crate) struct Terms {
-    /// The first name of the queue, if the broker names it.
+pub(crate) struct Subscription {
+    /// The name of the queue, or its first name if the broker has named it.
     pub(crate) queue: ShortString,
+    /// The part of the tag that the user chooses.
     pub(crate) users_tag: Box<str>,
-    /// The tag by which the program knows it, which is the first one, and its number.
+    /// The tag by which the program knows it, which is the first one, and the number of that tag.
     pub(crate) tag: Box<str>,
     pub(crate) number: Option<TagNumber>,
     pub(crate) no_local: bool,
@@ -58,22 +60,22 @@ pub(crate) struct Terms {
     pub(crate) ended: Option<Ended>,
 }
 
-impl Terms {
-    /// Returns what a request to consume asks for, unless the broker would refuse it.
+impl Subscription {
+    /// Returns the arguments of a request to consume, or an error if the broker would refuse them.
     pub(crate) fn new(topology: &Topology, consume: &Consume<'_>) -> Result<Self, Error> {
         check_queue_name(consume.queue)?;
         if !consume.arguments.is_finite() {
             return Err(Error::invalid(
                 "arguments",
-                "RabbitMQ can't read a number that is NaN or infinite",
+                "numbers must be finite, because RabbitMQ cannot parse NaN and infinity",
             ));
         }
         if consume.tag.len() > LONGEST_TAG {
-            let why = format!(
-                "{} bytes, where there is room for {LONGEST_TAG}",
+            let reason = format!(
+                "must be at most {LONGEST_TAG} bytes, got {}",
                 consume.tag.len()
             );
-            return Err(Error::invalid("consumer_tag", why));
+            return Err(Error::invalid("consumer_tag", reason));
         }
         Ok(Self {
             queue: topology.original(consume.queue).into(),
@@ -88,9 +90,9 @@ impl Terms {
         })
     }
 
-    /// Checks that each of several requests fits into a frame.
+    /// Returns an error unless each `basic.consume` fits into a frame.
     pub(crate) fn check_size(sources: &[Self], frame_max: u32) -> Result<(), Error> {
-        let longest = sources.iter().map(Self::bytes).max().unwrap_or(0) + 2 * ShortStr::MAX;
+        let longest = sources.iter().map(Self::size).max().unwrap_or(0) + 2 * ShortStr::MAX;
         if longest > frame_max as usize {
             return Err(EncodeError::FrameTooLarge {
                 bytes: longest,
@@ -101,18 +103,18 @@ impl Terms {
         Ok(())
     }
 
-    /// Returns the queue's name at the start of the consumer.
+    /// Returns the first name of the queue.
     fn queue_name(&self) -> ShortStr<'_> {
         self.queue.as_short_str()
     }
 
-    /// Returns the approximate number of bytes that this takes, in memory and in a frame.
-    pub(crate) fn bytes(&self) -> usize {
+    /// Returns the approximate size in bytes, in memory and in a frame.
+    pub(crate) fn size(&self) -> usize {
         self.queue.len() + self.users_tag.len() + self.arguments.as_ref().as_bytes().len() + 32
     }
 }
 
-/// How a consumer is throttled.
+/// The way in which a consumer is throttled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Throttle {
     /// Each of its tags has a prefetch count of 1. The field is the consumer's own count.
@@ -126,7 +128,7 @@ pub(crate) enum Throttle {
 pub struct Consumer {
     pub(super) turn: u64,
     pub(crate) channel: u16,
-    pub(crate) sources: Vec<Terms>,
+    pub(crate) sources: Vec<Subscription>,
     pub(crate) no_ack: bool,
     /// One prefetch count for all queues together, instead of one for each tag.
     pub(crate) shared_prefetch_count: Option<u16>,
@@ -140,7 +142,7 @@ pub struct Consumer {
     pub(crate) resizing: Vec<PromiseId>,
     /// Set while the consumer is throttled: until the program has taken its buffered deliveries.
     pub(crate) throttle: Option<Throttle>,
-    /// The program has dropped it.
+    /// The program has dropped the consumer.
     pub(crate) dropped: bool,
     /// The prefetch count with which the consumer is started again.
     pub(crate) wanted_prefetch: Option<u16>,
@@ -158,6 +160,7 @@ impl Consumer {
         !matches!(self.phase, Phase::Cancelling | Phase::Ended(_))
     }
 
+    /// Returns `true` if the consumer has ended.
     pub(crate) fn has_ended(&self) -> bool {
         matches!(self.phase, Phase::Ended(_))
     }
@@ -174,7 +177,7 @@ impl Consumer {
     pub(crate) fn live_sources(&self) -> usize {
         self.sources
             .iter()
-            .filter(|terms| terms.ended.is_none())
+            .filter(|subscription| subscription.ended.is_none())
             .count()
     }
 
@@ -182,14 +185,19 @@ impl Consumer {
     /// broker when it ends. `was_lost` means that it had started on a connection that was lost.
     pub(crate) fn consumed_queues(&self, was_lost: bool) -> Vec<ShortString> {
         let has_started = was_lost || matches!(self.phase, Phase::Live | Phase::Cancelling);
-        let sources = self.sources.iter().filter(|terms| terms.ended.is_none());
+        let sources = self
+            .sources
+            .iter()
+            .filter(|subscription| subscription.ended.is_none());
         if has_started {
-            return sources.map(|terms| terms.queue.clone()).collect();
+            return sources
+                .map(|subscription| subscription.queue.clone())
+                .collect();
         }
         let started = self.tags.iter().filter(|tag| tag.started);
         started
             .filter_map(|tag| self.sources.get(tag.source as usize))
-            .map(|terms| terms.queue.clone())
+            .map(|subscription| subscription.queue.clone())
             .collect()
     }
 
@@ -201,9 +209,9 @@ impl Consumer {
         text: &str,
         current: impl Fn(ShortStr<'n>) -> ShortStr<'n>,
     ) -> Option<usize> {
-        let is_named = |terms: &'n Terms| {
-            let name = current(terms.queue.as_short_str());
-            terms.ended.is_none() && text.contains(&format!("'{name}'"))
+        let is_named = |subscription: &'n Subscription| {
+            let name = current(subscription.queue.as_short_str());
+            subscription.ended.is_none() && text.contains(&format!("'{name}'"))
         };
         let named = self.sources.iter().position(is_named);
         named.or_else(|| {
@@ -217,7 +225,9 @@ impl Consumer {
     /// Returns the tag by which the program knows the consumer: that of its first queue.
     #[must_use]
     pub fn tag(&self) -> &str {
-        self.sources.first().map_or("", |terms| &terms.tag)
+        self.sources
+            .first()
+            .map_or("", |subscription| &subscription.tag)
     }
 
     /// Returns the number of deliveries that may be unsettled; 0 for no limit.
@@ -249,11 +259,14 @@ impl Consumer {
     /// Returns an error if the prefetch count cannot be changed to this value.
     pub(crate) fn check_resize(&self, prefetch_count: u16) -> Result<(), Error> {
         let is_same = self.prefetch_count() == prefetch_count || self.no_ack;
-        let is_exclusive = self.sources.iter().any(|terms| terms.exclusive);
+        let is_exclusive = self
+            .sources
+            .iter()
+            .any(|subscription| subscription.exclusive);
         if is_exclusive && !is_same && self.shared_prefetch_count.is_none() {
             return Err(Error::invalid(
                 "prefetch_count",
-                "that of an exclusive consumer can't be changed",
+                "cannot be changed for an exclusive consumer",
             ));
         }
         Ok(())
@@ -268,12 +281,12 @@ impl Consumer {
         }
     }
 
-    /// Returns the queues that a consumer of several queues has lost while it goes on with the
+    /// Returns the queues that a consumer of several queues has lost while it continues with the
     /// others. Each comes with the name at the start of the consumer and the reason.
     pub fn ended_queues(&self) -> impl Iterator<Item = (ShortStr<'_>, &Ended)> {
-        self.sources
-            .iter()
-            .filter_map(|terms| Some((terms.queue_name(), terms.ended.as_ref()?)))
+        self.sources.iter().filter_map(|subscription| {
+            Some((subscription.queue_name(), subscription.ended.as_ref()?))
+        })
     }
 
     /// Returns the queues of the consumer, each with its tag. A queue that the broker has named
@@ -281,7 +294,7 @@ impl Consumer {
     pub fn queues(&self) -> impl Iterator<Item = (ShortStr<'_>, &str)> {
         self.sources
             .iter()
-            .map(|terms| (terms.queue_name(), &*terms.tag))
+            .map(|subscription| (subscription.queue_name(), &*subscription.tag))
     }
 
     /// Returns the number of deliveries that were dropped because they were stale.
@@ -304,7 +317,7 @@ impl Consumer {
         let is_unsuitable = self
             .sources
             .iter()
-            .any(|terms| terms.exclusive || terms.by_offset);
+            .any(|subscription| subscription.exclusive || subscription.by_offset);
         !self.no_ack
             && !self.dropped
             && !is_unsuitable

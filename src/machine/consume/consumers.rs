@@ -2,13 +2,14 @@
 
 use crate::machine::channel::content::{Delivered, Recipient};
 use crate::machine::consume::buffer::{Batches, Spares};
-use crate::machine::consume::consumer::{Consumer, Ended, Phase, Terms};
+use crate::machine::consume::consumer::{Consumer, Ended, Phase, Subscription};
 use crate::machine::consume::reading::Buffered;
 use crate::machine::consume::tags::{Tag, TagNumber, Tags};
 use crate::machine::ids::{ConsumerId, PromiseId};
 use crate::protocol::ShortString;
 use std::collections::{BTreeMap, VecDeque};
 
+/// Finds a consumer by its id. It borrows only the slots, so that the caller can use other fields.
 #[inline]
 fn find_mut(slots: &mut [Option<Consumer>], id: ConsumerId) -> Option<&mut Consumer> {
     slots
@@ -17,44 +18,48 @@ fn find_mut(slots: &mut [Option<Consumer>], id: ConsumerId) -> Option<&mut Consu
         .filter(|consumer| consumer.turn == id.turn)
 }
 
-/// The number of consumers that each queue has, by the queue's first name.
+/// The number of consumers of each queue, by the first name of the queue.
 #[derive(Debug, Default)]
 struct Consumed(BTreeMap<ShortString, usize>);
 
 impl Consumed {
-    fn add(&mut self, terms: &Terms) {
-        if terms.ended.is_none() {
-            *self.0.entry(terms.queue.clone()).or_default() += 1;
+    fn add(&mut self, subscription: &Subscription) {
+        if subscription.ended.is_none() {
+            *self.0.entry(subscription.queue.clone()).or_default() += 1;
         }
     }
 
-    fn remove(&mut self, terms: &Terms) {
-        if terms.ended.is_none()
-            && let Some(count) = self.0.get_mut(&terms.queue)
+    fn remove(&mut self, subscription: &Subscription) {
+        if subscription.ended.is_none()
+            && let Some(count) = self.0.get_mut(&subscription.queue)
         {
             *count -= 1;
             if *count == 0 {
-                self.0.remove(&terms.queue);
+                self.0.remove(&subscription.queue);
             }
         }
     }
 }
 
+/// The consumers of the connection.
 #[derive(Debug, Default)]
 pub(crate) struct Consumers {
-    /// By the number of the consumer, so that one is found as fast as the other however many there
-    /// are.
+    /// By the index of the id, so that a look-up takes constant time.
     slots: Vec<Option<Consumer>>,
+    /// The indices of empty slots.
     free: Vec<u32>,
-    /// Of consumers and sources that have not ended and are not being cancelled.
+    /// The consumed queues of consumers that have not ended and are not being cancelled.
     consumed: Consumed,
-    made: u64,
-    tags: u64,
+    /// The number of consumers that were ever added.
+    added: u64,
+    /// The number of the last tag.
+    last_tag: u64,
     spares: Spares,
+    /// The number of buffered deliveries of all consumers, and their size in bytes.
     buffered: usize,
     buffered_bytes: usize,
-    /// How many deliveries of all of them, those that are forgotten included, were dropped since
-    /// the connection last became open.
+    /// The number of deliveries that were dropped since the connection last became open, including
+    /// those of removed consumers.
     pub(crate) lost: u64,
     announcements: VecDeque<ConsumerId>,
 }
@@ -64,21 +69,23 @@ impl Consumers {
     pub(crate) fn add(
         &mut self,
         channel: u16,
-        sources: Vec<Terms>,
+        sources: Vec<Subscription>,
         no_ack: bool,
         shared_prefetch_count: Option<u16>,
         promise: PromiseId,
     ) -> ConsumerId {
-        self.made += 1;
+        self.added += 1;
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() as u32 - 1
         });
         let id = ConsumerId {
-            turn: self.made,
+            turn: self.added,
             index,
         };
-        sources.iter().for_each(|terms| self.consumed.add(terms));
+        sources
+            .iter()
+            .for_each(|subscription| self.consumed.add(subscription));
         let consumer = Consumer {
             turn: id.turn,
             channel,
@@ -105,37 +112,38 @@ impl Consumers {
         id
     }
 
-    /// Gives a consumer a tag that no other of the connection has had.
+    /// Adds a tag to a consumer that no other consumer of the connection has had.
     pub(crate) fn add_tag(
         &mut self,
         id: ConsumerId,
         source: u32,
         prefetch_count: u16,
-    ) -> Option<(TagNumber, &Terms)> {
+    ) -> Option<(TagNumber, &Subscription)> {
         let consumer = find_mut(&mut self.slots, id)?;
-        let terms = consumer.sources.get_mut(source as usize)?;
-        // The tag that its holder knows is used again on another connection.
+        let subscription = consumer.sources.get_mut(source as usize)?;
+        // After a reconnect the consumer keeps the tag that the program knows.
         let is_free = consumer.tags.iter().all(|tag| tag.source != source);
-        let number = terms.number.filter(|_| is_free).unwrap_or_else(|| {
-            self.tags += 1;
-            TagNumber(self.tags)
+        let number = subscription.number.filter(|_| is_free).unwrap_or_else(|| {
+            self.last_tag += 1;
+            TagNumber(self.last_tag)
         });
-        if terms.number.is_none() {
-            terms.number = Some(number);
-            terms.tag = number.to_tag(&terms.users_tag).into();
+        if subscription.number.is_none() {
+            subscription.number = Some(number);
+            subscription.tag = number.to_tag(&subscription.users_tag).into();
         }
         consumer.tags.push(Tag {
             number,
             prefetch_count,
             source,
-            by_offset: terms.by_offset,
+            by_offset: subscription.by_offset,
             started: false,
             leaving: false,
             cancelled: false,
         });
-        Some((number, terms))
+        Some((number, subscription))
     }
 
+    /// Returns a consumer, unless it has been removed.
     #[inline]
     pub(crate) fn get(&self, id: ConsumerId) -> Option<&Consumer> {
         self.slots
@@ -149,7 +157,7 @@ impl Consumers {
         find_mut(&mut self.slots, id)
     }
 
-    /// Returns the recipient of a delivery with this tag, if it is for this consumer.
+    /// Returns the recipient of a delivery with this tag, if the tag is one of this consumer's.
     #[inline]
     pub(crate) fn recipient(&self, id: ConsumerId, tag: TagNumber) -> Option<Recipient> {
         let tag = self.get(id)?.tags.find(tag)?;
@@ -160,7 +168,7 @@ impl Consumers {
         })
     }
 
-    /// All of them, in the order in which they were added.
+    /// Returns the ids of all consumers, in the order in which they were added.
     pub(crate) fn ids(&self) -> Vec<ConsumerId> {
         let slots = (0..).zip(&self.slots);
         let ids = slots.filter_map(|(index, slot)| {
@@ -174,8 +182,8 @@ impl Consumers {
         ids
     }
 
-    /// Forgets a consumer that has ended and whose holder has gone.
-    pub(crate) fn forget_if_over(&mut self, id: ConsumerId) {
+    /// Removes a consumer if it has ended and the program has dropped it.
+    pub(crate) fn remove_if_over(&mut self, id: ConsumerId) {
         if self
             .get(id)
             .is_some_and(|consumer| consumer.dropped && consumer.has_ended())
@@ -188,7 +196,7 @@ impl Consumers {
         }
     }
 
-    /// Keeps a delivery until it is taken.
+    /// Buffers a delivery until it is taken.
     #[inline]
     pub(crate) fn push(&mut self, id: ConsumerId, delivered: Delivered) {
         let Some(consumer) = find_mut(&mut self.slots, id) else {
@@ -206,7 +214,7 @@ impl Consumers {
         }
     }
 
-    /// Has its holder look again.
+    /// Queues an event for a consumer, unless one is queued already.
     pub(crate) fn announce(&mut self, id: ConsumerId) {
         if let Some(consumer) = find_mut(&mut self.slots, id)
             && !consumer.announced
@@ -217,11 +225,12 @@ impl Consumers {
         }
     }
 
-    /// Whether [`poll_announcement`](Self::poll_announcement) has one.
+    /// Returns `true` if an event is queued.
     pub(crate) fn has_announcement(&self) -> bool {
         !self.announcements.is_empty()
     }
 
+    /// Returns the consumer of the next event.
     pub(crate) fn poll_announcement(&mut self) -> Option<ConsumerId> {
         self.announcements.pop_front()
     }
@@ -233,6 +242,7 @@ impl Consumers {
         most: usize,
         into: &mut VecDeque<Delivered>,
     ) -> bool {
+        // The program may still have the id of a removed consumer.
         let Some(consumer) = find_mut(&mut self.slots, id) else {
             return false;
         };
@@ -252,21 +262,21 @@ impl Consumers {
         all
     }
 
-    /// Drops the deliveries of a consumer that wait to be taken, unless they need no ack.
+    /// Drops the buffered deliveries of a consumer, unless they need no ack.
     pub(crate) fn discard_unsettled(&mut self, id: ConsumerId) {
         if self.get(id).is_some_and(|consumer| !consumer.no_ack) {
             self.take_all(id);
         }
     }
 
-    /// Drops the deliveries of a consumer that wait to be taken and can't be settled any more.
+    /// Drops the buffered deliveries of a consumer that can no longer be settled, and counts them.
     pub(crate) fn lose_unsettled(&mut self, id: ConsumerId) {
         let before = self.buffered;
         self.discard_unsettled(id);
         self.count_lost(id, (before - self.buffered) as u64);
     }
 
-    /// Counts deliveries of a consumer that were dropped, because they can't be settled any more.
+    /// Counts deliveries of a consumer that were dropped because they can no longer be settled.
     pub(crate) fn count_lost(&mut self, id: ConsumerId, deliveries: u64) {
         self.lost += deliveries;
         if let Some(consumer) = self.get_mut(id) {
@@ -286,34 +296,34 @@ impl Consumers {
             && consumer.is_consuming()
         {
             let sources = consumer.sources.iter();
-            sources.for_each(|terms| self.consumed.remove(terms));
+            sources.for_each(|subscription| self.consumed.remove(subscription));
             consumer.phase = Phase::Cancelling;
         }
     }
 
-    /// Ends the consuming of one of a consumer's queues.
-    pub(crate) fn end_source(&mut self, id: ConsumerId, source: usize, why: Ended) {
+    /// Ends one of a consumer's queues.
+    pub(crate) fn end_source(&mut self, id: ConsumerId, source: usize, reason: Ended) {
         let Some(consumer) = find_mut(&mut self.slots, id) else {
             return;
         };
         let is_consuming = consumer.is_consuming();
-        let Some(terms) = consumer.sources.get_mut(source) else {
+        let Some(subscription) = consumer.sources.get_mut(source) else {
             return;
         };
         if is_consuming {
-            self.consumed.remove(terms);
+            self.consumed.remove(subscription);
         }
-        terms.ended = Some(why);
+        subscription.ended = Some(reason);
     }
 
     /// Ends a consumer. Returns its phase before, or `None` if it had ended already.
-    pub(crate) fn end(&mut self, id: ConsumerId, why: Ended) -> Option<Phase> {
+    pub(crate) fn end(&mut self, id: ConsumerId, reason: Ended) -> Option<Phase> {
         let consumer = find_mut(&mut self.slots, id).filter(|consumer| !consumer.has_ended())?;
         if consumer.is_consuming() {
             let sources = consumer.sources.iter();
-            sources.for_each(|terms| self.consumed.remove(terms));
+            sources.for_each(|subscription| self.consumed.remove(subscription));
         }
-        Some(std::mem::replace(&mut consumer.phase, Phase::Ended(why)))
+        Some(std::mem::replace(&mut consumer.phase, Phase::Ended(reason)))
     }
 
     /// Removes a consumer that the program does not have yet.
@@ -326,12 +336,12 @@ impl Consumers {
         self.free.push(id.index);
         if consumer.is_consuming() {
             let sources = consumer.sources.iter();
-            sources.for_each(|terms| self.consumed.remove(terms));
+            sources.for_each(|subscription| self.consumed.remove(subscription));
         }
         Some(consumer)
     }
 
-    /// Deliveries that wait to be taken, and their bytes.
+    /// Returns the number of buffered deliveries, and their size in bytes.
     #[inline]
     pub(crate) fn buffered(&self) -> (usize, usize) {
         (self.buffered, self.buffered_bytes)
@@ -353,8 +363,8 @@ mod tests {
     use crate::machine::promises::Promises;
     use crate::protocol::{ShortStr, Table};
 
-    fn terms(queue: &str) -> Terms {
-        Terms {
+    fn subscription(queue: &str) -> Subscription {
+        Subscription {
             queue: ShortStr::new(queue).unwrap_or_default().into(),
             users_tag: "".into(),
             tag: "".into(),
@@ -370,8 +380,15 @@ mod tests {
     #[test]
     fn queue_is_consumed_until_its_last_consumer_ends() {
         let (promises, mut consumers) = (Promises::default(), Consumers::default());
-        let ids = [["a", "b"], ["a", "c"], ["c", "c"]]
-            .map(|queues| consumers.add(1, queues.map(terms).into(), false, None, promises.none()));
+        let ids = [["a", "b"], ["a", "c"], ["c", "c"]].map(|queues| {
+            consumers.add(
+                1,
+                queues.map(subscription).into(),
+                false,
+                None,
+                promises.none(),
+            )
+        });
         let consumed =
             |consumers: &Consumers| [b"a", b"b", b"c"].map(|queue| consumers.is_consumed(queue));
         consumers.end_source(ids[0], 1, Ended::CancelledByServer);

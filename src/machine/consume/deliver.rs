@@ -1,4 +1,4 @@
-//! Deliveries: for a consumer, or for none.
+//! Deliveries for consumers, and deliveries that no consumer receives.
 
 use crate::error::{Error, Fault};
 use crate::machine::ConsumerId;
@@ -57,8 +57,9 @@ impl Consumers {
         };
         let no_ack = channel.no_ack;
         if !channel.unsettled.deliver(tag, no_ack) {
-            return Err(reused_tag());
+            return Err(reused_tag(tag));
         }
+        // The broker requeues deliveries that were sent before `recover-ok`.
         if !no_ack && channel.is_recovering() {
             channel.unsettled.forget();
             return Ok(());
@@ -100,8 +101,9 @@ impl Consumers {
             }
             return Ok(());
         }
-        // The broker would deliver a requeued message again. So it stays unsettled until the
-        // channel has no other use and is closed, and the broker requeues it then.
+        // If the message were requeued now, the broker would deliver it again. So it stays
+        // unsettled until the channel has no other use and is closed, and then the broker requeues
+        // it.
         channel.strays += 1;
         if channel.strays > MOST_STRAYS {
             let text = format!(
@@ -127,11 +129,12 @@ impl Consumers {
     }
 }
 
+/// Returns the error of a delivery tag that is not greater than the one before.
 #[cold]
-fn reused_tag() -> Error {
+fn reused_tag(tag: u64) -> Error {
     Fault::by_client(
         ReplyCode::COMMAND_INVALID,
-        "a delivery tag used again",
+        format!("delivery tag {tag} used again"),
         basic::Deliver::ID,
     )
     .into()

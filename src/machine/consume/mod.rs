@@ -1,4 +1,4 @@
-//! Consumers: starting, delivering, resizing.
+//! Consumers: starting them, their deliveries, their prefetch counts and their end.
 
 pub(crate) mod buffer;
 pub(crate) mod cancel;
@@ -18,7 +18,7 @@ pub(crate) mod write;
 use crate::error::Error;
 use crate::machine::channel::Awaited;
 use crate::machine::channel::content::Delivered;
-use crate::machine::consume::consumer::{Phase, Terms};
+use crate::machine::consume::consumer::{Phase, Subscription};
 use crate::machine::consume::consumers::Consumers;
 use crate::machine::consume::pending::{WaitingConsume, open_consumer_channel};
 use crate::machine::consume::reading::Reading;
@@ -32,7 +32,7 @@ use crate::protocol::ShortStr;
 use crate::protocol::method::basic;
 use std::collections::VecDeque;
 
-/// The consumers of the connection, and whether it reads on for them.
+/// The consumers of the connection, and the back-pressure of their buffers on reading.
 #[derive(Debug)]
 pub(crate) struct Consuming {
     pub(crate) consumers: Consumers,
@@ -61,12 +61,12 @@ impl Consuming {
         cx: &mut Context,
         consume: &Consume<'_>,
     ) -> Result<PromiseId, Error> {
-        let sources = vec![Terms::new(&cx.topology, consume)?];
-        self.wait_to_consume(cx, sources, consume.no_ack, consume.prefetch_count, false)
+        let sources = vec![Subscription::new(&cx.topology, consume)?];
+        self.queue_consume(cx, sources, consume.no_ack, consume.prefetch_count, false)
     }
 
     /// Starts a consumer of several queues, with one channel and one prefetch count for all of
-    /// them. The prefetch count and `no_ack` of each are not looked at.
+    /// them. The prefetch count and `no_ack` of each queue are ignored.
     pub(crate) fn consume_multi(
         &mut self,
         cx: &mut Context,
@@ -75,26 +75,27 @@ impl Consuming {
         no_ack: bool,
     ) -> Result<PromiseId, Error> {
         if queues.is_empty() {
-            return Err(Error::invalid("queues", "there is none"));
+            return Err(Error::invalid("queues", "at least one queue is required"));
         }
         let sources = queues
             .iter()
-            .map(|consume| Terms::new(&cx.topology, consume))
+            .map(|consume| Subscription::new(&cx.topology, consume))
             .collect::<Result<_, _>>()?;
-        self.wait_to_consume(cx, sources, no_ack, prefetch_count, true)
+        self.queue_consume(cx, sources, no_ack, prefetch_count, true)
     }
 
-    pub(crate) fn wait_to_consume(
+    /// Queues a consumer until there is a channel for it.
+    pub(crate) fn queue_consume(
         &mut self,
         cx: &mut Context,
-        sources: Vec<Terms>,
+        sources: Vec<Subscription>,
         no_ack: bool,
         prefetch_count: u16,
         shares_prefetch_count: bool,
     ) -> Result<PromiseId, Error> {
-        Terms::check_size(&sources, cx.transmit.frame_max())?;
+        Subscription::check_size(&sources, cx.transmit.frame_max())?;
         let promise = cx.timed_promise();
-        cx.request_bytes += sources.iter().map(Terms::bytes).sum::<usize>();
+        cx.request_bytes += sources.iter().map(Subscription::size).sum::<usize>();
         self.waiting.push_back(WaitingConsume {
             promise,
             sources,
@@ -115,8 +116,8 @@ impl Consuming {
             if waiting.is_suspected && cx.has_pending_suspect() {
                 return;
             }
-            // The limit that was agreed upon may be lower than the one that was expected.
-            let mut fits = Terms::check_size(&waiting.sources, cx.transmit.frame_max());
+            // The negotiated frame size may be smaller than the expected one.
+            let mut fits = Subscription::check_size(&waiting.sources, cx.transmit.frame_max());
             let is_wanted = cx.promises.is_pending(promise);
             let number = if is_wanted && fits.is_ok() {
                 open_consumer_channel(cx, publishing)
@@ -127,7 +128,7 @@ impl Consuming {
                 if !cx.channels.are_consumed() {
                     return;
                 }
-                // No other consumer is about to end, so no channel becomes free.
+                // Consumers use or reserve all channels, and none of them is about to end.
                 fits = Err(Error::ChannelLimit);
             }
             let Some(waiting) = self.waiting.pop_front() else {
@@ -143,7 +144,8 @@ impl Consuming {
                 shares_prefetch_count,
                 ..
             } = waiting;
-            cx.request_bytes -= sources.iter().map(Terms::bytes).sum::<usize>();
+            cx.request_bytes -= sources.iter().map(Subscription::size).sum::<usize>();
+            // The promise was abandoned or timed out, or the consumer is refused.
             let Some(number) = number else {
                 if let Err(error) = fits {
                     cx.complete(promise, Err(error));
@@ -160,7 +162,7 @@ impl Consuming {
         }
     }
 
-    /// Handles `consume-ok`: a consumer has started under that tag, as the broker spells it.
+    /// Handles `consume-ok`, which comes with the tag as the broker spells it.
     pub(crate) fn consume_ok(
         &mut self,
         cx: &mut Context,
@@ -169,23 +171,18 @@ impl Consuming {
         (tag, name): (TagNumber, ShortStr<'_>),
         resized: Option<PromiseId>,
     ) {
-        let consumer = self
-            .consumers
-            .get_mut(id)
-            .filter(|consumer| !consumer.has_ended());
+        let consumer = self.consumers.get_mut(id);
+        let consumer = consumer.filter(|it| !it.has_ended());
         let known =
             consumer.and_then(|consumer| consumer.tags.iter_mut().find(|it| it.number == tag));
         match known {
             Some(tag) => tag.started = true,
-            // The broker or the program ended it before it had started, when the cancel could not
-            // be written.
+            // The consumer ended before it had started, when its cancel could not be written yet.
             None => self.consumers.write_cancel(cx, number, id, tag, name),
         }
-        let Some(consumer) = self
-            .consumers
-            .get_mut(id)
-            .filter(|consumer| !consumer.has_ended())
-        else {
+        // The consumer may have ended while `consume-ok` was pending.
+        let consumer = self.consumers.get_mut(id);
+        let Some(consumer) = consumer.filter(|it| !it.has_ended()) else {
             if let Some(promise) = resized {
                 cx.complete(promise, Err(Error::Stale));
             }
@@ -209,12 +206,12 @@ impl Consuming {
         }
         consumer.resizing.extend(resized);
         self.consumers.write_cancels(cx, id);
-        self.answer_resized(cx, id);
+        self.complete_resizes(cx, id);
         self.unthrottle(cx, id);
     }
 
-    /// Has the broker take back what a live consumer holds, and deliver it again, to this consumer
-    /// or another. From here on the deliveries that are held are stale.
+    /// Makes the broker requeue the unsettled deliveries of a live consumer and deliver them again,
+    /// to this consumer or another. Deliveries that the program still has are stale from then on.
     pub(crate) fn recover(&mut self, cx: &mut Context, id: ConsumerId) -> Result<PromiseId, Error> {
         let consumer = self
             .consumers
@@ -223,7 +220,7 @@ impl Consuming {
         let consumer = consumer.ok_or(Error::Stale)?;
         let number = consumer.channel;
         if matches!(consumer.phase, Phase::Restoring) {
-            // With its connection the broker has taken back everything.
+            // The broker has requeued all deliveries of the lost connection.
             let promise = cx.promises.open();
             cx.complete(promise, Ok(Reply::Done));
             return Ok(promise);
@@ -240,8 +237,8 @@ impl Consuming {
         Ok(promise)
     }
 
-    /// Takes up to `most` deliveries of a consumer and appends them to `into`. If that is empty, it
-    /// may have another allocation afterwards, or none.
+    /// Takes up to `most` deliveries of a consumer and appends them to `into`. If there are none,
+    /// `into` may have another allocation afterwards, or none.
     pub(crate) fn take_deliveries(
         &mut self,
         cx: &mut Context,
@@ -258,7 +255,7 @@ impl Consuming {
     /// Fails the consumers that wait for a channel.
     pub(crate) fn fail_waiting(&mut self, cx: &mut Context, error: &Error) {
         for consume in std::mem::take(&mut self.waiting) {
-            cx.request_bytes -= consume.bytes();
+            cx.request_bytes -= consume.size();
             cx.complete(consume.promise, Err(error.clone()));
         }
     }

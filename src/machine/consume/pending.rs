@@ -1,32 +1,34 @@
-//! A consumer as data, which waits for its channel.
+//! Consumers that are queued until there is a channel for them.
 
 use crate::machine::PromiseId;
 use crate::machine::channel::Role;
-use crate::machine::consume::consumer::Terms;
+use crate::machine::consume::consumer::Subscription;
 use crate::machine::context::Context;
 use crate::machine::publish::Publishing;
 
-/// A consumer that waits for its channel.
+/// A consumer that is queued until there is a channel for it.
 #[derive(Debug)]
 pub(crate) struct WaitingConsume {
     pub(crate) promise: PromiseId,
-    pub(crate) sources: Vec<Terms>,
+    pub(crate) sources: Vec<Subscription>,
     pub(crate) no_ack: bool,
     pub(crate) prefetch_count: u16,
-    /// The prefetch count is one for all queues together.
+    /// The prefetch count applies to all queues together.
     pub(crate) shares_prefetch_count: bool,
-    /// As in [`PendingRequest`](super::requested::PendingRequest).
+    /// The request may have closed an earlier connection. See
+    /// [`PendingRequest`](crate::machine::request::pending::PendingRequest).
     pub(crate) is_suspected: bool,
 }
 
 impl WaitingConsume {
-    pub(crate) fn bytes(&self) -> usize {
-        self.sources.iter().map(Terms::bytes).sum()
+    /// Returns the approximate size in bytes.
+    pub(crate) fn size(&self) -> usize {
+        self.sources.iter().map(Subscription::size).sum()
     }
 }
 
-/// Returns a channel for a consumer. If there is none, it makes room for one where that is
-/// possible.
+/// Returns a channel for a consumer. If there is none, it closes an idle channel, whose number is
+/// free after `close-ok`.
 pub(crate) fn open_consumer_channel(cx: &mut Context, publishing: &mut Publishing) -> Option<u16> {
     if !cx.channels.may_open_long_lived() {
         return None;

@@ -22,8 +22,9 @@ use crate::machine::{ConsumerId, Notice, PromiseId, Reply, Settle};
 use std::time::{Duration, Instant};
 
 impl Consuming {
-    /// Answers those who wait for another prefetch count, when it is the only one that holds.
-    pub(crate) fn answer_resized(&mut self, cx: &mut Context, id: ConsumerId) {
+    /// Completes the promises of a changed prefetch count once no tag has the count before.
+    pub(crate) fn complete_resizes(&mut self, cx: &mut Context, id: ConsumerId) {
+        // `cancel-ok` may just have ended the consumer, and a dropped one is removed then.
         let Some(consumer) = self.consumers.get_mut(id) else {
             return;
         };
@@ -35,7 +36,7 @@ impl Consuming {
         }
     }
 
-    /// Changes how many messages of a live consumer may be unsettled; 0 for no limit.
+    /// Changes the number of deliveries of a live consumer that may be unsettled; 0 for no limit.
     pub(crate) fn qos(
         &mut self,
         cx: &mut Context,
@@ -56,7 +57,8 @@ impl Consuming {
         Ok(promise)
     }
 
-    /// Changes the prefetch count of a live consumer for which that can be done.
+    /// Changes the prefetch count of a live consumer. The caller has checked that it can be
+    /// changed.
     pub(crate) fn resize(
         &mut self,
         cx: &mut Context,
@@ -74,9 +76,9 @@ impl Consuming {
             before: current,
         };
         if current == prefetch_count || consumer.no_ack {
-            // An earlier change to the same count may be under way.
+            // An earlier change to the same count may be pending.
             consumer.resizing.push(promise);
-            self.answer_resized(cx, id);
+            self.complete_resizes(cx, id);
         } else if consumer.throttle.is_some() {
             self.resize_throttled(cx, id, prefetch_count, promise);
         } else if is_shared {
@@ -93,7 +95,8 @@ impl Consuming {
         }
     }
 
-    /// The consumer starts again with that prefetch count, or gets it right behind.
+    /// Records the prefetch count of a consumer that is being restored. It starts with this count,
+    /// or the count is changed as soon as it has started.
     pub(crate) fn qos_when_restored(
         &mut self,
         cx: &mut Context,
@@ -108,12 +111,14 @@ impl Consuming {
         promise
     }
 
+    /// Returns the number of all buffered deliveries and their size.
     pub(crate) fn buffered(&self) -> Buffered {
         let (deliveries, bytes) = self.consumers.buffered();
         Buffered { deliveries, bytes }
     }
 
-    /// Pauses or resumes reading, according to what is buffered. Returns `true` if it resumes.
+    /// Pauses or resumes reading, depending on the buffered deliveries. Returns `true` if it
+    /// resumes.
     pub(crate) fn update_reading(&mut self, cx: &mut Context) -> bool {
         let buffered = self.buffered();
         let resumes = self.reading.update(buffered);
@@ -148,7 +153,7 @@ impl Consuming {
             return false;
         }
         let buffered = self.buffered();
-        if self.reading.tell(now) {
+        if self.reading.take_notice(now) {
             let Buffered { deliveries, bytes } = buffered;
             cx.notices
                 .notify(&Notice::ReadingPaused { deliveries, bytes });
@@ -185,6 +190,7 @@ impl Consuming {
         }
     }
 
+    /// Returns `true` if a consumer has more than its share buffered and can be throttled.
     pub(crate) fn is_greedy(&self, consumer: &Consumer, share: Buffered) -> bool {
         if !consumer.can_be_throttled() || !consumer.buffered.reaches(share) {
             return false;
@@ -234,9 +240,11 @@ impl Consuming {
 
     /// Restores the prefetch count of a consumer, if it is throttled and may continue.
     pub(crate) fn unthrottle(&mut self, cx: &mut Context, id: ConsumerId) {
+        // `cancel-ok` may just have ended the consumer, and a dropped one is removed then.
         let Some(consumer) = self.consumers.get(id) else {
             return;
         };
+        // Most consumers are not throttled. Those with a pending change are handled after it.
         let Some(throttle) = consumer.throttle.filter(|_| consumer.can_be_resized()) else {
             return;
         };
@@ -254,7 +262,7 @@ impl Consuming {
         let unsettled = cx
             .channels
             .get(number)
-            .map_or(0, |channel| channel.unsettled.held());
+            .map_or(0, |channel| channel.unsettled.count());
         if most != 0 && unsettled >= most {
             return;
         }

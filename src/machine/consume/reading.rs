@@ -1,9 +1,9 @@
-//! Back-pressure on input: when reading pauses, and for how long.
+//! Back-pressure on input: the limits at which reading pauses and resumes.
 
 use crate::machine::deadline::{Deadline, earlier};
 use std::time::{Duration, Instant};
 
-/// How long a pause may delay replies and confirms.
+/// The longest time for which a pause may delay replies and confirms.
 ///
 /// It is below a second, so that a publish in a consumer's loop takes less than that. A consumer
 /// that takes its deliveries empties half of the buffer in a fraction of it.
@@ -34,6 +34,7 @@ impl Buffered {
         self.deliveries > limit.deliveries || self.bytes > limit.bytes
     }
 
+    /// Returns both figures multiplied by a factor.
     pub(crate) fn times(self, factor: usize) -> Self {
         Self {
             deliveries: self.deliveries.saturating_mul(factor),
@@ -41,6 +42,7 @@ impl Buffered {
         }
     }
 
+    /// Returns both figures divided by a number of parts.
     pub(crate) fn divided(self, parts: usize) -> Self {
         let parts = parts.max(1);
         Self {
@@ -57,7 +59,7 @@ impl Buffered {
     }
 }
 
-/// Whether to read, according to the buffered deliveries.
+/// The decision whether to read, which depends on the buffered deliveries.
 ///
 /// Reading pauses at the limit and resumes at half of it. If a pause lasts longer than [`PATIENCE`]
 /// and a reply is pending, it is relieved: greedy consumers are throttled, and reading continues up
@@ -98,6 +100,7 @@ impl Reading {
         self.is_eager = false;
     }
 
+    /// Returns `true` unless reading is paused.
     pub(crate) fn is_on(&self) -> bool {
         self.is_on
     }
@@ -162,12 +165,12 @@ impl Reading {
         self.notice.stamp(now);
     }
 
-    /// Returns when [`relieve`](Self::relieve) or [`tell`](Self::tell) is due.
-    pub(crate) fn deadline(&self, is_waited_for: bool) -> Option<Instant> {
+    /// Returns when [`relieve`](Self::relieve) or [`take_notice`](Self::take_notice) is due.
+    pub(crate) fn deadline(&self, is_reply_pending: bool) -> Option<Instant> {
         let relief = self
             .relief
             .instant()
-            .filter(|_| is_waited_for && !self.is_relieved);
+            .filter(|_| is_reply_pending && !self.is_relieved);
         earlier(relief, self.notice.instant())
     }
 
@@ -187,7 +190,7 @@ impl Reading {
     }
 
     /// Returns `true` once for each pause that has lasted too long, so that it is reported.
-    pub(crate) fn tell(&mut self, now: Instant) -> bool {
+    pub(crate) fn take_notice(&mut self, now: Instant) -> bool {
         let is_due = self.notice.has_passed(now);
         if is_due {
             self.notice = Deadline::None;
@@ -207,7 +210,7 @@ mod tests {
         }
     }
 
-    /// Reading that is paused at a limit of 10, as long as nothing is taken.
+    /// Returns a reading that is paused at a limit of 10.
     fn paused(now: Instant) -> Reading {
         let mut reading = Reading::new(10, 1000);
         assert!(!reading.update(of(9)) && reading.is_on());
@@ -225,20 +228,20 @@ mod tests {
     }
 
     #[test]
-    fn pause_is_told_once_and_relieved_if_waited_for() {
+    fn pause_is_reported_once_and_relieved_for_replies() {
         let now = Instant::now();
         let mut reading = paused(now);
         assert_eq!(reading.deadline(false), Some(now + PATIENCE));
-        assert!(!reading.tell(now) && !reading.relieve(now, of(10)));
+        assert!(!reading.take_notice(now) && !reading.relieve(now, of(10)));
         let late = now + PATIENCE;
-        assert!(reading.tell(late) && !reading.tell(late));
-        assert_eq!(reading.deadline(false), None, "nothing is waited for");
+        assert!(reading.take_notice(late) && !reading.take_notice(late));
+        assert_eq!(reading.deadline(false), None, "no reply is pending");
         assert_eq!(reading.deadline(true), Some(late));
         assert!(reading.relieve(late, of(10)) && reading.is_on());
     }
 
     #[test]
-    fn relieved_reading_stops_at_the_hard_bound() {
+    fn relieved_reading_stops_at_the_hard_limit() {
         let now = Instant::now();
         let mut reading = paused(now);
         assert!(reading.relieve(now + PATIENCE, of(10)));
@@ -250,11 +253,11 @@ mod tests {
         assert_eq!(
             reading.deadline(true),
             Some(now + PATIENCE),
-            "it is told once more"
+            "the next pause is reported as well"
         );
         assert!(
             !reading.relieve(now + PATIENCE, of(40)),
-            "there is nothing left to do"
+            "the pause at the hard limit is not relieved"
         );
         assert!(reading.update(of(20)));
     }

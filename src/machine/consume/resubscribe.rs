@@ -1,4 +1,4 @@
-//! Consumers: what a loss does to them, and how they start again.
+//! Suspending consumers when the connection is lost, and restarting them on the next one.
 
 use crate::error::Error;
 use crate::machine::channel::Resize;
@@ -12,8 +12,9 @@ use crate::machine::{ConsumerId, Ended, Notice};
 use crate::protocol::method::basic;
 
 impl Consuming {
-    /// Starts the consumer again with the prefetch count that was wanted last. A change that the
-    /// broker closed the connection over is not repeated: the count before it holds.
+    /// Suspends a pending change of a prefetch count. The consumer restarts with the changed count.
+    /// If the broker closed the connection because of the change, it restarts with the count
+    /// before.
     pub(crate) fn suspend_resize(
         &mut self,
         cx: &mut Context,
@@ -24,7 +25,7 @@ impl Consuming {
     ) {
         let is_refused = blame.is_on(resize.promise);
         if let Some(consumer) = self.consumers.get_mut(id) {
-            // Changes come in the order in which they were sent, so that a later one wins.
+            // Changes are suspended in the order in which they were sent, so the last one applies.
             consumer.wanted_prefetch = is_refused.then_some(resize.before);
             if !is_refused {
                 consumer.resizing.push(resize.promise);
@@ -39,8 +40,8 @@ impl Consuming {
         cx.complete(resize.promise, Err(refusal));
     }
 
-    /// A consumer that has started goes on with the next connection; one that has not starts with
-    /// it.
+    /// Suspends a consumer because the connection is lost. A live consumer is restored on the next
+    /// connection, and one that is starting is queued again.
     pub(crate) fn suspend_consumer(
         &mut self,
         cx: &mut Context,
@@ -49,16 +50,16 @@ impl Consuming {
         blame: &Blame,
         is_narrowed: bool,
     ) {
-        // On an open connection, a request of the program may be the cause, too.
+        // On an open connection, a request of the program may be the cause as well.
         let is_alone = self.resubscription.is_starting_one() && matches!(blame, Blame::NoRequest);
-        // A consumer is started by `consume`, and by `qos` in front of it.
+        // Starting a consumer sends `basic.qos` and `basic.consume`.
         let is_named = error.blames(basic::Consume::ID) || error.blames(basic::Qos::ID);
         let is_known = is_named || is_narrowed;
         let Some(consumer) = self.consumers.get_mut(id) else {
             return;
         };
         match consumer.phase {
-            // The broker ended it. What it had delivered can't be settled any more, either.
+            // Its buffered deliveries can no longer be settled, either.
             Phase::Ended(_) => self.consumers.lose_unsettled(id),
             Phase::Starting(promise) if blame.is_on(promise) => {
                 self.end_consumer(cx, id, Ended::ConnectionBroken(error.clone()));
@@ -82,10 +83,10 @@ impl Consuming {
                     shares_prefetch_count,
                     is_suspected: blame.suspects(promise),
                 };
-                cx.request_bytes += waiting.bytes();
+                cx.request_bytes += waiting.size();
                 self.waiting.push_front(waiting);
             }
-            // The connection that went has ended it.
+            // The loss of the connection has ended it on the broker.
             Phase::Cancelling => self.end_consumer(cx, id, Ended::Cancelled),
             Phase::Live | Phase::Restoring => {
                 consumer.wanted_prefetch = Some(consumer.wanted_prefetch_count());
@@ -98,13 +99,14 @@ impl Consuming {
         }
     }
 
-    /// Starts a consumer again. False when there is no channel for it.
+    /// Restarts a consumer. Returns `false` if there is no channel for it.
     pub(crate) fn restore_consumer(
         &mut self,
         cx: &mut Context,
         publishing: &mut Publishing,
         id: ConsumerId,
     ) -> bool {
+        // Live consumers and publishers may use all channels for now.
         let Some(number) = open_consumer_channel(cx, publishing) else {
             return false;
         };
@@ -125,7 +127,7 @@ impl Consuming {
         true
     }
 
-    /// A consumer has started again.
+    /// Records that a consumer has restarted.
     pub(crate) fn consumer_restored(&mut self, cx: &mut Context, id: ConsumerId) {
         let Some(consumer) = self.consumers.get_mut(id) else {
             return;
@@ -138,11 +140,11 @@ impl Consuming {
                 .notify(&Notice::ConsumerRestored(consumer.tag().into()));
         }
         self.resubscription.done(id);
-        self.go_on_with(cx, id);
+        self.apply_suspended_calls(cx, id);
     }
 
-    /// Does what was asked of a consumer while it was on its way back.
-    pub(crate) fn go_on_with(&mut self, cx: &mut Context, id: ConsumerId) {
+    /// Applies the calls to a consumer that were made while it was being restored.
+    pub(crate) fn apply_suspended_calls(&mut self, cx: &mut Context, id: ConsumerId) {
         let Some(consumer) = self.consumers.get_mut(id) else {
             return;
         };
@@ -151,6 +153,7 @@ impl Consuming {
             self.begin_cancel(cx, id);
             return;
         }
+        // Usually the prefetch count was not changed meanwhile.
         let Some(promise) = consumer.resizing.pop() else {
             return;
         };

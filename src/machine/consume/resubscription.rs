@@ -1,10 +1,10 @@
-//! Consumers to start again after a loss: the next one, those whose `consume-ok` is pending, and
-//! those that the broker refused for now.
+//! The consumers to restart after a loss: the queued ones, those whose `consume-ok` is pending, and
+//! those that the broker has refused for now.
 //!
-//! After a half-open loss the broker has not noticed yet that the connection before is gone, and
-//! while a node starts, its queues are not there yet. Such a refusal passes. The connection does
-//! not wait for it: it becomes open, and the refused consumers are started again after a delay, all
-//! at once, until patience ends.
+//! After a half-open loss, the broker may not have noticed yet that the earlier connection is gone.
+//! While a node starts, its queues do not exist yet. Such a refusal is temporary. The connection
+//! becomes open without the refused consumers, which are restarted together after each delay until
+//! the patience deadline.
 
 use crate::error::Error;
 use crate::machine::deadline::{Deadline, later};
@@ -36,7 +36,7 @@ const LONGEST_DELAY: Duration = Duration::from_secs(5);
 /// | 541 | any | yes |
 ///
 /// Other brokers use other texts for 403. For an exclusive consumer, each but a missing permission
-/// is taken for "in exclusive use".
+/// is treated as "in exclusive use".
 ///
 /// The name of the code comes first (`NOT_FOUND - `). Users choose the names in a text, so only its
 /// beginning and its end are compared.
@@ -78,17 +78,17 @@ pub(crate) struct Resubscription {
     pub(crate) failed: Vec<(Box<str>, Error)>,
     /// The consumers to start, in order, and some that have ended.
     order: VecDeque<ConsumerId>,
-    /// Those of them that are still to be started.
+    /// The consumers of `order` that are still to be started.
     waiting: BTreeSet<ConsumerId>,
-    /// Those whose `consume-ok` is pending.
+    /// The consumers whose `consume-ok` is pending.
     starting: BTreeSet<ConsumerId>,
-    /// Those that were refused for now, each with the last error.
+    /// The consumers that were refused for now, each with the last error.
     refused: BTreeMap<ConsumerId, Error>,
     /// The next delay of the refused consumers.
     delay: Duration,
-    /// When the refused consumers are started again.
+    /// When the refused consumers are restarted.
     retry: Deadline,
-    /// Until when a refusal is not final.
+    /// When a refusal becomes final.
     patience: Deadline,
 }
 
@@ -99,7 +99,7 @@ impl Default for Resubscription {
 }
 
 impl Resubscription {
-    /// Starts over with these consumers. Patience begins now, and what has failed stays in the
+    /// Starts over with these consumers. Patience begins now, and failed consumers stay in the
     /// report.
     pub(crate) fn begin(&mut self, consumers: Vec<ConsumerId>, patience: Duration) {
         let failed = std::mem::take(&mut self.failed);
@@ -134,6 +134,7 @@ impl Resubscription {
         None
     }
 
+    /// Removes the next consumer, and returns it.
     fn take_next(&mut self) -> Option<ConsumerId> {
         let consumer = self.order.pop_front()?;
         self.waiting.remove(&consumer);
@@ -210,7 +211,8 @@ impl Resubscription {
         !self.starting.is_empty()
     }
 
-    /// Starts the deadlines. The last attempt is made when patience ends, and its refusal is final.
+    /// Starts the deadlines. The last attempt is made at the patience deadline, and its refusal is
+    /// final.
     #[inline]
     pub(crate) fn stamp(&mut self, now: Instant) {
         self.patience.stamp(now);
@@ -224,13 +226,13 @@ impl Resubscription {
         }
     }
 
-    /// Returns when to start the refused consumers again. It is a deadline of the open connection:
-    /// before, they would keep it from becoming open.
+    /// Returns when to restart the refused consumers. The deadline applies only once the connection
+    /// is open. Before, it would delay the opening.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.retry.instant()
     }
 
-    /// Queues the refused consumers if their delay is over.
+    /// Queues the refused consumers if their delay has passed.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         if self.retry.has_passed(now) {
             self.retry = Deadline::None;

@@ -1,6 +1,6 @@
-//! Settling deliveries: each once, on its own channel, or not at all.
+//! Settling deliveries, each at most once and on its own channel.
 //!
-//! Deliveries that the program never receives are requeued once the broker has stopped to deliver
+//! Deliveries that the program never receives are requeued once the broker has stopped delivering
 //! to their consumer.
 //!
 //! A message that is requeued before its consumer is cancelled is delivered to the same consumer
@@ -68,15 +68,16 @@ impl Context {
         let settled = self.settle_on(delivered, |unsettled| {
             unsettled.ack(delivered.tag, multiple)
         });
+        // The channel is closed, or the delivery is settled already.
         let Some(channel) = settled else {
             return self.stale();
         };
-        let is_over = channel.holds_nothing();
+        let is_last = channel.holds_nothing();
         if !std::mem::replace(&mut channel.has_acks, true) {
             self.acking.push(delivered.channel);
         }
         self.attention = true;
-        if is_over {
+        if is_last {
             self.release(delivered.channel);
         }
         Ok(())
@@ -96,7 +97,7 @@ impl Context {
         let channel = channels
             .get_mut(number)
             .filter(|channel| channel.incarnation == delivered.incarnation);
-        let is_over = channel.and_then(|channel| {
+        let is_last = channel.and_then(|channel| {
             let write = |tag, multiple| {
                 // A refusal fits into any frame.
                 let _ = transmit.method(number, &refusal(tag, multiple));
@@ -106,11 +107,12 @@ impl Context {
                 .refuse(delivered.tag, multiple, write)
                 .then(|| channel.holds_nothing())
         });
-        let Some(is_over) = is_over else {
+        // The channel is closed, or the delivery is settled already.
+        let Some(is_last) = is_last else {
             return self.stale();
         };
         self.attention = true;
-        if is_over {
+        if is_last {
             self.release(number);
         }
         Ok(())
@@ -135,7 +137,7 @@ impl Context {
             return;
         }
         if delivered.is_of_stream() {
-            // A stream does not take messages back.
+            // A stream does not requeue messages.
             let _ = self.settle(delivered, Settle::Reject { requeue: true });
         } else if let Some(channel) = self.channels.get_mut(delivered.channel)
             && channel.incarnation == delivered.incarnation
@@ -164,12 +166,13 @@ impl Context {
         };
         let no_ack = got.delivered.is_settled();
         if !channel.unsettled.deliver(got.delivered.tag, no_ack) {
-            let text = "a delivery tag used again";
+            let text = format!("delivery tag {} used again", got.delivered.tag);
             return Err(
                 Fault::by_client(ReplyCode::COMMAND_INVALID, text, basic::GetOk::ID).into(),
             );
         }
-        // The channel first, because an unwanted reply settles its message at once.
+        // The channel is released first, because completing an abandoned promise may settle the
+        // message.
         self.release(number);
         self.complete(promise, Ok(Reply::Delivery(Some(Box::new(got)))));
         Ok(())

@@ -1,17 +1,17 @@
-//! Consumer tags: what a broker knows consumers by.
+//! Consumer tags, by which the broker identifies consumers.
 
 use crate::protocol::ShortStr;
 
-/// What stands in front of the number of a tag.
+/// The part of a tag before its number.
 const PREFIX: &str = "puka.";
 
-/// Tells the tags of a connection apart. What the user calls a consumer stands behind it, for
+/// The number of a tag, which is unique on a connection. The user's part of the tag follows it, for
 /// people to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TagNumber(pub(crate) u64);
 
 impl TagNumber {
-    /// The number of a tag, if it is one of ours.
+    /// Returns the number of a tag, or `None` if this client did not choose the tag.
     #[inline]
     pub(crate) fn of(tag: ShortStr<'_>) -> Option<Self> {
         let mut number = 0_u64;
@@ -29,28 +29,29 @@ impl TagNumber {
         Some(Self(number))
     }
 
-    /// The tag, with what the user calls the consumer.
+    /// Returns the tag with this number and the user's part.
     pub(crate) fn to_tag(self, users_tag: &str) -> String {
         let separator = if users_tag.is_empty() { "" } else { "." };
         format!("{PREFIX}{}{separator}{users_tag}", self.0)
     }
 }
 
-/// A consumer in the broker's eyes. One of ours is several of them when it has several queues, or
-/// once its prefetch count was raised, because a broker fixes it when a consumer starts.
+/// A consumer of the broker. A [`Consumer`](super::consumer::Consumer) has several of them if it
+/// has several queues, or if its prefetch count was raised, because the broker fixes the count when
+/// a consumer starts.
 #[derive(Debug)]
 pub(crate) struct Tag {
     pub(crate) number: TagNumber,
     pub(crate) prefetch_count: u16,
-    /// Which of the consumer's queues it is for.
+    /// The index of its queue in the consumer's sources.
     pub(crate) source: u32,
-    /// Whether that one is read from an offset of a stream.
+    /// The queue is a stream that is read from an offset.
     pub(crate) by_offset: bool,
-    /// `consume-ok` has come.
+    /// `consume-ok` has arrived.
     pub(crate) started: bool,
-    /// Another takes its place, or has.
+    /// Another tag replaces it.
     pub(crate) leaving: bool,
-    /// It was cancelled, and `cancel-ok` is still to come.
+    /// It was cancelled, and `cancel-ok` is pending.
     pub(crate) cancelled: bool,
 }
 
@@ -76,7 +77,7 @@ impl Tags {
         self.iter().find(|tag| tag.number == number)
     }
 
-    /// Forgets one. True when it was the last.
+    /// Removes a tag. Returns `true` if none is left.
     pub(crate) fn end(&mut self, number: TagNumber) -> bool {
         self.others.retain(|tag| tag.number != number);
         if self.first.take_if(|tag| tag.number == number).is_some() && !self.others.is_empty() {
@@ -122,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_tag_of_ours_has_no_number() {
+    fn foreign_tag_has_no_number() {
         for tag in [
             "",
             "puka",
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_that_is_left_is_in_front() {
+    fn oldest_remaining_tag_is_first() {
         let mut tags = Tags::default();
         for number in 1..=3 {
             let number = TagNumber(number);
@@ -162,6 +163,6 @@ mod tests {
             Some(TagNumber(2))
         );
         assert!(tags.end(TagNumber(2)));
-        assert!(tags.end(TagNumber(2)), "there is none");
+        assert!(tags.end(TagNumber(2)), "no tag is left");
     }
 }

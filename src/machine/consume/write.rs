@@ -25,7 +25,7 @@ impl Consumers {
         let is_shared = consumer.shared_prefetch_count.is_some();
         let live = (0..)
             .zip(&consumer.sources)
-            .filter(|(_, terms)| terms.ended.is_none());
+            .filter(|(_, subscription)| subscription.ended.is_none());
         let live: Vec<u32> = live.map(|(source, _)| source).collect();
         if let Some(channel) = cx.channels.get_mut(number) {
             channel.no_ack = consumer.no_ack;
@@ -39,14 +39,15 @@ impl Consumers {
         }
     }
 
-    /// Writes `qos`: for later consumers of the channel, or for all of them together.
+    /// Writes `qos`, for each later consumer of the channel, or with `global` for all of them
+    /// together.
     pub(crate) fn write_qos(
         &mut self,
         cx: &mut Context,
         number: u16,
         prefetch_count: u16,
         global: bool,
-        asked: Option<(ConsumerId, Resize)>,
+        resized: Option<(ConsumerId, Resize)>,
     ) {
         if let Some(channel) = cx.channels.get_mut(number) {
             if global {
@@ -63,7 +64,7 @@ impl Consumers {
                 global,
             },
         );
-        let awaited = match asked {
+        let awaited = match resized {
             Some((consumer, resize)) => Awaited::Qos { consumer, resize },
             None => Awaited::Nothing,
         };
@@ -91,19 +92,19 @@ impl Consumers {
         let Some(no_ack) = self.get(id).map(|consumer| consumer.no_ack) else {
             return;
         };
-        let Some((tag, terms)) = self.add_tag(id, source, prefetch_count) else {
+        let Some((tag, subscription)) = self.add_tag(id, source, prefetch_count) else {
             return;
         };
-        let name = tag.to_tag(&terms.users_tag);
-        let queue = cx.topology.current(terms.queue.as_short_str());
+        let name = tag.to_tag(&subscription.users_tag);
+        let queue = cx.topology.current(subscription.queue.as_short_str());
         let consume = basic::Consume {
             queue,
             consumer_tag: ShortStr::cut(&name),
-            no_local: terms.no_local,
+            no_local: subscription.no_local,
             no_ack,
-            exclusive: terms.exclusive,
+            exclusive: subscription.exclusive,
             nowait: false,
-            arguments: terms.arguments.as_ref(),
+            arguments: subscription.arguments.as_ref(),
         };
         let written = cx.transmit.method(number, &consume);
         cx.attention = true;
@@ -119,7 +120,7 @@ impl Consumers {
         );
     }
 
-    /// Starts a tag with this prefetch count for each queue of a consumer, to replace its tags.
+    /// Replaces the tags of a consumer: starts a tag with this prefetch count for each queue.
     pub(crate) fn replace_tags(&mut self, cx: &mut Context, id: ConsumerId, prefetch_count: u16) {
         let Some(consumer) = self.get_mut(id) else {
             return;
@@ -128,13 +129,14 @@ impl Consumers {
         let number = consumer.channel;
         let live = (0..)
             .zip(&consumer.sources)
-            .filter(|(_, terms)| terms.ended.is_none());
+            .filter(|(_, subscription)| subscription.ended.is_none());
         let live: Vec<u32> = live.map(|(source, _)| source).collect();
         for source in live {
             self.write_consume(cx, number, id, source, prefetch_count, None);
         }
     }
 
+    /// Throttles a consumer to a prefetch count of 1.
     pub(crate) fn throttle(&mut self, cx: &mut Context, id: ConsumerId) {
         let Some(consumer) = self.get_mut(id) else {
             return;
@@ -184,7 +186,7 @@ impl Consumers {
                 let users_tag = consumer
                     .sources
                     .get(tag.source as usize)
-                    .map_or("", |terms| &terms.users_tag);
+                    .map_or("", |subscription| &subscription.users_tag);
                 ended.push((tag.number, tag.number.to_tag(users_tag)));
             }
         }
@@ -193,6 +195,7 @@ impl Consumers {
         }
     }
 
+    /// Writes `cancel` for one tag.
     pub(crate) fn write_cancel(
         &mut self,
         cx: &mut Context,
@@ -215,6 +218,7 @@ impl Consumers {
         );
     }
 
+    /// Begins to cancel a consumer, and cancels the tags that have started.
     pub(crate) fn cancel_all(&mut self, cx: &mut Context, id: ConsumerId) {
         self.begin_cancelling(id);
         if let Some(consumer) = self.get(id) {
@@ -223,7 +227,7 @@ impl Consumers {
         self.write_cancels(cx, id);
     }
 
-    /// Replies to the broker's cancel with a cancel, unless that is already written or can't be
+    /// Confirms the broker's cancel by a cancel, unless that is already written or cannot be
     /// written yet.
     ///
     /// RabbitMQ 4.3 cancels a consumer of a quorum queue whose deliveries were not acknowledged in
@@ -254,7 +258,8 @@ impl Consumers {
             tag.filter(|tag| consumer.is_some_and(|consumer| consumer.tags.find(*tag).is_some()));
         match (id, found) {
             (Some(id), Some(tag)) => self.write_cancel(cx, number, id, tag, name),
-            // No consumer waits for a reply, and a peer may cause any number of these.
+            // No consumer needs the reply, and a faulty peer could add pending replies without
+            // limit.
             _ => cx.write(
                 number,
                 &basic::Cancel {

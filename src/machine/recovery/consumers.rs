@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::machine::consume::Consuming;
-use crate::machine::consume::consumer::{Consumer, Phase, Terms};
+use crate::machine::consume::consumer::{Consumer, Phase, Subscription};
 use crate::machine::consume::resubscription::is_not_now;
 use crate::machine::context::{Context, Stage};
 use crate::machine::publish::Publishing;
@@ -57,7 +57,7 @@ impl Recovering {
                 continue;
             };
             let frame_max = cx.transmit.frame_max();
-            if let Err(error) = Terms::check_size(&consumer.sources, frame_max) {
+            if let Err(error) = Subscription::check_size(&consumer.sources, frame_max) {
                 // This broker allows smaller frames than the one before.
                 consuming.resubscription.skip();
                 consuming.end_consumer(cx, id, Ended::ChannelClosed(error));
@@ -110,7 +110,10 @@ impl Recovering {
             return false;
         };
         let is_wanted = !consumer.dropped && consumer.cancelling.is_empty();
-        let is_exclusive = consumer.sources.iter().any(|terms| terms.exclusive);
+        let is_exclusive = consumer
+            .sources
+            .iter()
+            .any(|subscription| subscription.exclusive);
         if !is_not_now(error, is_exclusive)
             || !consuming.resubscription.refuse(id, error.clone(), cx.now)
         {
@@ -149,13 +152,15 @@ impl Recovering {
             return false;
         };
         let source = consumer.missing_source(&fault.text, |queue| cx.topology.current(queue));
-        let Some((source, terms)) =
+        let Some((source, subscription)) =
             source.and_then(|source| Some((source, consumer.sources.get(source)?)))
         else {
             return false;
         };
         let missing = [ReplayStep::Queue(
-            cx.topology.current(terms.queue.as_short_str()).into(),
+            cx.topology
+                .current(subscription.queue.as_short_str())
+                .into(),
         )];
         if !self
             .replay
@@ -166,7 +171,7 @@ impl Recovering {
                 return false;
             }
             if let Some(replay) = &mut self.replay {
-                let queue = String::from_utf8_lossy(&terms.queue);
+                let queue = String::from_utf8_lossy(&subscription.queue);
                 let what = format!("queue {queue:?} of consumer {:?}", consumer.tag());
                 replay.report.failed.push((what.into(), error.clone()));
             }
@@ -189,7 +194,7 @@ fn forget_missing_queue(cx: &mut Context, consuming: &Consuming, id: ConsumerId,
         && let Some(queue) = consumer
             .sources
             .get(source)
-            .map(|terms| terms.queue.clone())
+            .map(|subscription| subscription.queue.clone())
     {
         cx.topology.forget_queue(queue.as_short_str());
     }

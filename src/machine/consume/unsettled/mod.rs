@@ -1,51 +1,55 @@
-//! The deliveries of one channel that are not settled, and the acknowledgements on their way out.
+//! The unsettled deliveries of one channel, and its queued acknowledgements.
 //!
-//! Acknowledgements wait until the next write. Those that cover everything up to a tag leave as one
-//! frame.
+//! Acknowledgements are queued until the next write, because the broker pays for every frame. Those
+//! that cover all deliveries up to a tag are written as one frame.
 
 use std::collections::VecDeque;
 
+/// The state of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// Its holder has not said.
-    Held,
-    /// Unsettled, and the program does not receive it: it goes back to its queue.
+enum DeliveryState {
+    /// Unsettled, and the program has received it or will receive it.
+    Wanted,
+    /// Unsettled, and the program does not receive it. It is returned to its queue.
     Unwanted,
-    /// Acknowledged, and the frame not written.
+    /// Acknowledged, and the frame is not written yet.
     Acked,
-    /// Settled, and the frame written.
+    /// Settled, and the frame is written.
     Settled,
 }
 
-impl State {
-    fn is_held(self) -> bool {
-        matches!(self, Self::Held | Self::Unwanted)
+impl DeliveryState {
+    /// Returns `true` if the delivery is unsettled.
+    fn is_unsettled(self) -> bool {
+        matches!(self, Self::Wanted | Self::Unwanted)
     }
 }
 
-/// Settled ones that may stand between those that are not.
+/// The number of settled deliveries that may be stored between unsettled ones before they are
+/// removed.
 const SPARSE: usize = 64;
 
+/// The unsettled deliveries of one channel, and its queued acknowledgements.
 #[derive(Debug, Default)]
 pub(crate) struct Unsettled {
-    /// By ascending tag. The first is held.
-    deliveries: VecDeque<(u64, State)>,
+    /// By ascending tag. The first one is unsettled.
+    deliveries: VecDeque<(u64, DeliveryState)>,
     /// The number of unsettled deliveries including unwanted ones, and of unwanted ones alone.
-    held: usize,
+    unsettled: usize,
     unwanted: usize,
-    /// Everything up to this tag is settled.
+    /// All deliveries up to this tag are settled.
     covered: u64,
-    /// The number of those that are acknowledged while the frame is not written.
+    /// The number of acknowledged deliveries up to `covered` whose frame is not written yet.
     covering: usize,
-    /// Tags acknowledged since the last flush when one before them was held, or with all before
-    /// them.
+    /// Tags acknowledged since the last flush while an earlier delivery was unsettled, or by an ack
+    /// with `multiple`.
     acked: Vec<u64>,
-    /// The last tag of the channel.
+    /// The last delivery tag of the channel.
     last: u64,
 }
 
 impl Unsettled {
-    /// Takes up a delivery. False when the server reused a tag, or went back.
+    /// Adds a delivery. Returns `false` if its tag is not greater than the last one.
     #[inline]
     pub(crate) fn deliver(&mut self, tag: u64, no_ack: bool) -> bool {
         if tag <= self.last {
@@ -53,23 +57,23 @@ impl Unsettled {
         }
         self.last = tag;
         if !no_ack {
-            self.deliveries.push_back((tag, State::Held));
-            self.held += 1;
+            self.deliveries.push_back((tag, DeliveryState::Wanted));
+            self.unsettled += 1;
         }
         true
     }
 
-    /// How many are held.
-    pub(crate) fn held(&self) -> usize {
-        self.held
+    /// Returns the number of unsettled deliveries, including unwanted ones.
+    pub(crate) fn count(&self) -> usize {
+        self.unsettled
     }
 
     /// Returns `true` if there is an unsettled delivery that is wanted.
     pub(crate) fn has_wanted(&self) -> bool {
-        self.held > self.unwanted
+        self.unsettled > self.unwanted
     }
 
-    /// Returns the number of deliveries that are to go back to their queues.
+    /// Returns the number of deliveries that are to be returned to their queues.
     pub(crate) fn unwanted(&self) -> usize {
         self.unwanted
     }
@@ -77,9 +81,9 @@ impl Unsettled {
     /// Marks an unsettled delivery as unwanted.
     pub(crate) fn set_unwanted(&mut self, tag: u64) {
         if let Some(place) = self.position(tag)
-            && let Some((_, state @ State::Held)) = self.deliveries.get_mut(place)
+            && let Some((_, state @ DeliveryState::Wanted)) = self.deliveries.get_mut(place)
         {
-            *state = State::Unwanted;
+            *state = DeliveryState::Unwanted;
             self.unwanted += 1;
         }
     }
@@ -91,29 +95,31 @@ impl Unsettled {
         if self.unwanted == 0 {
             return;
         }
-        let is_done =
-            |(_, state): &&(u64, State)| matches!(state, State::Unwanted | State::Settled);
+        let is_done = |(_, state): &&(u64, DeliveryState)| {
+            matches!(state, DeliveryState::Unwanted | DeliveryState::Settled)
+        };
         let in_front = self.deliveries.iter().take_while(is_done);
-        let unwanted = in_front.filter(|(_, state)| *state == State::Unwanted);
+        let unwanted = in_front.filter(|(_, state)| *state == DeliveryState::Unwanted);
         let covered = unwanted.fold(None, |before, (tag, _)| Some((*tag, before.is_some())));
         if let Some((tag, multiple)) = covered {
             refuse(tag, multiple);
         }
         let up_to = covered.map_or(0, |(tag, _)| tag);
         for (tag, state) in &mut self.deliveries {
-            if *state == State::Unwanted {
-                *state = State::Settled;
+            if *state == DeliveryState::Unwanted {
+                *state = DeliveryState::Settled;
                 if *tag > up_to {
                     refuse(*tag, false);
                 }
             }
         }
-        self.held -= self.unwanted;
+        self.unsettled -= self.unwanted;
         self.unwanted = 0;
         self.cover();
         self.trim();
     }
 
+    /// Returns the position of a delivery.
     fn position(&self, tag: u64) -> Option<usize> {
         // Usually no tag is missing, so the position can be computed.
         let first = self.deliveries.front()?.0;
@@ -132,17 +138,17 @@ impl Unsettled {
     }
 
     #[cfg(test)]
-    fn is_held(&self, tag: u64) -> bool {
+    fn is_unsettled(&self, tag: u64) -> bool {
         self.position(tag)
-            .is_some_and(|place| self.deliveries[place].1.is_held())
+            .is_some_and(|place| self.deliveries[place].1.is_unsettled())
     }
 
-    /// Holds nothing of what was delivered any more: the broker has taken it back, or will.
+    /// Removes all deliveries, because the broker requeues them.
     pub(crate) fn forget(&mut self) {
         self.deliveries.clear();
         self.acked.clear();
         self.covering = 0;
-        self.held = 0;
+        self.unsettled = 0;
         self.unwanted = 0;
     }
 
@@ -154,14 +160,14 @@ impl Unsettled {
         // Deliveries are usually acknowledged in order.
         if let Some((first, state)) = self.deliveries.front_mut()
             && *first == tag
-            && *state == State::Held
+            && *state == DeliveryState::Wanted
         {
-            *state = State::Acked;
-            self.held -= 1;
+            *state = DeliveryState::Acked;
+            self.unsettled -= 1;
             self.cover();
             return true;
         }
-        self.settle(tag, multiple, State::Acked)
+        self.settle(tag, multiple, DeliveryState::Acked)
     }
 
     /// Settles a delivery, and with `multiple` all earlier ones except unwanted ones, with refusals
@@ -176,20 +182,23 @@ impl Unsettled {
     ) -> bool {
         let place = self.position(tag).unwrap_or(0);
         let before = || self.deliveries.iter().take(place);
-        let is_mixed =
-            multiple && self.unwanted > 0 && before().any(|(_, state)| *state == State::Unwanted);
-        let held = before().filter(|(_, state)| is_mixed && *state == State::Held);
-        let held: Vec<u64> = held.map(|(tag, _)| *tag).collect();
-        let was_held = self.settle(tag, multiple, State::Settled);
-        if was_held {
-            held.into_iter().for_each(|tag| refuse(tag, false));
+        let is_mixed = multiple
+            && self.unwanted > 0
+            && before().any(|(_, state)| *state == DeliveryState::Unwanted);
+        let wanted = before().filter(|(_, state)| is_mixed && *state == DeliveryState::Wanted);
+        let wanted: Vec<u64> = wanted.map(|(tag, _)| *tag).collect();
+        let was_unsettled = self.settle(tag, multiple, DeliveryState::Settled);
+        if was_unsettled {
+            wanted.into_iter().for_each(|tag| refuse(tag, false));
             refuse(tag, multiple && !is_mixed);
         }
         self.trim();
-        was_held
+        was_unsettled
     }
 
-    fn settle(&mut self, tag: u64, multiple: bool, state: State) -> bool {
+    /// Settles a delivery, and with `multiple` all earlier ones except unwanted ones.
+    fn settle(&mut self, tag: u64, multiple: bool, state: DeliveryState) -> bool {
+        // The program may settle a delivery twice.
         let Some(last) = self.position(tag) else {
             return false;
         };
@@ -198,7 +207,7 @@ impl Unsettled {
         }
         if multiple {
             for place in 0..last {
-                if matches!(self.deliveries.get(place), Some((_, State::Held))) {
+                if matches!(self.deliveries.get(place), Some((_, DeliveryState::Wanted))) {
                     self.settle_at(place, state);
                 }
             }
@@ -207,30 +216,33 @@ impl Unsettled {
         true
     }
 
-    fn settle_at(&mut self, place: usize, state: State) -> bool {
-        let Some((tag, found @ (State::Held | State::Unwanted))) = self.deliveries.get_mut(place)
+    /// Settles the delivery at a position. Returns `false` if it is settled already.
+    fn settle_at(&mut self, place: usize, state: DeliveryState) -> bool {
+        // A settled delivery may still be stored behind an unsettled one.
+        let Some((tag, found @ (DeliveryState::Wanted | DeliveryState::Unwanted))) =
+            self.deliveries.get_mut(place)
         else {
             return false;
         };
-        self.unwanted -= usize::from(*found == State::Unwanted);
+        self.unwanted -= usize::from(*found == DeliveryState::Unwanted);
         *found = state;
-        self.held -= 1;
-        if state == State::Acked {
+        self.unsettled -= 1;
+        if state == DeliveryState::Acked {
             self.acked.push(*tag);
         }
         true
     }
 
-    /// Takes off what is settled in front of the first that is held.
+    /// Removes the settled deliveries before the first unsettled one.
     #[inline]
     fn cover(&mut self) {
         while let Some((tag, state)) = self
             .deliveries
             .front()
             .copied()
-            .filter(|(_, state)| !state.is_held())
+            .filter(|(_, state)| !state.is_unsettled())
         {
-            if state == State::Acked {
+            if state == DeliveryState::Acked {
                 self.covered = tag;
                 self.covering += 1;
             }
@@ -238,11 +250,12 @@ impl Unsettled {
         }
     }
 
-    /// What is settled behind one that is held for long does not add up.
+    /// Removes settled deliveries if there are many, so that they do not accumulate behind one that
+    /// stays unsettled for long.
     fn trim(&mut self) {
-        if self.deliveries.len() > 2 * (self.held + self.acked.len()) + SPARSE {
+        if self.deliveries.len() > 2 * (self.unsettled + self.acked.len()) + SPARSE {
             self.deliveries
-                .retain(|(_, state)| *state != State::Settled);
+                .retain(|(_, state)| *state != DeliveryState::Settled);
         }
     }
 
@@ -260,7 +273,7 @@ impl Unsettled {
         for tag in acked.drain(..).filter(|tag| *tag > self.covered) {
             ack(tag, false);
             if let Some(place) = self.position(tag) {
-                self.deliveries[place].1 = State::Settled;
+                self.deliveries[place].1 = DeliveryState::Settled;
             }
         }
         self.acked = acked;

@@ -1,4 +1,4 @@
-//! Tests of settling: what is written, and what is still unsettled.
+//! Tests of settling.
 
 use super::*;
 use proptest::prelude::*;
@@ -36,7 +36,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..400)
 }
 
-/// Settles a delivery or all up to it, as the broker does.
+/// Settles a delivery, or all up to it, as the broker does.
 fn settled(awaited: &mut BTreeSet<u64>, tag: u64, multiple: bool) {
     assert!(awaited.contains(&tag), "{tag} is settled already");
     awaited.retain(|awaited| {
@@ -48,18 +48,18 @@ fn settled(awaited: &mut BTreeSet<u64>, tag: u64, multiple: bool) {
     });
 }
 
-/// Writes the acks that wait: of what the broker waits for, that has to leave what is held.
-fn flush(unsettled: &mut Unsettled, awaited: &mut BTreeSet<u64>, held: &BTreeSet<u64>) {
+/// Writes the queued acks. Afterwards the broker and the client agree on what is unsettled.
+fn flush(unsettled: &mut Unsettled, awaited: &mut BTreeSet<u64>, expected: &BTreeSet<u64>) {
     unsettled.flush(|tag, multiple| settled(awaited, tag, multiple));
-    assert_eq!(awaited, held);
+    assert_eq!(awaited, expected);
 }
 
 proptest! {
     #[test]
     #[cfg_attr(miri, ignore = "it takes Miri minutes")]
-    fn after_a_flush_the_broker_waits_for_what_is_held(steps in steps()) {
+    fn flush_leaves_the_unsettled_deliveries_to_the_broker(steps in steps()) {
         let mut unsettled = Unsettled::default();
-        let (mut last, mut awaited, mut held) = (0, BTreeSet::new(), BTreeSet::new());
+        let (mut last, mut awaited, mut expected) = (0, BTreeSet::new(), BTreeSet::new());
         let mut unwanted = BTreeSet::new();
         for step in steps {
             match step {
@@ -67,7 +67,7 @@ proptest! {
                     last += gap;
                     prop_assert!(unsettled.deliver(last, false));
                     awaited.insert(last);
-                    held.insert(last);
+                    expected.insert(last);
                 }
                 Step::Settle { back, multiple, acks } => {
                     let tag = last.saturating_sub(back);
@@ -75,46 +75,47 @@ proptest! {
                         continue;
                     }
                     if multiple && !acks {
-                        // As the connection does, or it would refuse what is acknowledged and
-                        // not written.
-                        flush(&mut unsettled, &mut awaited, &held);
+                        // The connection does the same. Otherwise it would refuse deliveries whose
+                        // ack is not written yet.
+                        flush(&mut unsettled, &mut awaited, &expected);
                     }
                     let refuse = |tag, multiple| settled(&mut awaited, tag, multiple);
-                    let was_held =
+                    let was_unsettled =
                         if acks {
                             unsettled.ack(tag, multiple)
                         } else {
                             unsettled.refuse(tag, multiple, refuse)
                         };
-                    prop_assert_eq!(was_held, held.contains(&tag));
-                    if was_held {
+                    prop_assert_eq!(was_unsettled, expected.contains(&tag));
+                    if was_unsettled {
                         let is_settled = |other: &u64| *other == tag || multiple && *other < tag;
-                        held.retain(|held| unwanted.contains(held) || !is_settled(held));
+                        expected.retain(|tag| unwanted.contains(tag) || !is_settled(tag));
                     }
                 }
                 Step::Unwant { back } => {
                     let tag = last.saturating_sub(back);
                     unsettled.set_unwanted(tag);
-                    unwanted.extend(Some(tag).filter(|tag| held.contains(tag)));
+                    unwanted.extend(Some(tag).filter(|tag| expected.contains(tag)));
                 }
                 Step::ReturnUnwanted => {
-                    flush(&mut unsettled, &mut awaited, &held);
+                    flush(&mut unsettled, &mut awaited, &expected);
                     unsettled.return_unwanted(|tag, multiple| settled(&mut awaited, tag, multiple));
-                    held.retain(|held| !unwanted.contains(held));
+                    expected.retain(|expected| !unwanted.contains(expected));
                     unwanted.clear();
-                    prop_assert_eq!(&awaited, &held);
+                    prop_assert_eq!(&awaited, &expected);
                 }
-                Step::Flush => flush(&mut unsettled, &mut awaited, &held),
+                Step::Flush => flush(&mut unsettled, &mut awaited, &expected),
                 Step::Forget => {
                     unsettled.forget();
-                    held.clear();
+                    expected.clear();
                     unwanted.clear();
                     awaited.clear();
                 }
             }
-            prop_assert_eq!((unsettled.held(), unsettled.unwanted()), (held.len(), unwanted.len()));
+            prop_assert_eq!(unsettled.count(), expected.len());
+            prop_assert_eq!(unsettled.unwanted(), unwanted.len());
         }
-        flush(&mut unsettled, &mut awaited, &held);
+        flush(&mut unsettled, &mut awaited, &expected);
     }
 }
 
@@ -133,7 +134,7 @@ fn flushed(unsettled: &mut Unsettled) -> Vec<(u64, bool)> {
 }
 
 #[test]
-fn acks_that_cover_everything_leave_as_one() {
+fn acks_that_cover_all_tags_are_one_frame() {
     let mut unsettled = delivered(1..=5);
     for tag in [2, 1, 3] {
         unsettled.ack(tag, false);
@@ -142,11 +143,11 @@ fn acks_that_cover_everything_leave_as_one() {
     assert_eq!(flushed(&mut unsettled), []);
     unsettled.ack(4, false);
     assert_eq!(flushed(&mut unsettled), [(4, false)]);
-    assert_eq!(unsettled.held(), 1);
+    assert_eq!(unsettled.count(), 1);
 }
 
 #[test]
-fn an_ack_behind_a_held_delivery_leaves_alone() {
+fn ack_behind_an_unsettled_delivery_is_a_frame() {
     let mut unsettled = delivered(1..=5);
     for tag in [5, 1, 3] {
         unsettled.ack(tag, false);
@@ -159,7 +160,7 @@ fn an_ack_behind_a_held_delivery_leaves_alone() {
     assert_eq!(flushed(&mut unsettled), [(2, false)]);
     unsettled.ack(4, false);
     assert_eq!(flushed(&mut unsettled), [(4, false)]);
-    assert_eq!(unsettled.held(), 0);
+    assert_eq!(unsettled.count(), 0);
     assert!(unsettled.deliveries.is_empty());
 }
 
@@ -170,7 +171,7 @@ fn a_refused_delivery_does_not_keep_acks_apart() {
     unsettled.refuse(2, false, |_, _| {});
     unsettled.ack(3, false);
     assert_eq!(flushed(&mut unsettled), [(3, true)]);
-    assert!(unsettled.is_held(4) && !unsettled.is_held(3));
+    assert!(unsettled.is_unsettled(4) && !unsettled.is_unsettled(3));
 }
 
 #[test]
@@ -189,7 +190,7 @@ fn refusal_of_several_leaves_unwanted_deliveries_out() {
         }
         assert_eq!(refused, expected);
         assert_eq!(
-            (unsettled.held(), unsettled.unwanted()),
+            (unsettled.count(), unsettled.unwanted()),
             (unwanted.len(), unwanted.len())
         );
     }
@@ -199,10 +200,10 @@ fn refusal_of_several_leaves_unwanted_deliveries_out() {
 fn tags_may_have_gaps_but_never_go_back() {
     let mut unsettled = delivered([1, 4, u64::MAX - 1]);
     assert!(!unsettled.deliver(4, false));
-    assert!(unsettled.is_held(4) && !unsettled.is_held(2));
+    assert!(unsettled.is_unsettled(4) && !unsettled.is_unsettled(2));
     unsettled.ack(u64::MAX - 1, true);
     assert_eq!(flushed(&mut unsettled), [(u64::MAX - 1, true)]);
-    assert_eq!(unsettled.held(), 0);
+    assert_eq!(unsettled.count(), 0);
 }
 
 #[test]
@@ -213,14 +214,14 @@ fn gaps_wider_than_32_bits_are_searched() {
         let mut unsettled = delivered(tags);
         assert!(unsettled.ack(tag, false), "{tag}");
         assert_eq!(flushed(&mut unsettled), [(tag, false)]);
-        assert_eq!(unsettled.held(), 3);
+        assert_eq!(unsettled.count(), 3);
         assert!(!unsettled.ack(tag - 1, false) || tags.contains(&(tag - 1)));
     }
 }
 
 #[test]
 #[cfg_attr(miri, ignore = "it takes Miri minutes")]
-fn one_delivery_that_is_held_for_long_costs_nothing_as_others_pass_by() {
+fn memory_is_bounded_behind_an_unsettled_delivery() {
     let mut unsettled = delivered([1]);
     for tag in 2..10_000 {
         assert!(unsettled.deliver(tag, false));
@@ -236,13 +237,13 @@ fn one_delivery_that_is_held_for_long_costs_nothing_as_others_pass_by() {
         "{}",
         unsettled.deliveries.len()
     );
-    assert!(unsettled.is_held(1));
+    assert!(unsettled.is_unsettled(1));
 }
 
 #[test]
-fn what_needs_no_ack_is_never_held() {
+fn delivery_without_ack_is_never_unsettled() {
     let mut unsettled = Unsettled::default();
     assert!(unsettled.deliver(1, true));
-    assert!(!unsettled.is_held(1));
-    assert_eq!(unsettled.held(), 0);
+    assert!(!unsettled.is_unsettled(1));
+    assert_eq!(unsettled.count(), 0);
 }
