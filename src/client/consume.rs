@@ -100,6 +100,7 @@ impl Client {
     ///
     /// # Spec
     /// `basic.consume`, 1.8.3.3; `basic.qos`, 1.8.3.1
+    #[doc(alias("consume", "subscribe"))]
     pub fn basic_consume<'a>(&'a self, queue: impl Into<Cow<'a, str>>) -> BasicConsume<'a> {
         BasicConsume {
             client: self,
@@ -128,6 +129,7 @@ impl Client {
     ///
     /// # Spec
     /// `basic.qos`, 1.8.3.1, and RabbitMQ's consumer prefetch.
+    #[doc(alias = "prefetch")]
     pub fn basic_qos<'a>(&'a self, consumer: &'a Consumer, prefetch_count: u16) -> BasicQos<'a> {
         BasicQos {
             client: self,

@@ -191,6 +191,7 @@ impl Consumer {
     ///
     /// # Spec
     /// `basic.recover`, 1.8.3.16
+    #[doc(alias = "basic_recover")]
     pub fn recover(&mut self) -> Promise<()> {
         self.taken.retain(|delivered| delivered.is_settled());
         let promise = self

@@ -125,6 +125,7 @@ impl<'a> BasicPublish<'a> {
     ///
     /// # Spec
     /// `basic.publish`, 1.8.3.7, on a channel without RabbitMQ's `confirm.select`.
+    #[doc(alias = "confirm_select")]
     pub fn confirm(mut self, confirm: bool) -> Self {
         if !matches!(self.via, Via::Transaction(_)) {
             self.via = if confirm {
@@ -286,6 +287,7 @@ impl Client {
     ///
     /// # Spec
     /// `basic.publish`, 1.8.3.7; RabbitMQ's publisher confirms.
+    #[doc(alias = "publish")]
     pub fn basic_publish<'a>(
         &'a self,
         exchange: impl Into<Cow<'a, str>>,

@@ -104,6 +104,7 @@ impl Client {
     ///
     /// # Spec
     /// RabbitMQ's extension `connection.update-secret`.
+    #[doc(alias = "refresh_token")]
     pub fn update_secret(&self, new_secret: impl AsRef<[u8]>, reason: &str) -> Promise<()> {
         let asked = self.0.link().with(|machine| {
             machine.update_secret(new_secret.as_ref(), super::builder::name("reason", reason)?)

@@ -117,6 +117,7 @@ impl Transaction {
     ///
     /// # Spec
     /// `tx.commit`, 1.9.2.3
+    #[doc(alias = "tx_commit")]
     pub fn commit(self) -> Promise<Vec<Returned>> {
         let handle = self.client.handle().clone();
         self.end(Connection::commit)
@@ -135,6 +136,7 @@ impl Transaction {
     ///
     /// # Spec
     /// `tx.rollback`, 1.9.2.5
+    #[doc(alias = "tx_rollback")]
     pub fn rollback(self) -> Promise<()> {
         let handle = self.client.handle().clone();
         self.end(Connection::rollback)
@@ -158,6 +160,7 @@ impl Client {
     ///
     /// # Spec
     /// `tx.select`, 1.9.2.1
+    #[doc(alias = "tx_select")]
     pub fn transaction(&self) -> BeginTransaction<'_> {
         BeginTransaction { client: self }
     }
