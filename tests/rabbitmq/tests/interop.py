@@ -79,7 +79,7 @@ PROPERTIES = {
 }
 
 
-def octets(size):
+def sample(size):
     return bytes((n * 2654435761 % (1 << 32)) >> 24 for n in range(size))
 
 

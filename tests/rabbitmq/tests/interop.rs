@@ -264,7 +264,7 @@ fn pika_reads_every_header_property_and_body() -> Outcome {
         pika(
             r"
 properties, body = get()
-assert body == bytes(1000), body
+assert body == sample(1000), body
 assert_values(properties.headers)
 for name, value in PROPERTIES.items():
     assert getattr(properties, name) == value, (name, getattr(properties, name))
@@ -272,7 +272,7 @@ properties, body = get()
 assert body == b'', body
 assert properties.headers is None and properties.priority is None, properties
 properties, body = get()
-assert body == bytes(1 << 20), len(body)
+assert body == sample(1 << 20), len(body)
 ",
             &queue,
             b"",
@@ -287,9 +287,9 @@ fn messages_of_pika_are_read() -> Outcome {
         pika(
             r"
 channel.confirm_delivery()
-publish(bytes(1000), pika.BasicProperties(headers=VALUES, **PROPERTIES))
+publish(sample(1000), pika.BasicProperties(headers=VALUES, **PROPERTIES))
 publish(b'', None)
-publish(bytes(1 << 20), pika.BasicProperties(headers={}))
+publish(sample(1 << 20), pika.BasicProperties(headers={}))
 ",
             &queue,
             b"",
