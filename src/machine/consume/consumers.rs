@@ -39,6 +39,14 @@ impl Consumed {
             }
         }
     }
+
+    /// Removes the queues of a consumer, which are counted only while it consumes.
+    fn remove_all(&mut self, consumer: &Consumer) {
+        if consumer.is_consuming() {
+            let sources = consumer.sources.iter();
+            sources.for_each(|subscription| self.remove(subscription));
+        }
+    }
 }
 
 /// The consumers of the connection.
@@ -295,8 +303,7 @@ impl Consumers {
         if let Some(consumer) = find_mut(&mut self.slots, id)
             && consumer.is_consuming()
         {
-            let sources = consumer.sources.iter();
-            sources.for_each(|subscription| self.consumed.remove(subscription));
+            self.consumed.remove_all(consumer);
             consumer.phase = Phase::Cancelling;
         }
     }
@@ -319,10 +326,7 @@ impl Consumers {
     /// Ends a consumer. Returns its phase before, or `None` if it had ended already.
     pub(crate) fn end(&mut self, id: ConsumerId, reason: Ended) -> Option<Phase> {
         let consumer = find_mut(&mut self.slots, id).filter(|consumer| !consumer.has_ended())?;
-        if consumer.is_consuming() {
-            let sources = consumer.sources.iter();
-            sources.for_each(|subscription| self.consumed.remove(subscription));
-        }
+        self.consumed.remove_all(consumer);
         Some(std::mem::replace(&mut consumer.phase, Phase::Ended(reason)))
     }
 
@@ -334,10 +338,7 @@ impl Consumers {
             .get_mut(id.index())?
             .take_if(|consumer| consumer.turn == id.turn)?;
         self.free.push(id.index);
-        if consumer.is_consuming() {
-            let sources = consumer.sources.iter();
-            sources.for_each(|subscription| self.consumed.remove(subscription));
-        }
+        self.consumed.remove_all(&consumer);
         Some(consumer)
     }
 

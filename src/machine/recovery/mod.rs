@@ -203,7 +203,6 @@ impl Recovering {
         }
     }
 
-    /// Skips the step that ended this recovery in the next one, or makes the next one identify it.
     /// Quarantines the step over which the broker closed the connection, or makes the next replay
     /// identify it.
     pub(crate) fn suspend_replay(&mut self, cx: &mut Context, error: &Error) {
