@@ -171,7 +171,7 @@ impl World {
     pub fn fetch(&mut self) -> usize {
         let mut count = 0;
         while let Some(event) = self.machine.poll_event() {
-            if let Event::Answered(promise) = event {
+            if let Event::Completed(promise) = event {
                 count += usize::from(
                     self.machine
                         .fetch(promise)

@@ -3,7 +3,7 @@
 use super::Client;
 use super::builder::{Entries, flags, name};
 use crate::error::Error;
-use crate::link::Room;
+use crate::link::Capacity;
 use crate::machine::{Body, PromiseId, Publish, TransactionId};
 use crate::protocol::{Properties, ShortStr, Table, Value};
 use std::borrow::Cow;
@@ -96,10 +96,10 @@ impl<'a> BasicPublish<'a> {
         self
     }
 
-    fn room(&self) -> Room {
+    fn capacity(&self) -> Capacity {
         match self.via {
-            Via::Confirmed | Via::Unconfirmed => Room::Publish,
-            Via::Transaction(_) => Room::Transact,
+            Via::Confirmed | Via::Unconfirmed => Capacity::Publish,
+            Via::Transaction(_) => Capacity::Transact,
         }
     }
 
@@ -249,7 +249,7 @@ impl BasicPublish<'_> {
     }
 }
 
-request!(BasicPublish, |it| it.room(), (), |it, machine| {
+request!(BasicPublish, |it| it.capacity(), (), |it, machine| {
     it.ask(|publish| match it.via {
         Via::Confirmed => machine.publish(publish),
         Via::Unconfirmed => machine.publish_unconfirmed(publish),

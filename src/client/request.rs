@@ -3,7 +3,7 @@
 use super::handle::Handle;
 use super::promise::{Outcome, Promise};
 use crate::error::Error;
-use crate::link::Room;
+use crate::link::Capacity;
 use crate::machine::{Connection, PromiseId};
 use std::fmt;
 use std::future::Future;
@@ -16,7 +16,7 @@ pub(crate) trait Request {
 
     fn handle(&self) -> &Handle;
     /// Returns the kind of capacity that the request needs.
-    fn room(&self) -> Room;
+    fn capacity(&self) -> Capacity;
     fn start(&self, machine: &mut Connection) -> Result<PromiseId, Error>;
 }
 
@@ -39,7 +39,9 @@ impl<R: Request> Submit<R> {
         let handle = request.handle();
         let sent = handle
             .link()
-            .poll_send(request.room(), ticket, cx, |machine| request.start(machine));
+            .poll_send(request.capacity(), ticket, cx, |machine| {
+                request.start(machine)
+            });
         sent.map_ok(|id| Promise::new(handle.clone(), id))
     }
 }
@@ -58,7 +60,7 @@ impl<R: Request> Drop for Submit<R> {
             self.request
                 .handle()
                 .link()
-                .leave(self.request.room(), ticket);
+                .leave(self.request.capacity(), ticket);
         }
     }
 }
@@ -118,16 +120,16 @@ impl<R: Request<Answer = T> + Unpin, T: Outcome> Future for RequestFuture<R, T> 
 
 /// Implements the ways to send a builder, and names the type of its reply.
 macro_rules! request {
-    ($Request:ident, $room:ident, $Answer:ty, |$it:ident, $machine:ident| $start:expr) => {
+    ($Request:ident, $capacity:ident, $Answer:ty, |$it:ident, $machine:ident| $start:expr) => {
         request!(
             $Request,
-            |_it| $crate::link::Room::$room,
+            |_it| $crate::link::Capacity::$capacity,
             $Answer,
             |$it, $machine| $start
         );
     };
     (
-        $Request:ident, |$for:ident| $room:expr, $Answer:ty,
+        $Request:ident, |$for:ident| $capacity:expr, $Answer:ty,
         |$it:ident, $machine:ident| $start:expr
     ) => {
         impl $crate::client::request::Request for $Request<'_> {
@@ -137,9 +139,9 @@ macro_rules! request {
                 self.client.handle()
             }
 
-            fn room(&self) -> $crate::link::Room {
+            fn capacity(&self) -> $crate::link::Capacity {
                 let $for = self;
-                $room
+                $capacity
             }
 
             fn start(

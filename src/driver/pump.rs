@@ -278,7 +278,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
                     let keeps_up = out.is_empty() && machine.has_output();
                     let delivers =
                         bytes > READ_WORTH_YIELDING && machine.stats().buffered_deliveries > before;
-                    (delivers || machine.untold_answers() >= RESULTS_WORTH_YIELDING) && !keeps_up
+                    (delivers || machine.completed_promises() >= RESULTS_WORTH_YIELDING)
+                        && !keeps_up
                 });
                 self.has_news = is_much && bytes < room;
                 return true;

@@ -14,13 +14,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// A value to drop without the lock.
-pub(super) enum Remains {
+pub(super) enum Dropped {
     Body(Bytes),
     Mechanism(Box<dyn SaslMechanism>),
     Cause(Cause),
 }
 
-impl Remains {
+impl Dropped {
     /// Drops the value.
     pub(super) fn drop_now(self) {
         match self {
@@ -33,16 +33,16 @@ impl Remains {
 
 /// The queue that guards move their values to, from any thread.
 #[derive(Debug)]
-pub(super) struct Graveyard {
-    sender: Sender<Remains>,
-    /// Number of values that were moved here and not taken. An empty graveyard costs one load of
+pub(super) struct DropQueue {
+    sender: Sender<Dropped>,
+    /// Number of values that were moved here and not taken. An empty drop queue costs one load of
     /// it.
     count: AtomicUsize,
 }
 
-impl Graveyard {
-    /// Returns a graveyard and the receiver of its values.
-    pub(super) fn new() -> (Arc<Self>, Receiver<Remains>) {
+impl DropQueue {
+    /// Returns a drop queue and the receiver of its values.
+    pub(super) fn new() -> (Arc<Self>, Receiver<Dropped>) {
         let (sender, receiver) = channel();
         (
             Arc::new(Self {
@@ -53,29 +53,29 @@ impl Graveyard {
         )
     }
 
-    fn bury(&self, remains: Remains) {
+    fn push(&self, value: Dropped) {
         // Without a receiver there is no state machine, so no lock is held, and the value is
         // dropped here.
-        if self.sender.send(remains).is_ok() {
+        if self.sender.send(value).is_ok() {
             self.count.fetch_add(1, Ordering::Release);
         }
     }
 
-    /// Returns `true` if there is a value to take. A value that this thread has moved here is
+    /// Returns `true` if there is no value to take. A value that this thread has moved here is
     /// always seen.
     #[inline]
-    pub(super) fn has_some(&self) -> bool {
-        self.count.load(Ordering::Relaxed) > 0
+    pub(super) fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Relaxed) == 0
     }
 
     /// Takes all values.
     #[cold]
-    pub(super) fn take(&self, receiver: &Receiver<Remains>, into: &mut Vec<Remains>) {
-        while self.has_some()
-            && let Ok(remains) = receiver.try_recv()
+    pub(super) fn take(&self, receiver: &Receiver<Dropped>, into: &mut Vec<Dropped>) {
+        while !self.is_empty()
+            && let Ok(value) = receiver.try_recv()
         {
             self.count.fetch_sub(1, Ordering::Acquire);
-            into.push(remains);
+            into.push(value);
         }
     }
 
@@ -83,7 +83,7 @@ impl Graveyard {
     pub(super) fn guard_body(self: &Arc<Self>, body: &Bytes) -> Bytes {
         Bytes::from_owner(GuardedBody {
             body: body.clone(),
-            graveyard: self.clone(),
+            drop_queue: self.clone(),
         })
     }
 
@@ -94,14 +94,14 @@ impl Graveyard {
     ) -> Box<dyn SaslMechanism> {
         Box::new(GuardedMechanism {
             mechanism: Some(mechanism),
-            graveyard: self.clone(),
+            drop_queue: self.clone(),
         })
     }
 }
 
 struct GuardedBody {
     body: Bytes,
-    graveyard: Arc<Graveyard>,
+    drop_queue: Arc<DropQueue>,
 }
 
 impl AsRef<[u8]> for GuardedBody {
@@ -112,15 +112,15 @@ impl AsRef<[u8]> for GuardedBody {
 
 impl Drop for GuardedBody {
     fn drop(&mut self) {
-        self.graveyard
-            .bury(Remains::Body(std::mem::take(&mut self.body)));
+        self.drop_queue
+            .push(Dropped::Body(std::mem::take(&mut self.body)));
     }
 }
 
 struct GuardedMechanism {
     /// `Some` until it is dropped.
     mechanism: Option<Box<dyn SaslMechanism>>,
-    graveyard: Arc<Graveyard>,
+    drop_queue: Arc<DropQueue>,
 }
 
 impl SaslMechanism for GuardedMechanism {
@@ -143,7 +143,7 @@ impl SaslMechanism for GuardedMechanism {
 impl Drop for GuardedMechanism {
     fn drop(&mut self) {
         if let Some(mechanism) = self.mechanism.take() {
-            self.graveyard.bury(Remains::Mechanism(mechanism));
+            self.drop_queue.push(Dropped::Mechanism(mechanism));
         }
     }
 }
@@ -184,19 +184,19 @@ impl Cause {
 /// The causes of the errors that were passed to the state machine.
 ///
 /// The state machine clones, stores and drops errors in many places. While a cause is stored here,
-/// none of these drops the last share; when this one is the last, it is moved to the graveyard.
+/// none of these drops the last share; when this one is the last, it is moved to the drop queue.
 /// There is one entry for each error that the state machine or the user still has.
 #[derive(Debug, Default)]
 pub(super) struct Causes(Vec<Cause>);
 
 impl Causes {
     /// Stores the cause of an error before it is passed to the state machine.
-    pub(super) fn keep(&mut self, error: &Error, graveyard: &Graveyard) {
+    pub(super) fn keep(&mut self, error: &Error, drop_queue: &DropQueue) {
         let Some(cause) = Cause::of(error) else {
             return;
         };
         for last in self.0.extract_if(.., |cause| cause.is_last()) {
-            graveyard.bury(Remains::Cause(last));
+            drop_queue.push(Dropped::Cause(last));
         }
         self.0.push(cause);
     }

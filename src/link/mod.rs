@@ -16,13 +16,13 @@ use crate::machine::{
 };
 use buffers::Spare;
 use bytes::Bytes;
-use disposal::{Causes, Graveyard};
+use disposal::{Causes, DropQueue};
 #[cfg(shuttle)]
 use shuttle::sync::{
     Mutex, MutexGuard,
     atomic::{AtomicU32, Ordering},
 };
-pub(crate) use state::Room;
+pub(crate) use state::Capacity;
 use state::State;
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::resume_unwind;
@@ -42,13 +42,13 @@ pub(crate) struct Link {
     state: Mutex<State>,
     /// A copy of the state machine's connection epoch, to compare without the lock.
     epoch: AtomicU32,
-    graveyard: Arc<Graveyard>,
+    drop_queue: Arc<DropQueue>,
 }
 
 impl Link {
     pub(crate) fn new(machine: Connection) -> Arc<Self> {
         let epoch = machine.stats().epoch.into();
-        let (graveyard, remains) = Graveyard::new();
+        let (drop_queue, dropped) = DropQueue::new();
         let state = Mutex::new(State {
             machine,
             driver: None,
@@ -61,12 +61,12 @@ impl Link {
             sent: 0,
             taken: 0,
             causes: Causes::default(),
-            remains,
+            dropped,
         });
         Arc::new(Self {
             state,
             epoch,
-            graveyard,
+            drop_queue,
         })
     }
 
@@ -80,7 +80,7 @@ impl Link {
     fn release(&self, state: MutexGuard<'_, State>) {
         self.epoch
             .store(state.machine.stats().epoch, Ordering::Relaxed);
-        if !state.is_quiet() || self.graveyard.has_some() {
+        if !state.is_quiet() || !self.drop_queue.is_empty() {
             self.release_and_wake(state);
         }
     }
@@ -96,11 +96,11 @@ impl Link {
                     let is_first = step.is_first();
                     let mut outcome = step.run();
                     if is_first {
-                        outcome = outcome.map_mechanism(|own| self.graveyard.guard_mechanism(own));
+                        outcome = outcome.map_mechanism(|own| self.drop_queue.guard_mechanism(own));
                     }
                     let mut state = self.lock();
                     if let Some(error) = outcome.error() {
-                        state.causes.keep(error, &self.graveyard);
+                        state.causes.keep(error, &self.drop_queue);
                     }
                     state.machine.handle_login(outcome);
                     state
@@ -126,8 +126,8 @@ impl Link {
 
     fn woken(&self, state: &mut State) -> Woken {
         let mut woken = state.woken();
-        if self.graveyard.has_some() {
-            self.graveyard.take(&state.remains, &mut woken.remains);
+        if !self.drop_queue.is_empty() {
+            self.drop_queue.take(&state.dropped, &mut woken.dropped);
         }
         woken
     }
@@ -148,14 +148,14 @@ impl Link {
 
     /// Returns a share of a user's body that the state machine may drop.
     pub(crate) fn guard(&self, body: &Bytes) -> Bytes {
-        self.graveyard.guard_body(body)
+        self.drop_queue.guard_body(body)
     }
 
     /// Reports to the state machine that the transport is lost.
     pub(crate) fn handle_loss(&self, cause: Broken) {
         self.with_state(|state| {
             let error = Error::ConnectionBroken(cause.clone());
-            state.causes.keep(&error, &self.graveyard);
+            state.causes.keep(&error, &self.drop_queue);
             state.machine.handle_loss(cause);
         });
     }
@@ -163,7 +163,7 @@ impl Link {
     /// Reports to the state machine that dialling has failed.
     pub(crate) fn handle_dial_failure(&self, now: Instant, error: Error) {
         self.with_state(|state| {
-            state.causes.keep(&error, &self.graveyard);
+            state.causes.keep(&error, &self.drop_queue);
             state.machine.handle_dial_failure(now, error);
         });
     }
@@ -244,7 +244,7 @@ impl Link {
     /// Queues a request, or waits for capacity. The ticket is the place in the queue of waiters.
     pub(crate) fn poll_send(
         &self,
-        room: Room,
+        capacity: Capacity,
         ticket: &mut Option<Ticket>,
         cx: &mut Context<'_>,
         mut send: impl FnMut(&mut Connection) -> Result<PromiseId, Error>,
@@ -262,7 +262,7 @@ impl Link {
                 self.release(state);
                 Poll::Ready(Ok(promise))
             }
-            sent => self.finish_send(state, sent, room, ticket, cx, &mut send),
+            sent => self.finish_send(state, sent, capacity, ticket, cx, &mut send),
         }
     }
 
@@ -274,7 +274,7 @@ impl Link {
         &'s self,
         mut state: MutexGuard<'s, State>,
         mut sent: Result<PromiseId, Error>,
-        room: Room,
+        capacity: Capacity,
         ticket: &mut Option<Ticket>,
         cx: &mut Context<'_>,
         send: &mut dyn FnMut(&mut Connection) -> Result<PromiseId, Error>,
@@ -282,15 +282,17 @@ impl Link {
         let mut spare = Spare::new(cx.waker());
         let unused = loop {
             if !matches!(sent, Err(Error::Full)) {
-                break ticket.take().and_then(|ticket| state.leave(room, ticket));
+                break ticket
+                    .take()
+                    .and_then(|ticket| state.leave(capacity, ticket));
             }
             let place = *ticket.get_or_insert_with(|| state.machine.begin_wait());
-            if let Err(timeout) = state.machine.check_wait(place, room.wait()) {
+            if let Err(timeout) = state.machine.check_wait(place, capacity.wait()) {
                 sent = Err(timeout);
                 *ticket = None;
-                break state.waiting_for(room).remove(&place);
+                break state.waiting_for(capacity).remove(&place);
             }
-            if let Some(unused) = spare.insert(state.waiting_for(room), place) {
+            if let Some(unused) = spare.insert(state.waiting_for(capacity), place) {
                 break unused;
             }
             self.release(state);
@@ -308,8 +310,8 @@ impl Link {
     }
 
     /// Gives up a place in the queue for capacity. If it was first, the next one is woken.
-    pub(crate) fn leave(&self, room: Room, ticket: Ticket) {
-        let unused = self.with_state(|state| state.leave(room, ticket));
+    pub(crate) fn leave(&self, capacity: Capacity, ticket: Ticket) {
+        let unused = self.with_state(|state| state.leave(capacity, ticket));
         drop(unused);
     }
 

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::fairness::LEAST_QUEUED_BYTES;
-use crate::link::disposal::{Causes, Remains};
+use crate::link::disposal::{Causes, Dropped};
 use crate::link::wakers::{UsersCode, Woken};
 use crate::machine::{Connection, Event, ListenerId, PromiseId, Ticket};
 use std::collections::BTreeMap;
@@ -11,14 +11,14 @@ use std::task::Waker;
 
 /// The limit that a request waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Room {
+pub(crate) enum Capacity {
     Request,
     Publish,
     /// A publish within a transaction.
     Transact,
 }
 
-impl Room {
+impl Capacity {
     /// Returns the description of the wait for the timeout error.
     pub(super) fn wait(self) -> &'static str {
         match self {
@@ -48,9 +48,9 @@ pub(super) struct State {
     /// The number of deliveries taken since a consumer yielded.
     pub(super) taken: usize,
     pub(super) causes: Causes,
-    /// The receiving side of the graveyard. It is declared after the machine, so it is dropped
+    /// The receiving side of the drop queue. It is declared after the machine, so it is dropped
     /// after it.
-    pub(super) remains: Receiver<Remains>,
+    pub(super) dropped: Receiver<Dropped>,
 }
 
 impl State {
@@ -85,7 +85,7 @@ impl State {
         let mut woken = Woken::default();
         while let Some(event) = self.machine.poll_event() {
             woken.add(match event {
-                Event::Answered(promise) => self
+                Event::Completed(promise) => self
                     .promises
                     .get_mut(promise.index())
                     .and_then(Option::take),
@@ -107,13 +107,13 @@ impl State {
         }
         // One at a time: the woken future sends, and that call looks for capacity for the next.
         let closed = self.machine.why_closed().is_some();
-        if !self.requesting.is_empty() && (closed || self.machine.has_room_to_request()) {
+        if !self.requesting.is_empty() && (closed || self.machine.has_capacity_to_request()) {
             woken.add(self.requesting.pop_first().map(|(_, waker)| waker));
         }
-        if !self.publishing.is_empty() && (closed || self.machine.has_room_to_publish()) {
+        if !self.publishing.is_empty() && (closed || self.machine.has_capacity_to_publish()) {
             woken.add(self.publishing.pop_first().map(|(_, waker)| waker));
         }
-        if !self.transacting.is_empty() && (closed || self.machine.has_room_to_transact()) {
+        if !self.transacting.is_empty() && (closed || self.machine.has_capacity_to_transact()) {
             woken.add(self.transacting.pop_first().map(|(_, waker)| waker));
         }
         if self.machine.wants_attention() {
@@ -127,16 +127,16 @@ impl State {
 
     /// Ends a wait for capacity. Returns the waker, which the caller drops after releasing the
     /// lock.
-    pub(super) fn leave(&mut self, room: Room, ticket: Ticket) -> Option<Waker> {
+    pub(super) fn leave(&mut self, capacity: Capacity, ticket: Ticket) -> Option<Waker> {
         self.machine.end_wait(ticket);
-        self.waiting_for(room).remove(&ticket)
+        self.waiting_for(capacity).remove(&ticket)
     }
 
-    pub(super) fn waiting_for(&mut self, room: Room) -> &mut BTreeMap<Ticket, Waker> {
-        match room {
-            Room::Request => &mut self.requesting,
-            Room::Publish => &mut self.publishing,
-            Room::Transact => &mut self.transacting,
+    pub(super) fn waiting_for(&mut self, capacity: Capacity) -> &mut BTreeMap<Ticket, Waker> {
+        match capacity {
+            Capacity::Request => &mut self.requesting,
+            Capacity::Publish => &mut self.publishing,
+            Capacity::Transact => &mut self.transacting,
         }
     }
 }

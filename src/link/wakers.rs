@@ -1,6 +1,6 @@
 //! The work to do after the lock is released.
 
-use super::disposal::Remains;
+use super::disposal::Dropped;
 use crate::machine::{FilterStep, LoginStep};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,7 +26,7 @@ pub(super) struct Woken {
     /// Boxed, because it is large and rare, and a `Woken` is moved twice for each request.
     pub(super) users: Option<Box<UsersCode>>,
     /// The values to drop.
-    pub(super) remains: Vec<Remains>,
+    pub(super) dropped: Vec<Dropped>,
 }
 
 impl Woken {
@@ -48,8 +48,8 @@ impl Woken {
                 panic.get_or_insert(caught);
             }
         }
-        for remains in self.remains {
-            if let Err(caught) = catch_unwind(AssertUnwindSafe(|| remains.drop_now())) {
+        for value in self.dropped {
+            if let Err(caught) = catch_unwind(AssertUnwindSafe(|| value.drop_now())) {
                 panic.get_or_insert(caught);
             }
         }

@@ -65,7 +65,7 @@ pub(crate) struct Context {
     /// request is sent.
     pub(crate) suspect: Option<PromiseId>,
     /// The size of all queued requests, in bytes.
-    pub(crate) request_bytes: usize,
+    pub(crate) queued_request_bytes: usize,
     pub(crate) topology: Topology,
     pub(crate) notices: Notices,
     /// The counters. Deliveries lost since the connection was last open are not included yet,
@@ -95,7 +95,7 @@ impl Context {
             disposal: VecDeque::new(),
             republished: BTreeSet::new(),
             suspect: None,
-            request_bytes: 0,
+            queued_request_bytes: 0,
             topology: Topology::default(),
             notices: Notices::default(),
             counters: Counters::default(),

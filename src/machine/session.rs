@@ -73,7 +73,7 @@ impl Session {
         cx.promises.is_empty()
             && self.consuming.consumers.is_empty()
             && self.requests.queue.is_empty()
-            && self.consuming.waiting.is_empty()
+            && self.consuming.queued.is_empty()
             && self.publishing.queued.is_empty()
             && self.transactions.is_empty()
             && self.publishing.publishers.in_flight() == 0
@@ -114,7 +114,6 @@ impl Session {
     /// Disposes of the replies of abandoned promises.
     #[inline]
     pub(crate) fn dispose_unwanted(&mut self) {
-        self.cx.may_start = false;
         while let Some(reply) = self.cx.disposal.pop_front() {
             self.dispose(reply);
         }
@@ -139,8 +138,8 @@ impl Session {
             transactions,
             ..
         } = self;
+        cx.may_start = false;
         if cx.stage.may_write() {
-            cx.may_start = false;
             requests.start_requests(cx, publishing);
             consuming.start_consumes(cx, publishing);
             transactions.start_transactions(cx, publishing);
@@ -292,20 +291,20 @@ impl Session {
 
     /// Removes queued work whose promise has timed out.
     pub(crate) fn drop_expired(&mut self) {
-        let (promises, bytes) = (&self.cx.promises, &mut self.cx.request_bytes);
+        let (promises, bytes) = (&self.cx.promises, &mut self.cx.queued_request_bytes);
         self.requests.queue.retain(|request| {
             let is_waiting = promises.is_pending(request.promise);
             *bytes -= if is_waiting { 0 } else { request.payload.len() };
             is_waiting
         });
-        self.consuming.waiting.retain(|consume| {
+        self.consuming.queued.retain(|consume| {
             let is_waiting = promises.is_pending(consume.promise);
             *bytes -= if is_waiting { 0 } else { consume.size() };
             is_waiting
         });
         self.transactions
-            .waiting
-            .retain(|waiting| promises.is_pending(waiting.promise));
+            .queued
+            .retain(|queued| promises.is_pending(queued.promise));
         self.publishing
             .queued
             .retain(|pending| promises.is_pending(pending.promise));
@@ -335,7 +334,7 @@ impl Session {
         }
         self.publishing.queued.retry_all();
         for request in again.into_iter().rev() {
-            self.cx.request_bytes += request.payload.len();
+            self.cx.queued_request_bytes += request.payload.len();
             self.requests.queue.push_front(request);
         }
         for id in self.consuming.consumers.ids().into_iter().rev() {
@@ -403,8 +402,8 @@ impl Session {
         } = self;
         recovery.filtering = None;
         requests.queue.clear();
-        consuming.waiting.clear();
-        cx.request_bytes = 0;
+        consuming.queued.clear();
+        cx.queued_request_bytes = 0;
         cx.acking.clear();
         publishing.fail_queued(cx, error);
         consuming.end_consumers(cx, &Ended::ConnectionBroken(error.clone()));
@@ -435,16 +434,16 @@ impl Session {
         let requests = self.requests.queue.drain(..).map(|request| request.promise);
         let consumes = self
             .consuming
-            .waiting
+            .queued
             .drain(..)
             .map(|consume| consume.promise);
         let begun = self
             .transactions
-            .waiting
+            .queued
             .drain(..)
-            .map(|waiting| waiting.promise);
+            .map(|queued| queued.promise);
         let promises: Vec<PromiseId> = requests.chain(consumes).chain(begun).collect();
-        self.cx.request_bytes = 0;
+        self.cx.queued_request_bytes = 0;
         for promise in promises {
             self.cx.complete(promise, Err(error.clone()));
         }
@@ -456,9 +455,9 @@ impl Session {
     pub(crate) fn has_capacity_to_request(&self) -> bool {
         let limits = &self.cx.options.limits;
         let pending = self.requests.queue.len()
-            + self.consuming.waiting.len()
-            + self.transactions.waiting.len();
+            + self.consuming.queued.len()
+            + self.transactions.queued.len();
         pending + self.cx.promises.requests() < limits.requests
-            && self.cx.request_bytes + self.cx.transmit.len() < limits.outgoing_bytes
+            && self.cx.queued_request_bytes + self.cx.transmit.len() < limits.outgoing_bytes
     }
 }

@@ -88,7 +88,7 @@ fn e36_delayed_publishes_are_bounded_and_timeouts_free_capacity() {
         assert!(matches!(peer.error(promise), Error::Timeout { .. }));
     }
     assert!(
-        peer.machine.has_room_to_publish(),
+        peer.machine.has_capacity_to_publish(),
         "an overdue publish is not stored"
     );
 }

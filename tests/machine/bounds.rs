@@ -56,7 +56,7 @@ fn e47_only_publishes_are_refused_at_the_bound() {
         peer.machine.consume(&consume("q")),
         Err(Error::Full)
     ));
-    assert!(!peer.machine.has_room_to_publish() && !peer.machine.has_room_to_request());
+    assert!(!peer.machine.has_capacity_to_publish() && !peer.machine.has_capacity_to_request());
     peer.machine
         .settle(&delivered, Settle::Ack { multiple: false })
         .unwrap();
@@ -100,7 +100,7 @@ fn e47_publishes_in_flight_are_bounded() {
             Err(Error::Full)
         ));
         peer.method(1, &crate::peer::ack((round + 1) * 10, true));
-        assert!(peer.machine.has_room_to_publish());
+        assert!(peer.machine.has_capacity_to_publish());
     }
 }
 
@@ -387,7 +387,7 @@ fn waiting_transactions_count_among_the_requests() {
         peer.machine.request(declare("q")),
         Err(Error::Full)
     ));
-    assert!(!peer.machine.has_room_to_request());
+    assert!(!peer.machine.has_capacity_to_request());
     let mut peer = Peer::open(options.request_channels(1));
     for _ in 0..3 {
         peer.machine.transaction().unwrap();
@@ -426,7 +426,7 @@ fn unanswered_requests_on_one_channel_are_bounded() {
             consumer_tag: crate::peer::short(&tag),
         },
     );
-    assert!(peer.machine.has_room_to_request());
+    assert!(peer.machine.has_capacity_to_request());
     let (id, ..) = peer.consumer(&consume("q"));
     let machine = &mut peer.machine;
     let counts = [5, 6].map(|count| accepted(|| machine.qos(id, count)));
@@ -526,7 +526,7 @@ fn consumers_waiting_for_a_reconnect_count_once() {
         peer.dial();
         peer.complete_handshake(tune(2047, 131_072, 60));
         peer.pump();
-        assert!(peer.machine.has_room_to_request());
+        assert!(peer.machine.has_capacity_to_request());
         // None of them has started, so all of them are pending again.
         peer.machine.handle_loss(Broken::Eof);
         assert_eq!(accepted(|| peer.machine.consume(&consume(&name))), 0);

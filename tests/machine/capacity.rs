@@ -39,12 +39,12 @@ fn overdue_publish_frees_its_capacity() {
         assert!(matches!(peer.error(promise), Error::Unconfirmed(_)));
     }
     let promises = fill(&mut peer, 10);
-    assert!(!peer.machine.has_room_to_publish());
+    assert!(!peer.machine.has_capacity_to_publish());
     peer.serve();
     // Late confirms, single and multiple, complete nothing else and free no capacity.
     peer.method(1, &ack(7, false));
     peer.method(1, &ack(5, true));
-    assert!(!peer.machine.has_room_to_publish());
+    assert!(!peer.machine.has_capacity_to_publish());
     promises
         .iter()
         .for_each(|promise| assert!(peer.is_pending(*promise)));
@@ -71,7 +71,7 @@ fn hours_without_confirms_leave_room() {
         fill(&mut peer, 10);
         peer.pass(40 * SECOND);
     }
-    assert!(peer.machine.has_room_to_publish());
+    assert!(peer.machine.has_capacity_to_publish());
     peer.method(1, &ack(5000, true));
     assert!(peer.machine.why_closed().is_none());
 }
@@ -192,15 +192,15 @@ fn call_without_confirm_keeps_its_own_deadline() {
         .call(&publish("", "x"), Some(3600 * SECOND))
         .unwrap();
     peer.serve();
-    assert!(!peer.machine.has_room_to_publish());
+    assert!(!peer.machine.has_capacity_to_publish());
     peer.pass(3500 * SECOND);
     assert!(peer.is_pending(call));
     assert!(
-        peer.machine.has_room_to_publish(),
+        peer.machine.has_capacity_to_publish(),
         "its confirm is no longer pending"
     );
     peer.pass(200 * SECOND);
     assert!(matches!(peer.error(call), Error::Timeout { .. }));
     let _room_for_two = peer.machine.call(&publish("", "x"), None).unwrap();
-    assert!(!peer.machine.has_room_to_publish());
+    assert!(!peer.machine.has_capacity_to_publish());
 }

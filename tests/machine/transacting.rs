@@ -182,14 +182,14 @@ fn failed_transaction_holds_up_no_other() {
     for times_out in [false, true] {
         let (mut peer, id) = begun_without_heartbeats();
         peer.method(1, &channel::Flow { active: false });
-        assert!(!peer.machine.has_room_to_transact());
+        assert!(!peer.machine.has_capacity_to_transact());
         get_in(&mut peer, id).unwrap();
         if times_out {
             peer.pass(Duration::from_secs(31));
         } else {
             peer.method(1, &channel_close(404, "NOT_FOUND - no queue"));
         }
-        assert!(peer.machine.has_room_to_transact());
+        assert!(peer.machine.has_capacity_to_transact());
     }
 }
 
@@ -258,7 +258,7 @@ fn e37_transaction_honours_flow() {
         peer.machine.publish_in(id, &publish("", "held")),
         Err(Error::Full)
     ));
-    assert!(!peer.machine.has_room_to_transact());
+    assert!(!peer.machine.has_capacity_to_transact());
     peer.method(1, &channel::Flow { active: true });
     peer.machine.publish_in(id, &publish("", "sent")).unwrap();
     assert_eq!(

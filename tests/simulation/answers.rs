@@ -34,7 +34,7 @@ impl World {
                         consumer.awake = true;
                     }
                 }
-                Some(Event::Answered(promise)) => self.answered(client, promise)?,
+                Some(Event::Completed(promise)) => self.answered(client, promise)?,
                 Some(event) => return Err(Violation(format!("an unknown event {event:?}"))),
             }
         }

@@ -106,9 +106,9 @@ impl World {
         };
         let machine = &session.machine;
         let has_room = if is_publish {
-            machine.has_room_to_publish()
+            machine.has_capacity_to_publish()
         } else {
-            machine.has_room_to_request()
+            machine.has_capacity_to_request()
         };
         let holds = match &error {
             Error::Full => !has_room,

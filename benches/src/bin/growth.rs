@@ -105,7 +105,7 @@ fn deliveries(consumers: usize) -> Result<f64, Error> {
                         drop(delivered);
                     }
                 }
-                Event::Answered(promise) => {
+                Event::Completed(promise) => {
                     if let Some(Ok(Reply::Consumer(_))) = world.machine.fetch(promise) {}
                 }
                 _ => {}
@@ -137,7 +137,7 @@ fn answers(world: &mut World, mut left: usize, mut each: impl FnMut(Reply)) -> R
     while left > 0 {
         world.fly();
         while let Some(event) = world.machine.poll_event() {
-            if let Event::Answered(promise) = event
+            if let Event::Completed(promise) = event
                 && let Some(outcome) = world.machine.fetch(promise)
             {
                 each(outcome?);

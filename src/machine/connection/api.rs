@@ -135,9 +135,9 @@ impl Connection {
 
     /// Returns `true` if another publish would be accepted.
     #[must_use]
-    pub fn has_room_to_publish(&self) -> bool {
+    pub fn has_capacity_to_publish(&self) -> bool {
         let Session { cx, publishing, .. } = &self.session;
-        publishing.has_room_to_publish(cx)
+        publishing.has_capacity_to_publish(cx)
     }
 
     /// Sends a request: any method of the classes `exchange` and `queue` that has a reply and wants
@@ -150,13 +150,13 @@ impl Connection {
         self.check_to_request()?;
         let Session { cx, requests, .. } = &mut self.session;
         let outcome = requests.request(cx, method);
-        self.proceed();
+        self.proceed_if_needed();
         outcome
     }
 
     /// Returns `true` if another request would be accepted.
     #[must_use]
-    pub fn has_room_to_request(&self) -> bool {
+    pub fn has_capacity_to_request(&self) -> bool {
         self.session.has_capacity_to_request()
     }
 
@@ -175,7 +175,7 @@ impl Connection {
         self.check_to_request()?;
         let Session { cx, consuming, .. } = &mut self.session;
         let outcome = consuming.consume(cx, consume);
-        self.session.start_queued();
+        self.proceed_if_needed();
         outcome
     }
 
@@ -193,7 +193,7 @@ impl Connection {
         self.check_to_request()?;
         let Session { cx, consuming, .. } = &mut self.session;
         let outcome = consuming.consume_multi(cx, queues, prefetch_count, no_ack);
-        self.session.start_queued();
+        self.proceed_if_needed();
         outcome
     }
 
@@ -258,9 +258,7 @@ impl Connection {
     pub fn settle(&mut self, delivered: &Delivered, how: Settle) -> Result<(), Error> {
         let Session { cx, consuming, .. } = &mut self.session;
         let settled = consuming.settle(cx, delivered, how);
-        if self.session.cx.may_start {
-            self.proceed();
-        }
+        self.proceed_if_queued();
         settled
     }
 
@@ -276,9 +274,7 @@ impl Connection {
     /// delivery that needs no ack is lost.
     pub fn return_later(&mut self, delivered: &Delivered) {
         self.session.cx.set_unwanted(delivered);
-        if self.session.cx.may_start {
-            self.proceed();
-        }
+        self.proceed_if_queued();
     }
 
     /// Ends a consumer. Its buffered deliveries are returned to the queue once the broker has
@@ -312,7 +308,7 @@ impl Connection {
             cx, transactions, ..
         } = &mut self.session;
         let outcome = transactions.transaction(cx);
-        self.session.start_queued();
+        self.proceed_if_needed();
         outcome
     }
 
@@ -386,14 +382,14 @@ impl Connection {
 
     /// Returns `true` if another publish of a transaction would be accepted.
     #[must_use]
-    pub fn has_room_to_transact(&self) -> bool {
+    pub fn has_capacity_to_transact(&self) -> bool {
         let Session {
             cx,
             publishing,
             transactions,
             ..
         } = &self.session;
-        transactions.has_room_to_transact(cx, publishing)
+        transactions.has_capacity_to_transact(cx, publishing)
     }
 
     /// Returns the error of a timeout: [`Error::ReadingPaused`] if reading is paused.

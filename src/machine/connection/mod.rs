@@ -56,7 +56,7 @@ pub enum Event {
     /// A promise has completed: [`Connection::fetch`] returns its outcome. There is no event for a
     /// promise that was complete when it was returned, such as that of a publish without a confirm
     /// or within a transaction.
-    Answered(PromiseId),
+    Completed(PromiseId),
     /// A consumer has deliveries or has ended. See [`Connection::take_deliveries`] and
     /// [`Consumer::ended`](crate::machine::Consumer::ended).
     Deliveries(ConsumerId),
@@ -178,9 +178,7 @@ impl Connection {
     pub fn poll_transmit(&mut self, now: Instant, out: &mut Outgoing) -> bool {
         self.stamp(now);
         self.session.cx.attention = false;
-        if self.session.cx.may_start {
-            self.proceed();
-        }
+        self.proceed_if_queued();
         let Session { cx, consuming, .. } = &mut self.session;
         consuming.flush_acks(cx);
         let is_connected = self.lifecycle.state.has_transport();
@@ -273,7 +271,7 @@ impl Connection {
     pub fn poll_event(&mut self) -> Option<Event> {
         let Session { cx, consuming, .. } = &mut self.session;
         if let Some(promise) = cx.promises.poll_completed() {
-            return Some(Event::Answered(promise));
+            return Some(Event::Completed(promise));
         }
         if let Some(consumer) = consuming.consumers.poll_announcement() {
             return Some(Event::Deliveries(consumer));
@@ -290,7 +288,7 @@ impl Connection {
 
     /// Returns the number of completed promises that [`poll_event`](Self::poll_event) has not
     /// returned.
-    pub(crate) fn untold_answers(&self) -> usize {
+    pub(crate) fn completed_promises(&self) -> usize {
         self.session.cx.promises.completed()
     }
 
@@ -333,8 +331,16 @@ impl Connection {
         session.update_reading();
     }
 
-    /// Starts queued work for which a channel has become free, and resumes reading if the
-    /// deliveries that were taken allow it.
+    /// Starts queued work if some is new or a channel has become free.
+    #[inline]
+    fn proceed_if_queued(&mut self) {
+        if self.session.cx.may_start {
+            self.proceed();
+        }
+    }
+
+    /// Starts queued work as [`proceed_if_queued`](Self::proceed_if_queued), and resumes reading if
+    /// the deliveries that were taken allow it.
     #[inline]
     fn proceed_if_needed(&mut self) {
         if self.session.cx.may_start || self.session.consuming.reading.depends_on_taking() {

@@ -20,7 +20,7 @@ use crate::machine::channel::Awaited;
 use crate::machine::channel::content::Delivered;
 use crate::machine::consume::consumer::{Phase, Subscription};
 use crate::machine::consume::consumers::Consumers;
-use crate::machine::consume::pending::{WaitingConsume, open_consumer_channel};
+use crate::machine::consume::pending::{QueuedConsume, open_consumer_channel};
 use crate::machine::consume::reading::Reading;
 use crate::machine::consume::resubscription::Resubscription;
 use crate::machine::consume::tags::TagNumber;
@@ -37,7 +37,7 @@ use std::collections::VecDeque;
 pub(crate) struct Consuming {
     pub(crate) consumers: Consumers,
     /// Consumers that wait for a channel.
-    pub(crate) waiting: VecDeque<WaitingConsume>,
+    pub(crate) queued: VecDeque<QueuedConsume>,
     pub(crate) resubscription: Resubscription,
     pub(crate) reading: Reading,
 }
@@ -47,7 +47,7 @@ impl Consuming {
         let limits = &options.limits;
         Self {
             consumers: Consumers::default(),
-            waiting: VecDeque::new(),
+            queued: VecDeque::new(),
             resubscription: Resubscription::default(),
             reading: Reading::new(limits.buffered_deliveries, limits.buffered_bytes),
         }
@@ -95,8 +95,8 @@ impl Consuming {
     ) -> Result<PromiseId, Error> {
         Subscription::check_size(&sources, cx.transmit.frame_max())?;
         let promise = cx.timed_promise();
-        cx.request_bytes += sources.iter().map(Subscription::size).sum::<usize>();
-        self.waiting.push_back(WaitingConsume {
+        cx.queued_request_bytes += sources.iter().map(Subscription::size).sum::<usize>();
+        self.queued.push_back(QueuedConsume {
             promise,
             sources,
             no_ack,
@@ -108,16 +108,16 @@ impl Consuming {
         Ok(promise)
     }
 
-    /// Starts waiting consumers while there are free channels, and refuses those for which no
+    /// Starts queued consumers while there are free channels, and refuses those for which no
     /// channel can become free.
     pub(crate) fn start_consumes(&mut self, cx: &mut Context, publishing: &mut Publishing) {
-        while let Some(waiting) = self.waiting.front() {
-            let promise = waiting.promise;
-            if waiting.is_suspected && cx.has_pending_suspect() {
+        while let Some(queued) = self.queued.front() {
+            let promise = queued.promise;
+            if queued.is_suspected && cx.has_pending_suspect() {
                 return;
             }
             // The negotiated frame size may be smaller than the expected one.
-            let mut fits = Subscription::check_size(&waiting.sources, cx.transmit.frame_max());
+            let mut fits = Subscription::check_size(&queued.sources, cx.transmit.frame_max());
             let is_wanted = cx.promises.is_pending(promise);
             let number = if is_wanted && fits.is_ok() {
                 open_consumer_channel(cx, publishing)
@@ -131,20 +131,20 @@ impl Consuming {
                 // Consumers use or reserve all channels, and none of them is about to end.
                 fits = Err(Error::ChannelLimit);
             }
-            let Some(waiting) = self.waiting.pop_front() else {
+            let Some(queued) = self.queued.pop_front() else {
                 return;
             };
-            if waiting.is_suspected {
+            if queued.is_suspected {
                 cx.suspect = Some(promise);
             }
-            let WaitingConsume {
+            let QueuedConsume {
                 sources,
                 no_ack,
                 prefetch_count,
                 shares_prefetch_count,
                 ..
-            } = waiting;
-            cx.request_bytes -= sources.iter().map(Subscription::size).sum::<usize>();
+            } = queued;
+            cx.queued_request_bytes -= sources.iter().map(Subscription::size).sum::<usize>();
             // The promise was abandoned or timed out, or the consumer is refused.
             let Some(number) = number else {
                 if let Err(error) = fits {
@@ -254,8 +254,8 @@ impl Consuming {
 
     /// Fails the consumers that wait for a channel.
     pub(crate) fn fail_waiting(&mut self, cx: &mut Context, error: &Error) {
-        for consume in std::mem::take(&mut self.waiting) {
-            cx.request_bytes -= consume.size();
+        for consume in std::mem::take(&mut self.queued) {
+            cx.queued_request_bytes -= consume.size();
             cx.complete(consume.promise, Err(error.clone()));
         }
     }

@@ -8,7 +8,7 @@ use crate::machine::publish::Publishing;
 
 /// A consumer that is queued until there is a channel for it.
 #[derive(Debug)]
-pub(crate) struct WaitingConsume {
+pub(crate) struct QueuedConsume {
     pub(crate) promise: PromiseId,
     pub(crate) sources: Vec<Subscription>,
     pub(crate) no_ack: bool,
@@ -20,7 +20,7 @@ pub(crate) struct WaitingConsume {
     pub(crate) is_suspected: bool,
 }
 
-impl WaitingConsume {
+impl QueuedConsume {
     /// Returns the approximate size in bytes.
     pub(crate) fn size(&self) -> usize {
         self.sources.iter().map(Subscription::size).sum()

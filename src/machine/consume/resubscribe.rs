@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::machine::channel::Resize;
 use crate::machine::consume::Consuming;
 use crate::machine::consume::consumer::Phase;
-use crate::machine::consume::pending::{WaitingConsume, open_consumer_channel};
+use crate::machine::consume::pending::{QueuedConsume, open_consumer_channel};
 use crate::machine::context::{Context, Stage};
 use crate::machine::publish::Publishing;
 use crate::machine::recovery::blame::Blame;
@@ -75,7 +75,7 @@ impl Consuming {
                     return;
                 };
                 let shares_prefetch_count = consumer.shared_prefetch_count.is_some();
-                let waiting = WaitingConsume {
+                let queued = QueuedConsume {
                     promise,
                     sources: consumer.sources,
                     no_ack: consumer.no_ack,
@@ -83,8 +83,8 @@ impl Consuming {
                     shares_prefetch_count,
                     is_suspected: blame.suspects(promise),
                 };
-                cx.request_bytes += waiting.size();
-                self.waiting.push_front(waiting);
+                cx.queued_request_bytes += queued.size();
+                self.queued.push_front(queued);
             }
             // The loss of the connection has ended it on the broker.
             Phase::Cancelling => self.end_consumer(cx, id, Ended::Cancelled),

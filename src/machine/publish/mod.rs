@@ -49,7 +49,7 @@ impl Publishing {
     }
 
     /// Returns `true` if another publish would be accepted.
-    pub(crate) fn has_room_to_publish(&self, cx: &Context) -> bool {
+    pub(crate) fn has_capacity_to_publish(&self, cx: &Context) -> bool {
         let limits = &cx.options.limits;
         self.outgoing_bytes(cx) < limits.outgoing_bytes
             && self.publishers.unconfirmed_bytes < limits.outgoing_bytes
@@ -126,7 +126,7 @@ impl Publishing {
         cx: &Context,
         publish: &Publish<'_>,
     ) -> Result<(), Error> {
-        if !self.has_room_to_publish(cx) {
+        if !self.has_capacity_to_publish(cx) {
             return Err(Error::Full);
         }
         check_publish(cx, publish)

@@ -94,7 +94,7 @@ impl Requests {
             .into());
         }
         let promise = cx.timed_promise();
-        cx.request_bytes += request.payload.len();
+        cx.queued_request_bytes += request.payload.len();
         self.queue.push_back(PendingRequest { promise, ..request });
         cx.may_start = true;
         Ok(promise)
@@ -128,7 +128,7 @@ impl Requests {
             let Some(request) = self.queue.pop_front() else {
                 return;
             };
-            cx.request_bytes -= request.payload.len();
+            cx.queued_request_bytes -= request.payload.len();
             let Some(number) = number else {
                 cx.complete(request.promise, Err(Error::ChannelLimit));
                 continue;

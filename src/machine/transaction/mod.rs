@@ -42,7 +42,7 @@ impl Transactions {
                 }
                 TransactionPhase::Starting(promise) => {
                     let is_suspected = blame.suspects(promise);
-                    self.waiting.push_back(PendingTransaction {
+                    self.queued.push_back(PendingTransaction {
                         promise,
                         is_suspected,
                     });
@@ -57,7 +57,7 @@ impl Transactions {
     }
 
     /// Returns `true` if another publish of a transaction would be accepted.
-    pub(crate) fn has_room_to_transact(&self, cx: &Context, publishing: &Publishing) -> bool {
+    pub(crate) fn has_capacity_to_transact(&self, cx: &Context, publishing: &Publishing) -> bool {
         cx.transmit.len() < cx.options.limits.outgoing_bytes
             && publishing.may_publish(cx)
             && self.all_flow()
@@ -66,7 +66,7 @@ impl Transactions {
     /// Begins a transaction. It is queued for a channel.
     pub(crate) fn transaction(&mut self, cx: &mut Context) -> Result<PromiseId, Error> {
         let promise = cx.timed_promise();
-        self.waiting.push_back(PendingTransaction {
+        self.queued.push_back(PendingTransaction {
             promise,
             is_suspected: false,
         });
@@ -79,13 +79,13 @@ impl Transactions {
         while let Some(&PendingTransaction {
             promise,
             is_suspected,
-        }) = self.waiting.front()
+        }) = self.queued.front()
         {
             if is_suspected && cx.has_pending_suspect() {
                 return;
             }
             if !cx.promises.is_pending(promise) {
-                self.waiting.pop_front();
+                self.queued.pop_front();
                 continue;
             }
             if !cx.channels.may_open_long_lived() {
@@ -93,7 +93,7 @@ impl Transactions {
                     return;
                 }
                 // No other transaction is about to end, and consumers do not end by themselves.
-                self.waiting.pop_front();
+                self.queued.pop_front();
                 cx.complete(promise, Err(Error::ChannelLimit));
                 continue;
             }
@@ -101,7 +101,7 @@ impl Transactions {
                 publishing.make_room(cx);
                 return;
             };
-            self.waiting.pop_front();
+            self.queued.pop_front();
             if is_suspected {
                 cx.suspect = Some(promise);
             }
@@ -145,7 +145,7 @@ impl Transactions {
         publish: &Publish<'_>,
     ) -> Result<PromiseId, Error> {
         let number = self.transaction_channel(id)?;
-        if !self.has_room_to_transact(cx, publishing) {
+        if !self.has_capacity_to_transact(cx, publishing) {
             return Err(Error::Full);
         }
         check_publish(cx, publish)?;

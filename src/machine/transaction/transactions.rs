@@ -46,7 +46,7 @@ pub(crate) struct Transactions {
     transactions: BTreeMap<TransactionId, Transaction>,
     issued: u64,
     /// The transactions that are queued for a channel.
-    pub(crate) waiting: VecDeque<PendingTransaction>,
+    pub(crate) queued: VecDeque<PendingTransaction>,
 }
 
 impl Transactions {
@@ -145,7 +145,7 @@ impl Transactions {
 
     /// Removes all transactions. Returns the promises of pending commits.
     pub(crate) fn drain(&mut self) -> Vec<PromiseId> {
-        self.waiting.clear();
+        self.queued.clear();
         let all = std::mem::take(&mut self.transactions).into_values();
         all.filter_map(|it| {
             if let TransactionPhase::Committing(promise) = it.phase {
@@ -158,6 +158,6 @@ impl Transactions {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.transactions.is_empty() && self.waiting.is_empty()
+        self.transactions.is_empty() && self.queued.is_empty()
     }
 }
