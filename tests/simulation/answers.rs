@@ -408,7 +408,7 @@ impl World {
                     waited <= limit + session.slept + Duration::from_millis(1),
                     || {
                         format!(
-                            "I1/I10: {:?} of session {} is pending for {waited:?}",
+                            "I2/I10: {:?} of session {} is pending for {waited:?}",
                             pending.request, session.number
                         )
                     },

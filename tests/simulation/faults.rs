@@ -170,15 +170,15 @@ impl World {
             }
             Operation::Sleep => {
                 let time = random.millis(500..20_000);
-                session.expect_break("slept");
-                session.asleep_until = now + time;
-                session.slept += time;
+                let time = if random.chance(50) { time / 8 } else { time };
+                session.sleep(now, time, plan.broker_waits());
                 return;
             }
             _ => {}
         }
         let stalls = random.millis(0..6000);
-        let is_patient = stalls <= Duration::from_millis(1500) || !plan.has(Feature::Heartbeats);
+        let is_patient = session.asleep_until <= now && stalls <= Duration::from_millis(1500)
+            || !plan.has(Feature::Heartbeats);
         // The number of an ended connection may be reused by now.
         if session
             .transport

@@ -107,6 +107,8 @@ pub(crate) enum PlantedFault {
     SilentClose,
     /// A temporary refusal of a consumer becomes a missing permission.
     RefusedForGood,
+    /// The client handles timeouts before it reads.
+    HastyTimeout,
 }
 
 /// A seed, reduced to its first operations and some features.
@@ -260,6 +262,13 @@ impl Plan {
     /// The negotiated timeout of heartbeats, in seconds: the client's, which is the lower one.
     fn heartbeat(&self) -> u16 {
         if self.has(Feature::Heartbeats) { 2 } else { 60 }
+    }
+
+    /// Returns how long a client may be suspended before the broker drops it: two timeouts, less the
+    /// half since the client last sent a heartbeat, and less the delays of the network.
+    pub(crate) fn broker_waits(&self) -> Duration {
+        let heartbeat = Duration::from_secs(self.heartbeat().into());
+        2 * heartbeat - heartbeat / 2 - Duration::from_millis(500)
     }
 
     /// Returns how long a refused consumer is retried, from the end of the handshake.

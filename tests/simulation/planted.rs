@@ -38,7 +38,7 @@ planted! {
     too_wide_ack_is_detected: WideAck => "I4 | unknown delivery tag | prefetch";
     repeated_bytes_are_detected: RepeatedBytes => "reason | I6 | completed";
     forgotten_redelivery_is_detected: ForgottenRedelivery => "I5 | out of order";
-    wrong_outcome_is_detected: WrongOutcome => "I1";
+    wrong_outcome_is_detected: WrongOutcome => "I1:";
     missing_outcome_is_detected: LostOutcome => "is pending for | never completed";
     repeated_publish_is_detected: RepeatedPublish => "twice | reason";
     lost_cancel_is_detected: LostCancel => "Cancel | reason | are expected";
@@ -57,5 +57,6 @@ planted! {
     unbounded_contents_are_detected: UnboundContents => "partly received";
     silent_close_is_detected: SilentClose => "left";
     consumer_refused_too_early_is_detected: RefusedForGood => "too early";
+    timeout_handled_before_reading_is_detected: HastyTimeout => "reason";
     channels_beyond_a_lowered_limit_are_detected: KeptChannelMax => "the channel_max is | 530";
 }

@@ -1,5 +1,6 @@
-//! One connection of a client and its driver, which takes the same steps as the library's own over
-//! a virtual network.
+//! One connection of a client and its driver over a virtual network. The driver takes the steps of
+//! the library's own pump in the same order, but without flushing, and it finds out that a transport
+//! is empty by reading.
 
 use crate::checker::{Checked, Settled, Violation, ensure};
 use crate::left::Left;
@@ -358,14 +359,12 @@ impl Session {
                 bytes => self.machine.handle_transmitted(now, bytes),
             }
             self.machine.poll_transmit(now, &mut self.out);
-            let mut timeout = self.machine.poll_timeout();
+            let timeout = self.machine.poll_timeout();
             let is_late = timeout.is_some_and(|timeout| timeout <= now);
             late_rounds = if is_late { late_rounds + 1 } else { 0 };
-            if is_late {
-                ensure(late_rounds < 1000, || "a deadline stays in the past".into())?;
+            ensure(late_rounds < 1000, || "a deadline stays in the past".into())?;
+            if is_late && self.planted_fault == PlantedFault::HastyTimeout {
                 self.machine.handle_timeout(now);
-                self.machine.poll_transmit(now, &mut self.out);
-                timeout = self.machine.poll_timeout();
             }
             self.armed = timeout;
             self.reading = self.machine.wants_input();
@@ -378,21 +377,50 @@ impl Session {
             }
             let closed = self.machine.is_closed() || self.machine.is_down();
             let mut progress = self.write(now, random);
+            let mut has_read = false;
             if closed && (self.out.is_empty() || self.write_error) {
                 self.release_transport(now);
                 continue;
             } else if self.reading || self.write_error && !closed {
                 progress |= self.read(now, random);
+                has_read = true;
                 self.check_partly_received()?;
             }
-            if !progress && !is_late && !self.machine.wants_attention() {
+            if is_late {
+                self.expire(now, has_read);
+            } else if !progress && !self.machine.wants_attention() {
                 break;
             }
         }
         Ok(None)
     }
 
-    /// The transport is no longer needed.
+    /// Handles a timeout that has passed, after what the client has written and read. If the machine
+    /// wants input and nothing was read in this round, the next round reads first.
+    fn expire(&mut self, now: Instant, has_read: bool) {
+        match std::mem::take(&mut self.transmitted) {
+            0 => {}
+            bytes => self.machine.handle_transmitted(now, bytes),
+        }
+        if has_read || !self.machine.wants_input() {
+            self.machine.handle_timeout(now);
+        }
+    }
+
+    /// Suspends the process. A connection survives that while its broker waits, because the client
+    /// writes and reads before it judges the broker's silence.
+    pub(crate) fn sleep(&mut self, now: Instant, time: Duration, broker_waits: Duration) {
+        let is_awake = self.asleep_until <= now;
+        let is_open = matches!(self.machine.state(), ConnectionState::Open) && !self.closing;
+        let is_delayed = self.transport.as_ref().is_none_or(|it| it.is_delayed(now));
+        if !is_awake || !is_open || is_delayed || time > broker_waits {
+            self.expect_break("slept");
+        }
+        self.asleep_until = self.asleep_until.max(now + time);
+        self.slept += time;
+    }
+
+    /// Closes the transport, or abandons it before another dial.
     fn release_transport(&mut self, now: Instant) {
         if self.machine.is_down() {
             self.abandon_transport(now)

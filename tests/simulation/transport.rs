@@ -5,7 +5,7 @@ use crate::observer::Observer;
 use crate::plan::Plan;
 use crate::wire::{End, Wire};
 use puka_test_broker::ConnectionId;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[derive(Debug)]
 pub(crate) struct Transport {
@@ -53,6 +53,16 @@ impl Transport {
     /// Loses everything that the client sends from now on.
     pub(crate) fn silence_upwards(&mut self) {
         self.up.silent = true;
+    }
+
+    /// Returns `true` if a fault delays a direction.
+    pub(crate) fn is_delayed(&self, now: Instant) -> bool {
+        /// More than the pace of the network delays.
+        const DELAY: Duration = Duration::from_millis(100);
+        let wires = [&self.up, &self.down];
+        wires
+            .iter()
+            .any(|wire| wire.write_at > now + DELAY || wire.read_at > now + DELAY)
     }
 
     /// Removes all delays.
