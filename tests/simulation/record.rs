@@ -3,7 +3,7 @@
 
 use puka::protocol::MethodId;
 use puka::protocol::method::{exchange, queue};
-use puka::{Error, Peer};
+use puka::{Broken, Error, Peer};
 use std::collections::BTreeMap;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,8 +53,11 @@ impl Record {
 
     /// Records a failed request, or one with an unknown outcome.
     pub(crate) fn failed(&mut self, method: MethodId, name: &str, error: &Error) {
-        // It was being deleted, and in either case it is not declared again.
-        if method == queue::Delete::ID && matches!(error, Error::ConnectionBroken(_)) {
+        // Whether the broker has deleted it is unknown, and it must not be declared again. A delete
+        // that was not sent fails with the loss itself.
+        if method == queue::Delete::ID
+            && matches!(error, Error::ConnectionBroken(Broken::OutcomeUnknown(_)))
+        {
             self.set(name, Known::Gone);
             self.set_bindings(name, Known::Gone);
             return;
@@ -71,6 +74,11 @@ impl Record {
     pub(crate) fn mark_uncertain(&mut self, name: &str) {
         self.0.insert(name.to_owned(), Known::Uncertain);
         self.set_bindings(name, Known::Uncertain);
+    }
+
+    /// Returns `true` if it is uncertain whether an entity exists, and whether it is restored.
+    pub(crate) fn has_uncertain(&self) -> bool {
+        self.0.values().any(|known| *known == Known::Uncertain)
     }
 
     /// Returns `true` if the entity must be restored.

@@ -173,18 +173,19 @@ impl World {
     fn check_recovered(&mut self) -> Checked {
         for client in 0..self.clients.len() {
             // A strict client never recovers if it needs an entity that was deleted or declared
-            // otherwise.
+            // otherwise, or binds a queue whose declaration has timed out.
             let differ = [
                 Feature::OutsideDelete,
                 Feature::Churn,
                 Feature::Volatile,
                 Feature::Wrong,
             ];
-            let may_never =
-                self.plan.has(Feature::Strict) && differ.iter().any(|it| self.plan.has(*it));
+            let is_strict = self.plan.has(Feature::Strict);
+            let differ = differ.iter().any(|it| self.plan.has(*it));
             let Some(session) = self.session(client).filter(|session| session.recovers) else {
                 continue;
             };
+            let may_never = is_strict && (differ || session.record.has_uncertain());
             let number = session.number;
             if session.finished {
                 let reason = session.reason_to_give_up();
