@@ -476,7 +476,11 @@ impl World {
         };
         session.left.since.get_or_insert(now);
         session.left.without_transport |= !session.closing && session.machine.is_down();
+        let had_transport = !session.machine.is_down();
         let promise = session.machine.close();
+        ensure(had_transport || session.machine.is_closed(), || {
+            "a close without a transport waits".into()
+        })?;
         session.closing = true;
         self.record_pending(client, Some(promise), Request::Close, MethodId::NONE);
         self.events(client)
