@@ -1,4 +1,4 @@
-# What the scripts of interop.rs begin with: a connection, and the values that both sides know.
+# The beginning of the scripts of interop.rs: a connection, and the values that both sides know.
 import datetime
 import decimal
 import struct
@@ -13,15 +13,24 @@ channel = connection.channel()
 
 
 class Tagged:
-    """A value with the tag that it is written with."""
+    """A value and the tag that it is encoded with."""
 
     def __init__(self, tag, value):
         self.tag, self.value = tag, value
 
 
-# The fixed sizes as RabbitMQ has them. pika writes three of these, and reads some otherwise: `b` as unsigned, `B` as
-# signed, `l` as unsigned, `f` and `d` without their fractions.
-FORMATS = {b"b": ">b", b"B": ">B", b"s": ">h", b"u": ">H", b"i": ">I", b"l": ">q", b"f": ">f", b"d": ">d"}
+# The types of a fixed size, as RabbitMQ encodes them. pika writes three of these, and decodes some
+# differently: `b` as unsigned, `B` as signed, `l` as unsigned, `f` and `d` without their fractions.
+FORMATS = {
+    b"b": ">b",
+    b"B": ">B",
+    b"s": ">h",
+    b"u": ">H",
+    b"i": ">I",
+    b"l": ">q",
+    b"f": ">f",
+    b"d": ">d",
+}
 encode_value, decode_value = pika.data.encode_value, pika.data.decode_value
 
 
@@ -33,10 +42,10 @@ def encode_tagged(pieces, value):
 
 
 def decode_tagged(encoded, offset):
-    tag = encoded[offset:offset + 1]
+    tag = encoded[offset : offset + 1]
     if tag not in FORMATS:
         return decode_value(encoded, offset)
-    value, = struct.unpack_from(FORMATS[tag], encoded, offset + 1)
+    (value,) = struct.unpack_from(FORMATS[tag], encoded, offset + 1)
     return value, offset + 1 + struct.calcsize(FORMATS[tag])
 
 
