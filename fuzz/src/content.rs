@@ -14,7 +14,7 @@ const LARGEST: u64 = 20_000;
 const MOST: usize = 60_000;
 
 /// The source of bodies. Each is a slice from another offset.
-static OCTETS: [u8; MOST + 256] = {
+static BYTES: [u8; MOST + 256] = {
     let mut bytes = [0; MOST + 256];
     let mut place = 0;
     while place < bytes.len() {
@@ -198,7 +198,7 @@ pub fn content(data: &[u8]) {
                 } else {
                     input.byte().into()
                 };
-                let body = &OCTETS[tag as usize % 256..][..most];
+                let body = &BYTES[tag as usize % 256..][..most];
                 model.body(body, &mut whole);
                 bytes = raw(3, channel, body);
             }

@@ -10,7 +10,7 @@ use puka::Options;
 use puka::protocol::{ReplyCode, frame};
 use serde_json::Value;
 
-const VECTORS: &str = include_str!("../vectors/octets/sequences.json");
+const VECTORS: &str = include_str!("../vectors/bytes/sequences.json");
 
 fn bytes(hex: &str) -> Vec<u8> {
     (0..hex.len())

@@ -347,9 +347,9 @@ fn a29_table_of_a_stored_payload_is_unchanged() {
     let table = entry(b'S', &counted(b"value"));
     let header = raw_header(0x2000, &counted(&table));
     let mut decoder = Decoder::new();
-    for octet in raw_frame(2, 1, &header) {
+    for byte in raw_frame(2, 1, &header) {
         assert!(decoder.next_frame().unwrap().is_none());
-        decoder.extend(&[octet]);
+        decoder.extend(&[byte]);
     }
     let payload = decoder.next_frame().unwrap().unwrap().into_payload();
     let header = ContentHeader::decode(&payload).unwrap();

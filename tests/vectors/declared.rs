@@ -207,7 +207,7 @@ fn frame_constants_match_the_spec() {
     let header: String = ProtocolHeader::AMQP_0_9_1
         .to_bytes()
         .iter()
-        .map(|octet| format!("{octet:02x}"))
+        .map(|byte| format!("{byte:02x}"))
         .collect();
     assert_eq!(spec["protocol"]["protocol_header_hex"], json!(header));
 }
@@ -226,13 +226,13 @@ fn frame_types_match_the_spec() {
         types.keys().collect::<Vec<_>>(),
         kinds.iter().map(|(name, _)| name).collect::<Vec<_>>()
     );
-    for octet in 0..=u8::MAX {
+    for byte in 0..=u8::MAX {
         let named = types
             .iter()
-            .find(|(_, number)| **number == json!(octet))
+            .find(|(_, number)| **number == json!(byte))
             .map(|(name, _)| name.as_str());
         let mut decoder = Decoder::new();
-        decoder.extend(&[octet, 0, 0, 0, 0, 0, 0, 0xCE]);
+        decoder.extend(&[byte, 0, 0, 0, 0, 0, 0, 0xCE]);
         let found = decoder
             .next_frame()
             .ok()

@@ -269,7 +269,7 @@ fn e17_rust_types_have_their_own_tags() {
         (written(1_f64), b'd'),
         (written("text"), b'S'),
         (written(&text), b'S'),
-        (written(&b"octets"[..]), b'x'),
+        (written(&b"bytes"[..]), b'x'),
         (written(&table), b'F'),
         (written(table.as_ref()), b'F'),
         (written(&array), b'A'),

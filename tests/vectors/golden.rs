@@ -1,4 +1,4 @@
-//! Every vector of `octets/`: its decoding, its encoding, or the error.
+//! Every vector of `bytes/`: its decoding, its encoding, or the error.
 
 use super::every_method::{build, build_properties, id_of, take_apart, take_properties_apart};
 use super::json::{Vector, entries, fields, sample, vectors};
@@ -119,14 +119,14 @@ fn meaning(frame: &OwnedFrame) -> Result<Meaning, DecodeError> {
 
 fn stated_meaning(value: &Json) -> Meaning {
     let number = |key: &str| value[key].as_u64().unwrap();
-    let octet = |key: &str| u8::try_from(number(key)).unwrap();
+    let byte = |key: &str| u8::try_from(number(key)).unwrap();
     let channel = || u16::try_from(number("channel")).unwrap();
     match value["frame"].as_str().unwrap() {
         "protocol_header" => Meaning::ProtocolHeader(ProtocolHeader {
-            id: octet("id"),
-            major: octet("major"),
-            minor: octet("minor"),
-            revision: octet("revision"),
+            id: byte("id"),
+            major: byte("major"),
+            minor: byte("minor"),
+            revision: byte("revision"),
         }),
         "method" => {
             let id = id_of(value["method"].as_str().unwrap());

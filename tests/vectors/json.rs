@@ -9,18 +9,18 @@ use serde_json::Value as Json;
 const FILES: [(&str, &str); 8] = [
     (
         "content_headers",
-        include_str!("octets/content_headers.json"),
+        include_str!("bytes/content_headers.json"),
     ),
-    ("frames", include_str!("octets/frames.json")),
-    ("malformed", include_str!("octets/malformed.json")),
-    ("methods", include_str!("octets/methods.json")),
-    ("sasl", include_str!("octets/sasl.json")),
-    ("sequences", include_str!("octets/sequences.json")),
-    ("tables", include_str!("octets/tables.json")),
-    ("truncated", include_str!("octets/truncated.json")),
+    ("frames", include_str!("bytes/frames.json")),
+    ("malformed", include_str!("bytes/malformed.json")),
+    ("methods", include_str!("bytes/methods.json")),
+    ("sasl", include_str!("bytes/sasl.json")),
+    ("sequences", include_str!("bytes/sequences.json")),
+    ("tables", include_str!("bytes/tables.json")),
+    ("truncated", include_str!("bytes/truncated.json")),
 ];
 
-/// A vector; its keys are explained at the top of `octets/generate.py`.
+/// A vector; its keys are explained at the top of `bytes/generate.py`.
 pub(crate) struct Vector(pub(crate) Json);
 
 impl Vector {

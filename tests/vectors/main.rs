@@ -1,8 +1,8 @@
 //! Tests of the codec: what `puka::protocol` decodes and encodes, from outside and without a
 //! connection.
 //!
-//! `octets/` contains vectors on which independent encoders agree, `amqp-0-9-1.json` the table of
-//! methods and constants (their keys are explained at the top of `octets/generate.py`). The other
+//! `bytes/` contains vectors on which independent encoders agree, `amqp-0-9-1.json` the table of
+//! methods and constants (their keys are explained at the top of `bytes/generate.py`). The other
 //! modules run arbitrary, mutated and hostile bytes through the same code. A test whose name begins
 //! with `a` or `e` and two digits covers an attack or an edge case, which `tests/README.md` lists.
 

@@ -213,9 +213,9 @@ fn mutated_method_is_decoded_or_refused() {
     for_all(
         2000,
         (method_bytes(), change),
-        |((_, mut bytes), (at, octet))| {
+        |((_, mut bytes), (at, byte))| {
             let at = at.index(bytes.len());
-            bytes[at] = octet;
+            bytes[at] = byte;
             bodies::method(&bytes);
         },
     );

@@ -90,7 +90,7 @@ fn a29_single_byte_reads_move_bytes_rarely() {
         let stream = header
             .into_iter()
             .chain(std::iter::repeat_n(0xAB, usize::try_from(size).unwrap()));
-        for (received, octet) in stream.chain([0xCE]).enumerate() {
+        for (received, byte) in stream.chain([0xCE]).enumerate() {
             let space = decoder.space();
             assert!(
                 space.len() <= received + bodies::AHEAD,
@@ -102,7 +102,7 @@ fn a29_single_byte_reads_move_bytes_rarely() {
                 places += 1;
                 last = Some(place);
             }
-            space[0] = octet;
+            space[0] = byte;
             decoder.filled(1);
         }
         assert!(places <= 10, "{places} moves for {size} bytes");

@@ -187,15 +187,15 @@ pub(crate) fn valid_stream() -> impl Strategy<Value = Vec<u8>> {
 pub(crate) fn mutated_stream() -> impl Strategy<Value = Vec<u8>> {
     let change = (any::<Index>(), any::<u8>(), 0..3_u8);
     (valid_stream(), prop::collection::vec(change, 1..4)).prop_map(|(mut stream, changes)| {
-        for (place, octet, what) in changes {
+        for (place, byte, what) in changes {
             if stream.is_empty() {
                 break;
             }
             let place = place.index(stream.len());
             match what {
-                0 => stream[place] = octet,
+                0 => stream[place] = byte,
                 1 => drop(stream.remove(place)),
-                _ => stream.insert(place, octet),
+                _ => stream.insert(place, byte),
             }
         }
         stream

@@ -21,7 +21,7 @@ pub(crate) fn receive(state: &mut State, id: ConnectionId, bytes: &[u8], now: In
     let Some(connection) = state.connections.get_mut(&id) else {
         return;
     };
-    // "Any octet read counts as a sign of life."
+    // Every received byte counts as a sign of life.
     connection.last_received = now;
     let mut bytes = bytes;
     if matches!(connection.phase, Phase::ProtocolHeader { .. }) {
