@@ -253,8 +253,8 @@ fn plain_parts(response: &[u8]) -> Option<(String, String)> {
     ))
 }
 
-/// Parses an AMQPLAIN response: the table entries LOGIN (S) and PASSWORD (S), without the 4 bytes of
-/// the table's length.
+/// Parses an AMQPLAIN response: the table entries LOGIN (S) and PASSWORD (S), without the 4 bytes
+/// of the table's length.
 fn amqplain(response: &[u8]) -> Result<(String, String), Fault> {
     amqplain_entries(response).ok_or(Fault::Silent)
 }
