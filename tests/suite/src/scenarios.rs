@@ -1,52 +1,66 @@
-//! The scenarios of Puka's own test suite. Most are cases of other files; this file has
-//! the others.
+//! The scenarios of Puka's own test suite. Most are cases of other files. This file contains the
+//! rest.
 //!
-//! | scenario | case |
-//! | --- | --- |
-//! | a round trip | [`connecting::message_is_published_and_consumed`](crate::connecting::message_is_published_and_consumed) |
-//! | a round trip with connection properties | [`connection_may_have_custom_properties`] |
-//! | confirms are among the server's capabilities | [`connecting::connect_returns_the_server_properties`](crate::connecting::connect_returns_the_server_properties) |
-//! | purge returns the message count | [`queues::delete_and_purge_return_message_counts`](crate::queues::delete_and_purge_return_message_counts) |
-//! | get and ack of four messages, whose channels are reused | [`channels_of_four_gets_are_reused`] |
-//! | publishing to a bad exchange, twice, leaks no channel | [`bad_publishes_leak_no_channel`] |
-//! | a mandatory message is returned, and confirmed once the queue exists | [`publishing::unroutable_message_is_returned_complete`](crate::publishing::unroutable_message_is_returned_complete) |
-//! | an immediate message | [`immediate_message_is_refused`] |
-//! | a delivery mode that is absent, 1 or 2 | [`delivery_mode_is_absent_by_default`] |
-//! | reject requeues | [`settling::requeued_message_is_delivered_again`](crate::settling::requeued_message_is_delivered_again) |
-//! | reject without requeue | [`settling::message_rejected_without_requeue_is_removed`](crate::settling::message_rejected_without_requeue_is_removed) |
-//! | dead letters with `x-death` | [`settling::refused_message_is_dead_lettered`](crate::settling::refused_message_is_dead_lettered) |
-//! | every property | [`messages::every_property_arrives`](crate::messages::every_property_arrives) |
-//! | headers of every type, nested | [`messages::headers_of_every_type_arrive`](crate::messages::headers_of_every_type_arrive) |
-//! | ack of an unknown tag | not possible; twice with `multiple`: [`settling::s56_multiple_ack_settles_everything_before`](crate::settling::s56_multiple_ack_settles_everything_before) |
-//! | cancel after an ack | [`consumer_is_cancelled_after_an_ack`] |
-//! | close with an unacked message | [`closing::close_requeues_unsettled_messages`](crate::closing::close_requeues_unsettled_messages) |
-//! | consume of a missing queue | [`consuming::failed_consume_affects_nothing_else`](crate::consuming::failed_consume_affects_nothing_else) |
-//! | delete of the queue of an unsettled get, and close | [`queue_is_deleted_during_an_unsettled_get`] |
-//! | the prefetch count of a live consumer, from 1 to 2 | [`prefetch::higher_prefetch_count_allows_exactly_more`](crate::prefetch::higher_prefetch_count_allows_exactly_more) |
-//! | a heartbeat of one second on an idle connection | `heartbeats_keep_idle_connections_and_detect_frozen_nodes` of the tests with RabbitMQ |
-//! | acks are sent before the socket is closed | [`acks_are_written_before_everything_is_dropped`] |
-//! | cancel of a consumer of one queue | [`consuming::cancel_requeues_buffered_deliveries`](crate::consuming::cancel_requeues_buffered_deliveries), [`consuming::basic_cancel_ends_a_consumer`](crate::consuming::basic_cancel_ends_a_consumer) |
-//! | cancel of a consumer of several queues | [`consuming_multi::several_queues_share_a_consumer`](crate::consuming_multi::several_queues_share_a_consumer) |
-//! | the broker cancels a consumer of one queue | [`consuming::s57_deleting_the_queue_ends_its_consumers`](crate::consuming::s57_deleting_the_queue_ends_its_consumers) |
-//! | the broker cancels a consumer of several queues | [`consuming_multi::consumer_ends_with_its_last_queue`](crate::consuming_multi::consumer_ends_with_its_last_queue) |
-//! | the broker cancels two at once | [`consumer_survives_deletion_of_two_queues`] |
-//! | a host that does not resolve | [`dialling::unresolvable_host_is_a_broken_connection`](crate::dialling::unresolvable_host_is_a_broken_connection) |
-//! | a closed port | [`dialling::closed_port_is_a_broken_connection`](crate::dialling::closed_port_is_a_broken_connection) |
-//! | a wrong password | [`connecting::wrong_password_is_refused`](crate::connecting::wrong_password_is_refused) |
-//! | a prefetch count shared by two queues, raised | [`consuming_multi::several_queues_share_a_prefetch_count`](crate::consuming_multi::several_queues_share_a_prefetch_count) |
-//! | an exclusive queue is locked for another connection | [`queues::exclusive_queue_is_locked_for_others`](crate::queues::exclusive_queue_is_locked_for_others) |
-//! | an exclusive consumer refuses the second | [`consuming::failed_consume_affects_nothing_else`](crate::consuming::failed_consume_affects_nothing_else) |
-//! | consumer tags: generated, chosen, repeated | [`consumer_tags_are_unique_with_a_chosen_part`] |
-//! | an exchange declared again, with another type | [`exchanges::exchange_is_declared_again_only_identically`](crate::exchanges::exchange_is_declared_again_only_identically) |
-//! | delete of a missing exchange | [`exchanges::exchanges_are_deleted`](crate::exchanges::exchanges_are_deleted) |
-//! | exchanges bound to exchanges | [`exchanges::exchanges_are_bound_to_exchanges`](crate::exchanges::exchanges_are_bound_to_exchanges) |
-//! | many declares and deletes in parallel | [`queues::thousand_queues_are_declared_at_once`](crate::queues::thousand_queues_are_declared_at_once) |
-//! | good, bad and good publishes | [`good_and_bad_publishes_take_turns`], [`publishing::missing_exchange_fails_only_its_own_publishes`](crate::publishing::missing_exchange_fails_only_its_own_publishes) |
-//! | 42 publishes directly after `connect` | [`publishes_directly_after_the_connect_succeed`] |
-//! | a queue declared again, with the same and other properties and arguments | [`queues::queue_is_declared_again_only_identically`](crate::queues::queue_is_declared_again_only_identically) |
-//! | delete of a missing queue | [`queues::delete_and_purge_return_message_counts`](crate::queues::delete_and_purge_return_message_counts) |
-//! | an auto-delete queue | [`queues::e45_auto_delete_queue_ends_with_its_last_consumer`](crate::queues::e45_auto_delete_queue_ends_with_its_last_consumer) |
-//! | bind and unbind | [`exchanges::direct_exchange_routes_by_the_key`](crate::exchanges::direct_exchange_routes_by_the_key) |
+//! - a round trip: [`crate::connecting::message_is_published_and_consumed`]
+//! - a round trip with connection properties: [`connection_may_have_custom_properties`]
+//! - confirms are among the server's capabilities:
+//!   [`crate::connecting::connect_returns_the_server_properties`]
+//! - purge returns the message count: [`crate::queues::delete_and_purge_return_message_counts`]
+//! - get and ack of four messages, whose channels are reused: [`channels_of_four_gets_are_reused`]
+//! - publishing to a bad exchange, twice, leaks no channel: [`bad_publishes_leak_no_channel`]
+//! - a mandatory message is returned, and confirmed once the queue exists:
+//!   [`crate::publishing::unroutable_message_is_returned_complete`]
+//! - an immediate message: [`immediate_message_is_refused`]
+//! - a delivery mode that is absent, 1 or 2: [`delivery_mode_is_absent_by_default`]
+//! - reject requeues: [`crate::settling::requeued_message_is_delivered_again`]
+//! - reject without requeue: [`crate::settling::message_rejected_without_requeue_is_removed`]
+//! - dead letters with `x-death`: [`crate::settling::refused_message_is_dead_lettered`]
+//! - every property: [`crate::messages::every_property_arrives`]
+//! - headers of every type, nested: [`crate::messages::headers_of_every_type_arrive`]
+//! - ack of an unknown tag: not possible; twice with `multiple`:
+//!   [`crate::settling::s56_multiple_ack_settles_everything_before`]
+//! - cancel after an ack: [`consumer_is_cancelled_after_an_ack`]
+//! - close with an unacked message: [`crate::closing::close_requeues_unsettled_messages`]
+//! - consume of a missing queue: [`crate::consuming::failed_consume_affects_nothing_else`]
+//! - delete of the queue of an unsettled get, and close:
+//!   [`queue_is_deleted_during_an_unsettled_get`]
+//! - the prefetch count of a live consumer, from 1 to 2:
+//!   [`crate::prefetch::higher_prefetch_count_allows_exactly_more`]
+//! - a heartbeat of one second on an idle connection:
+//!   `heartbeats_keep_idle_connections_and_detect_frozen_nodes` of the tests with RabbitMQ
+//! - acks are sent before the socket is closed: [`acks_are_written_before_everything_is_dropped`]
+//! - cancel of a consumer of one queue: [`crate::consuming::cancel_requeues_buffered_deliveries`],
+//!   [`crate::consuming::basic_cancel_ends_a_consumer`]
+//! - cancel of a consumer of several queues:
+//!   [`crate::consuming_multi::several_queues_share_a_consumer`]
+//! - the broker cancels a consumer of one queue:
+//!   [`crate::consuming::s57_deleting_the_queue_ends_its_consumers`]
+//! - the broker cancels a consumer of several queues:
+//!   [`crate::consuming_multi::consumer_ends_with_its_last_queue`]
+//! - the broker cancels two at once: [`consumer_survives_deletion_of_two_queues`]
+//! - a host that does not resolve: [`crate::dialling::unresolvable_host_is_a_broken_connection`]
+//! - a closed port: [`crate::dialling::closed_port_is_a_broken_connection`]
+//! - a wrong password: [`crate::connecting::wrong_password_is_refused`]
+//! - a prefetch count shared by two queues, raised:
+//!   [`crate::consuming_multi::several_queues_share_a_prefetch_count`]
+//! - an exclusive queue is locked for another connection:
+//!   [`crate::queues::exclusive_queue_is_locked_for_others`]
+//! - an exclusive consumer refuses the second:
+//!   [`crate::consuming::failed_consume_affects_nothing_else`]
+//! - consumer tags: generated, chosen, repeated: [`consumer_tags_are_unique_with_a_chosen_part`]
+//! - an exchange declared again, with another type:
+//!   [`crate::exchanges::exchange_is_declared_again_only_identically`]
+//! - delete of a missing exchange: [`crate::exchanges::exchanges_are_deleted`]
+//! - exchanges bound to exchanges: [`crate::exchanges::exchanges_are_bound_to_exchanges`]
+//! - many declares and deletes in parallel: [`crate::queues::thousand_queues_are_declared_at_once`]
+//! - good, bad and good publishes: [`good_and_bad_publishes_take_turns`],
+//!   [`crate::publishing::missing_exchange_fails_only_its_own_publishes`]
+//! - 42 publishes directly after `connect`: [`publishes_directly_after_the_connect_succeed`]
+//! - a queue declared again, with the same and other properties and arguments:
+//!   [`crate::queues::queue_is_declared_again_only_identically`]
+//! - delete of a missing queue: [`crate::queues::delete_and_purge_return_message_counts`]
+//! - an auto-delete queue: [`crate::queues::e45_auto_delete_queue_ends_with_its_last_consumer`]
+//! - bind and unbind: [`crate::exchanges::direct_exchange_routes_by_the_key`]
 
 use crate::cases::assert_error;
 use crate::taking::next;
