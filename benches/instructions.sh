@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Counts the instructions of a publish, confirm, delivery and acknowledgement with valgrind's
-# callgrind, and compares them with benches/baseline.md. Exits with 1 if one has risen by more than
-# 5 %.
+# callgrind, and compares them with benches/baseline.md. Exits with 1 if a count has risen by more
+# than 5 %.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-command -v valgrind >/dev/null || { echo "valgrind is missing: apt-get install valgrind"; exit 2; }
+command -v valgrind >/dev/null ||
+    { echo "valgrind is not installed (apt-get install valgrind)"; exit 2; }
 cargo build --release --quiet -p puka-benches --bin instructions
 program=${CARGO_TARGET_DIR:-target}/release/instructions
 
-# Returns the difference of two runs, which excludes the set-up.
+# Prints the instructions of a run. The difference between two runs excludes the set-up.
 count() {
     valgrind --tool=callgrind --callgrind-out-file=/dev/null "$program" "$1" "$2" 2>&1 |
         sed -n 's/.*Collected : \([0-9]*\).*/\1/p'
