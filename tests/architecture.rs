@@ -1,8 +1,8 @@
 //! The structure of the source: modules import only from lower layers, no file is part of a cycle
 //! of imports, the core depends on no runtime, and the state machine does no I/O, reads no clock,
 //! and has no lock. Its types are small, and their files do not call each other in a cycle. The
-//! documents about the code name paths and functions that exist. Lines have at most 100 columns,
-//! and comments are in plain words.
+//! documents about the code name paths and functions that exist. Lines of code, scripts and
+//! documents have at most 100 columns, and comments are in plain words.
 //!
 //! The definition of an import is at the top of `architecture/imports.rs`.
 
@@ -115,6 +115,13 @@ fn root() -> PathBuf {
 
 /// Returns every Rust file below a folder, by its path in it.
 fn files_below(folder: &Path) -> BTreeMap<String, String> {
+    selected_below(folder, |path| {
+        path.extension().is_some_and(|extension| extension == "rs")
+    })
+}
+
+/// Returns the selected files below a folder, by their paths in it.
+fn selected_below(folder: &Path, is_selected: fn(&Path) -> bool) -> BTreeMap<String, String> {
     let mut files = BTreeMap::new();
     let mut folders = vec![folder.to_path_buf()];
     while let Some(next) = folders.pop() {
@@ -127,7 +134,7 @@ fn files_below(folder: &Path) -> BTreeMap<String, String> {
                 if path.file_name().is_some_and(|name| name != "target") {
                     folders.push(path);
                 }
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else if is_selected(&path) {
                 let name = path
                     .strip_prefix(folder)
                     .unwrap()
