@@ -1,14 +1,14 @@
-//! A certificate authority of one's own.
+//! A certificate authority for tests.
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 use crate::shared::unique;
 
-/// Signs certificates, and is gone with the process.
+/// A certificate authority, which exists only in this process.
 #[derive(Debug)]
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
-/// A certificate and its key, in PEM.
+/// A certificate and its key, as PEM texts.
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// The certificate.
@@ -20,7 +20,7 @@ pub struct Identity {
 type Outcome<T> = Result<T, rcgen::Error>;
 
 impl Authority {
-    /// One with a name of its own.
+    /// Creates an authority with a unique name.
     ///
     /// # Errors
     /// None in practice.
@@ -28,7 +28,7 @@ impl Authority {
         Self::named(&unique("authority"))
     }
 
-    /// One of that name.
+    /// Creates an authority with this name.
     ///
     /// # Errors
     /// None in practice.
@@ -42,24 +42,24 @@ impl Authority {
         )?))
     }
 
-    /// Its certificate.
+    /// Returns the authority's certificate.
     #[must_use]
     pub fn pem(&self) -> String {
         self.0.pem()
     }
 
-    /// A certificate for these names, the first of which is its common name.
+    /// Signs a certificate for these names. The first one is its common name.
     ///
     /// # Errors
-    /// When a name is not ASCII.
+    /// If a name is not ASCII.
     pub fn issue(&self, names: &[&str]) -> Outcome<Identity> {
         self.sign(&params(names)?)
     }
 
-    /// One that has expired.
+    /// Signs a certificate that has expired.
     ///
     /// # Errors
-    /// When a name is not ASCII.
+    /// If a name is not ASCII.
     pub fn issue_expired(&self, names: &[&str]) -> Outcome<Identity> {
         let mut params = params(names)?;
         params.not_before = rcgen::date_time_ymd(2001, 1, 1);
@@ -78,14 +78,14 @@ impl Authority {
 }
 
 impl Identity {
-    /// One that is signed by itself.
+    /// Creates a self-signed certificate.
     ///
     /// # Errors
-    /// When a name is not ASCII.
+    /// If a name is not ASCII.
     pub fn self_signed(names: &[&str]) -> Outcome<Self> {
         let key = KeyPair::generate()?;
         let mut params = params(names)?;
-        // The system may trust somebody who is called like the first of the names.
+        // The system may trust an authority with the same name as the first of the names.
         params
             .distinguished_name
             .push(DnType::CommonName, unique("self-signed"));

@@ -1,4 +1,4 @@
-//! How a node is wanted, and its start.
+//! The options of a node, and its start.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::installation::Installation;
 use crate::node::{Node, Parts, unused_name};
 use crate::port::{Port, random};
 
-/// Each with the option that names it.
+/// The files, each with its option in `rabbitmq.conf`.
 const TLS_FILES: [(&str, &str); 3] = [
     ("cacertfile", "authorities.pem"),
     ("certfile", "certificate.pem"),
@@ -27,13 +27,13 @@ pub struct Builder {
     name: Option<String>,
     config: String,
     plugins: Vec<String>,
-    /// What is in each of [`TLS_FILES`].
+    /// The contents of [`TLS_FILES`].
     tls: Option<[String; 3]>,
     peer: Option<Peer>,
     limit: Duration,
 }
 
-/// What the nodes of one cluster have in common, and the one to join.
+/// The node to join, and what all nodes of its cluster share.
 #[derive(Clone, Debug)]
 struct Peer {
     name: String,
@@ -53,14 +53,14 @@ impl Builder {
         }
     }
 
-    /// The Erlang node name, such as `rabbit@localhost`; without it a name is made up. The part
-    /// behind the `@` must be a name of 127.0.0.1 without dots.
+    /// Sets the Erlang node name, such as `rabbit@localhost`. By default it is generated. The part
+    /// after the `@` must be a name of 127.0.0.1 without dots.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// One more line of `rabbitmq.conf`, such as `heartbeat = 2`. A later line wins over an earlier
+    /// Adds a line to `rabbitmq.conf`, such as `heartbeat = 2`. A later line overrides an earlier
     /// one.
     pub fn config(mut self, line: &str) -> Self {
         self.config.push_str(line);
@@ -68,23 +68,23 @@ impl Builder {
         self
     }
 
-    /// A plugin to enable, such as `rabbitmq_consistent_hash_exchange`. The dependencies of a
-    /// plugin are enabled too. One that listens takes its usual port, on every address, unless a
-    /// [`config`](Self::config) line says otherwise.
+    /// Enables a plugin, such as `rabbitmq_consistent_hash_exchange`, with its dependencies. A
+    /// plugin that listens uses its default port, on every address, unless a
+    /// [`config`](Self::config) line changes that.
     pub fn plugin(mut self, plugin: &str) -> Self {
         self.plugins.push(plugin.to_owned());
         self
     }
 
-    /// Listens for TLS too, on [`Node::tls_port`], with these PEM texts. Clients are asked for no
-    /// certificate; `config("ssl_options.verify = verify_peer")` and
+    /// Also listens for TLS, on [`Node::tls_port`], with these PEM texts. The node requests no
+    /// client certificate; `config("ssl_options.verify = verify_peer")` and
     /// `config("ssl_options.fail_if_no_peer_cert = true")` change that.
     pub fn tls(mut self, authorities: &str, certificate: &str, key: &str) -> Self {
         self.tls = Some([authorities, certificate, key].map(str::to_owned));
         self
     }
 
-    /// Makes the new node a member of the cluster that `node` is in, or forms one with it.
+    /// Lets the new node join the cluster of `node`, or form one with it.
     pub fn join_cluster(mut self, node: &Node) -> Self {
         let (epmd, cookie) = node.cluster();
         self.peer = Some(Peer {
@@ -95,18 +95,18 @@ impl Builder {
         self
     }
 
-    /// How long a start may take; 90 seconds unless said otherwise, for slow and busy machines.
-    /// This also limits [`Node::start_again`] and [`Node::shut_down`].
+    /// Sets the timeout of a start, and of [`Node::start_again`] and [`Node::shut_down`]. It is 90
+    /// seconds by default, for slow and busy machines.
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
     }
 
-    /// Starts the node and returns when it takes AMQP connections.
+    /// Starts the node. Returns when it accepts AMQP connections.
     ///
     /// # Errors
-    /// [`NodeError::NotInstalled`] when there is no RabbitMQ, [`NodeError::Exited`] and
-    /// [`NodeError::TimedOut`] with the end of the log when the node does not come up.
+    /// [`NodeError::NotInstalled`] if RabbitMQ is not installed, [`NodeError::Exited`] or
+    /// [`NodeError::TimedOut`] with the end of the log if the node does not start.
     pub fn start(&self) -> Result<Node, NodeError> {
         let installation = Installation::find()?;
         let mut attempts = 1;
@@ -158,7 +158,7 @@ impl Builder {
     }
 
     fn config_file(&self, folder: &Folder, amqp: &Port, tls: Option<&Port>) -> String {
-        // The free space of the machine that runs the tests is no reason for an alarm.
+        // Little free space on the machine that runs the tests must not raise an alarm.
         let mut config = format!(
             "listeners.tcp.1 = 127.0.0.1:{}\n\
              log.console = true\nlog.console.level = info\nlog.file = false\n\

@@ -1,4 +1,4 @@
-//! `rabbitmqctl`, and what tests ask it for most. A call takes about half a second.
+//! Calls of `rabbitmqctl`, each of which takes about half a second.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::process::Stdio;
@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use crate::error::NodeError;
 use crate::node::{Node, Parts};
 
-/// A frozen or overloaded node must not hold up a test for ever.
+/// A frozen or overloaded node must not delay a test for ever.
 const LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(10);
-/// Its own Erlang node listens on loopback only, on any free port.
+/// The Erlang node of `rabbitmqctl` listens only on loopback, on any free port.
 const ERLANG_FLAGS: &str = "+S 1:1 +sbwt none -kernel inet_dist_use_interface {127,0,0,1}";
-/// RabbitMQ's default, in parts of the memory.
+/// RabbitMQ's default, as a fraction of the memory.
 const MEMORY_WATERMARK: &str = "0.4";
 
 /// Returns the first two numbers of a version of RabbitMQ: `(4, 3)` for `4.3.6`.
@@ -23,10 +23,10 @@ pub fn major_and_minor(version: &str) -> Option<(u32, u32)> {
 }
 
 impl Node {
-    /// Runs `rabbitmqctl` for this node and gives what it prints, without headers.
+    /// Runs `rabbitmqctl` for this node. Returns its output, without headers.
     ///
     /// # Errors
-    /// [`NodeError::Ctl`] when it fails or takes more than 60 seconds.
+    /// [`NodeError::Ctl`] if it fails or takes more than 60 seconds.
     pub fn ctl(&self, arguments: &[&str]) -> Result<String, NodeError> {
         let Parts {
             name,
@@ -43,7 +43,7 @@ impl Node {
                 output: output.trim_end().to_owned(),
             })
         };
-        // Files instead of pipes, so that they need no reader while it runs.
+        // Files, unlike pipes, need no reader while the command runs.
         let mut output = tempfile::tempfile().map_err(starting())?;
         let mut problems = tempfile::tempfile().map_err(starting())?;
         let mut child = folder
@@ -85,7 +85,7 @@ impl Node {
     /// Returns the major and minor version of RabbitMQ, such as `(4, 3)`.
     ///
     /// # Errors
-    /// As [`ctl`](Self::ctl), also when the version is not readable.
+    /// As [`ctl`](Self::ctl), also if the version cannot be parsed.
     pub fn version(&self) -> Result<(u32, u32), NodeError> {
         let output = self.ctl(&["version"])?;
         major_and_minor(output.trim()).ok_or_else(|| {
@@ -98,21 +98,20 @@ impl Node {
         })
     }
 
-    /// Makes the broker close every connection, of every virtual host: 320 `CONNECTION_FORCED`,
-    /// with this reason.
+    /// Lets the broker close all connections of all virtual hosts with 320 `CONNECTION_FORCED` and
+    /// this reason.
     ///
     /// # Errors
     /// As [`ctl`](Self::ctl).
     pub fn close_all_connections(&self, reason: &str) -> Result<(), NodeError> {
-        // Without `--global` only those of the virtual host `/`.
+        // Without `--global`, it closes only the connections of the virtual host `/`.
         self.tell(&["close_all_connections", "--global", reason])
     }
 
-    /// Makes the broker close one connection, that of the client with this TCP port, in the same
-    /// way.
+    /// Lets the broker close the connection of the client with this TCP port in the same way.
     ///
     /// # Errors
-    /// As [`ctl`](Self::ctl), also when there is no such connection.
+    /// As [`ctl`](Self::ctl), also if there is no such connection.
     pub fn close_connection(&self, peer_port: u16, reason: &str) -> Result<(), NodeError> {
         let listing = ["list_connections", "peer_port", "pid"];
         let output = self.ctl(&listing)?;
@@ -128,7 +127,7 @@ impl Node {
         }
     }
 
-    /// Raises or clears the memory alarm. While it is raised the broker blocks connections that
+    /// Raises or clears the memory alarm. During an alarm, the broker blocks connections that
     /// publish.
     ///
     /// # Errors
@@ -140,7 +139,7 @@ impl Node {
         ])
     }
 
-    /// Adds a virtual host, and lets `guest` do everything on it.
+    /// Adds a virtual host, and gives `guest` all permissions on it.
     ///
     /// # Errors
     /// As [`ctl`](Self::ctl).
@@ -149,7 +148,7 @@ impl Node {
         self.set_permissions(vhost, "guest", ".*", ".*", ".*")
     }
 
-    /// Deletes a virtual host with all that is in it.
+    /// Deletes a virtual host with all its entities.
     ///
     /// # Errors
     /// As [`ctl`](Self::ctl).
@@ -157,7 +156,7 @@ impl Node {
         self.tell(&["delete_vhost", vhost])
     }
 
-    /// Adds a user, who may do nothing yet.
+    /// Adds a user without permissions.
     ///
     /// # Errors
     /// As [`ctl`](Self::ctl).
@@ -173,8 +172,8 @@ impl Node {
         self.tell(&["delete_user", user])
     }
 
-    /// Lets a user configure, write and read what matches these regular expressions on a virtual
-    /// host.
+    /// Allows a user to configure, write and read the names on a virtual host that match these
+    /// regular expressions.
     ///
     /// # Errors
     /// As [`ctl`](Self::ctl).
@@ -197,7 +196,7 @@ impl Node {
         ])
     }
 
-    /// Takes all of a user's permissions on a virtual host away.
+    /// Removes all permissions of a user on a virtual host.
     ///
     /// # Errors
     /// As [`ctl`](Self::ctl).
@@ -214,6 +213,6 @@ fn read(file: &mut std::fs::File) -> Result<String, NodeError> {
     let mut bytes = Vec::new();
     file.seek(SeekFrom::Start(0))
         .and_then(|_| file.read_to_end(&mut bytes))
-        .map_err(NodeError::io("reading what rabbitmqctl said"))?;
+        .map_err(NodeError::io("reading the output of rabbitmqctl"))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -1,6 +1,6 @@
 //! A private Erlang port mapper, through which nodes and `rabbitmqctl` find each other.
 //!
-//! The system's own (port 4369) is neither used nor started. Nodes that are to form a cluster share
+//! The system's port mapper (port 4369) is neither used nor started. The nodes of a cluster share
 //! one.
 
 use std::io::{self, ErrorKind, Read, Write};
@@ -18,19 +18,19 @@ use crate::port::Port;
 const ATTEMPTS: usize = 5;
 const LIMIT: Duration = Duration::from_secs(20);
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-/// A request of one byte, `n`, behind its length.
+/// A request of one byte, `n`, after its length.
 const NAMES_REQUEST: &[u8] = b"\x00\x01n";
 
-/// A running port mapper; it ends when this is dropped.
+/// A running port mapper, which ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Epmd {
-    // Dropped in this order: the port is released when it has no listener any more.
+    // Dropped in this order, so that the port has no listener when it is released.
     guard: Guard,
     port: Port,
 }
 
 impl Epmd {
-    /// Starts one on a free port and waits until it answers.
+    /// Starts a port mapper on a free port, and waits until it answers.
     pub(crate) fn start(installation: &Installation) -> Result<Self, NodeError> {
         for _ in 0..ATTEMPTS {
             if let Some(epmd) = Self::attempt(installation)? {
@@ -44,7 +44,7 @@ impl Epmd {
         })
     }
 
-    /// `None` when it ended, most likely because somebody took its port.
+    /// Starts one. Returns `None` if it has ended, probably because another process uses its port.
     fn attempt(installation: &Installation) -> Result<Option<Self>, NodeError> {
         let port = Port::claim()?;
         let mut command = Command::new(installation.epmd());
@@ -56,7 +56,7 @@ impl Epmd {
         };
         let end = Instant::now() + LIMIT;
         while epmd.guard.is_running() && Instant::now() < end {
-            // Only if it still runs was it this one that answered.
+            // If this one has ended, another port mapper has answered.
             if epmd.answers().is_ok() && epmd.guard.is_running() {
                 return Ok(Some(epmd));
             }
@@ -65,7 +65,7 @@ impl Epmd {
         Ok(None)
     }
 
-    /// Asks for the names it knows. The answer begins with its port.
+    /// Requests the registered names. The answer begins with the port of the port mapper.
     fn answers(&self) -> io::Result<()> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port()))?;
         stream.set_read_timeout(Some(ANSWER_LIMIT))?;
@@ -79,12 +79,12 @@ impl Epmd {
         }
     }
 
-    /// The port it listens on.
+    /// Returns the port on which it listens.
     pub(crate) fn port(&self) -> u16 {
         self.port.number()
     }
 
-    /// Its process.
+    /// Returns its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.guard.pid()
     }

@@ -1,90 +1,90 @@
-//! What can go wrong with a node. It knows nothing of how nodes work.
+//! The errors of a node.
 //!
-//! Tests mostly end with such an error through `?`, which prints `Debug`: so `Debug` is the
-//! readable text, with the end of the node's log on lines of their own.
+//! Most tests return such an error through `?`, which prints `Debug`. So `Debug` is the readable
+//! text, followed by the end of the node's log on separate lines.
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Why a node could not be started, or did not do what it was told.
+/// The reason why a node could not be started, or a request to it failed.
 #[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum NodeError {
-    /// There is no RabbitMQ on this machine.
+    /// RabbitMQ is not installed on this machine.
     #[error(
         "{looked}. These tests need RabbitMQ: apt-get install rabbitmq-server (or run ./tests/run, \
          which does that)"
     )]
     NotInstalled {
-        /// Where it was looked for.
+        /// The searched places.
         looked: String,
     },
-    /// The operating system refused something.
+    /// An operation of the system failed.
     #[error("{what}: {source}")]
     Io {
-        /// What was tried.
+        /// The operation.
         what: String,
-        /// Its answer.
+        /// The system's error.
         source: Arc<io::Error>,
     },
-    /// Every port that was tried is taken.
+    /// All tried ports are in use.
     #[error("no free port on 127.0.0.1 from {first} to {last}")]
     NoFreePort {
-        /// The lowest port tried.
+        /// The lowest tried port.
         first: u16,
-        /// The highest port tried.
+        /// The highest tried port.
         last: u16,
     },
-    /// Somebody else took a port between its choice and its use, each time it was tried.
-    #[error("{name} lost a port to somebody else{}", LogEnd(log))]
+    /// Another process took a port after it was chosen and before it was used, at each attempt.
+    #[error("{name} lost a port to another process{}", LogEnd(log))]
     PortLost {
         /// The node.
         name: String,
-        /// The end of its log.
+        /// The end of the node's log.
         log: String,
     },
-    /// The server ended while it was starting.
+    /// The server ended during its start.
     #[error("{name} ended while it was starting{}", LogEnd(log))]
     Exited {
         /// The node.
         name: String,
-        /// The end of its log.
+        /// The end of the node's log.
         log: String,
     },
-    /// The server did not do something in time.
+    /// The server missed a deadline.
     #[error("{name} did not {what} within {after:?}{}", LogEnd(log))]
     TimedOut {
         /// The node.
         name: String,
-        /// What it was to do.
+        /// The expected action.
         what: &'static str,
-        /// The time it had.
+        /// The timeout.
         after: Duration,
-        /// The end of its log.
+        /// The end of the node's log.
         log: String,
     },
-    /// The node was told something that only a running one can do.
+    /// The request needs a running node.
     #[error("{name} is not running")]
     NotRunning {
         /// The node.
         name: String,
     },
-    /// `rabbitmqctl` failed, or said something unexpected.
+    /// `rabbitmqctl` failed, or its output was unexpected.
     #[error("rabbitmqctl {command}: {problem}\n{output}")]
     Ctl {
-        /// Its arguments.
+        /// The arguments of `rabbitmqctl`.
         command: String,
-        /// What was wrong.
+        /// The failure.
         problem: String,
-        /// What it printed.
+        /// The output of `rabbitmqctl`.
         output: String,
     },
 }
 
 impl NodeError {
-    /// For `map_err`: an I/O error together with what was tried.
+    /// Returns a function for `map_err` that adds the operation to an I/O error.
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> NodeError {
         let what = what.into();
         move |source| NodeError::Io {
@@ -100,7 +100,7 @@ impl fmt::Debug for NodeError {
     }
 }
 
-/// The end of a log, set apart from the sentence before it.
+/// The end of a log, after the text of an error.
 struct LogEnd<'a>(&'a str);
 
 impl fmt::Display for LogEnd<'_> {

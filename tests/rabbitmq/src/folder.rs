@@ -1,5 +1,5 @@
-//! A node's folder: configuration, Erlang cookie, data and log, and the environment that keeps
-//! RabbitMQ's scripts inside it.
+//! A node's folder: configuration, Erlang cookie, data and log, and the environment with which
+//! RabbitMQ's scripts use only this folder.
 
 use std::env;
 use std::ffi::OsString;
@@ -14,17 +14,17 @@ use tempfile::TempDir;
 use crate::error::NodeError;
 use crate::installation::search_path;
 
-/// At most so much of the end of a log goes into an error.
+/// The maximum size of the end of a log in an error, in bytes.
 const LOG_END: u64 = 16 * 1024;
 
-/// The folder; removed when dropped.
+/// The folder, which is removed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Folder {
     folder: TempDir,
 }
 
 impl Folder {
-    /// Makes it, with the cookie and the list of plugins.
+    /// Creates the folder, with the cookie and the list of plugins.
     pub(crate) fn create(cookie: &str, plugins: &[String]) -> Result<Self, NodeError> {
         let folder = tempfile::Builder::new()
             .prefix("puka-rabbitmq-")
@@ -40,37 +40,37 @@ impl Folder {
         fs::set_permissions(this.path("home/.erlang.cookie"), private)
             .map_err(NodeError::io("making the Erlang cookie private"))?;
         this.write("enabled_plugins", &format!("[{}].\n", plugins.join(",")))?;
-        // Read in place of /etc/rabbitmq/rabbitmq-env.conf.
+        // The scripts read this instead of /etc/rabbitmq/rabbitmq-env.conf.
         this.write("rabbitmq-env.conf", "")?;
         Ok(this)
     }
 
-    /// Writes a file of it.
+    /// Writes a file in the folder.
     pub(crate) fn write(&self, name: &str, text: &str) -> Result<(), NodeError> {
         fs::write(self.path(name), text).map_err(NodeError::io(format!("writing {name}")))
     }
 
-    /// The folder itself.
+    /// Returns the path of the folder.
     pub(crate) fn root(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Something in it.
+    /// Returns the path of a file in the folder.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.root().join(name)
     }
 
-    /// Where the server logs, over all its starts.
+    /// Returns the path of the server's log, which contains all its starts.
     pub(crate) fn log(&self) -> PathBuf {
         self.path("log/node.log")
     }
 
-    /// How long the log is now, in bytes.
+    /// Returns the current size of the log in bytes.
     pub(crate) fn log_length(&self) -> u64 {
         fs::metadata(self.log()).map_or(0, |log| log.len())
     }
 
-    /// The end of the log, of what was written after its first `from` bytes.
+    /// Returns the end of the log, without its first `from` bytes.
     pub(crate) fn log_end(&self, from: u64) -> String {
         let read = || {
             let mut log = fs::File::open(self.log())?;
@@ -83,7 +83,7 @@ impl Folder {
         read().unwrap_or_else(|error| format!("(the log can't be read: {error})"))
     }
 
-    /// A command of RabbitMQ's that knows only this folder, and nothing of the system's broker.
+    /// Returns a command of RabbitMQ that uses only this folder, and not the system's broker.
     pub(crate) fn command(&self, script: &Path, node: &str, epmd: u16) -> Command {
         let mut command = Command::new(script);
         let paths = [

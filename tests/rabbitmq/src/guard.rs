@@ -1,11 +1,11 @@
-//! A process that can't outlive the one that started it.
+//! A process that cannot outlive the process that started it.
 //!
-//! A small shell, the watchdog, starts the command in a session of its own and then reads a pipe
-//! whose other end only the test process has. A word on the pipe means: end the command. End of
-//! file without a word means that the test process is gone, killed perhaps; then the watchdog also
-//! removes the folder. Either way it kills the command's whole process group, with SIGKILL, so a
-//! frozen one ends too. The watchdog is in a process group of its own, where a terminal's Ctrl-C
-//! does not reach it.
+//! A small shell, the watchdog, starts the command in its own session. Then it reads a pipe whose
+//! other end only the test process has. A word on the pipe requests the end of the command. An end
+//! of file without a word means that the test process has ended or was killed; then the watchdog
+//! also removes the folder. In both cases it kills the command's process group with SIGKILL, which
+//! also ends a frozen one. The watchdog has its own process group, so a terminal's Ctrl-C does not
+//! reach it.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -19,8 +19,8 @@ use rustix::process::{Pid, Signal, kill_process_group, test_kill_process};
 
 use crate::error::NodeError;
 
-/// `$1` is the log, `$2` the folder to remove (or nothing), the rest is the command. The background
-/// process is no group leader, so `setsid` does not fork and `$!` is the command and its group.
+/// `$1` is the log, `$2` the folder to remove (or empty), the rest is the command. The background
+/// process is not a group leader, so `setsid` does not fork and `$!` is the command and its group.
 const WATCHDOG: &str = r#"
 log=$1 folder=$2
 shift 2
@@ -35,7 +35,7 @@ wait "$command"
 if [ "$word" = orphaned ] && [ -n "$folder" ]; then rm -rf -- "$folder"; fi
 "#;
 
-/// How long the threads of a command may take to stop.
+/// The timeout for the threads of a command to stop.
 const FREEZING: Duration = Duration::from_secs(5);
 
 /// A running command, with its watchdog.
@@ -46,8 +46,8 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// Starts `command`, with only the environment it names. What it prints is appended to `log`.
-    /// `folder` is removed if this process goes away without ending the guard.
+    /// Starts `command` with its explicit environment only. Its output is appended to `log`.
+    /// `folder` is removed if this process ends without ending the guard.
     pub(crate) fn start(
         command: &Command,
         log: &Path,
@@ -90,12 +90,12 @@ impl Guard {
         Ok(Self { watchdog, command })
     }
 
-    /// The process id of the command.
+    /// Returns the process id of the command.
     pub(crate) fn pid(&self) -> u32 {
         self.command.as_raw_nonzero().get().unsigned_abs()
     }
 
-    /// Sends a signal to the command and all of its group.
+    /// Sends a signal to the command's process group.
     pub(crate) fn signal(&self, signal: Signal) -> Result<(), NodeError> {
         kill_process_group(self.command, signal).map_err(|errno| {
             NodeError::io(format!(
@@ -105,8 +105,8 @@ impl Guard {
         })
     }
 
-    /// Stops the command and returns when none of its threads runs any more: SIGSTOP reaches those
-    /// that are on another processor a moment later.
+    /// Stops the command. Returns when all its threads have stopped, because SIGSTOP reaches the
+    /// threads on other processors a moment later.
     pub(crate) fn freeze(&self) -> Result<(), NodeError> {
         self.signal(Signal::STOP)?;
         let deadline = Instant::now() + FREEZING;
@@ -122,7 +122,7 @@ impl Guard {
         Ok(())
     }
 
-    /// Whether every thread has stopped; taken for granted where there is no /proc.
+    /// Returns `true` if every thread has stopped. Without /proc, this is assumed.
     fn is_frozen(&self) -> bool {
         let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.pid())) else {
             return true;
@@ -136,10 +136,11 @@ impl Guard {
         })
     }
 
-    /// Whether the command still runs. One that ended stays a zombie until its watchdog ends.
+    /// Returns `true` if the command still runs. An ended command is a zombie until its watchdog
+    /// ends.
     pub(crate) fn is_running(&self) -> bool {
         match fs::read_to_string(format!("/proc/{}/stat", self.pid())) {
-            // "pid (name) state ...", where the name may hold anything
+            // "pid (name) state ...", where the name may contain any characters.
             Ok(stat) => !stat
                 .rsplit(')')
                 .next()
@@ -150,7 +151,7 @@ impl Guard {
         }
     }
 
-    /// Waits until the command has ended by itself; whether it did in time.
+    /// Waits until the command has ended without a signal. Returns `true` if it ended in time.
     pub(crate) fn wait(&self, limit: Duration) -> bool {
         let end = Instant::now() + limit;
         while self.is_running() {
@@ -164,10 +165,10 @@ impl Guard {
 }
 
 impl Drop for Guard {
-    /// Kills the command and returns when it is gone.
+    /// Kills the command. Returns when it has ended.
     fn drop(&mut self) {
         if let Some(mut pipe) = self.watchdog.stdin.take() {
-            // Fails only when somebody killed the watchdog; then the signal below still ends the
+            // This fails only if the watchdog was killed. Then the signal below still ends the
             // command.
             if pipe.write_all(b"end\n").is_err() {
                 self.signal(Signal::KILL).ok();

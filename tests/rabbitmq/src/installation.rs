@@ -1,7 +1,7 @@
-//! Where RabbitMQ is installed.
+//! The location of RabbitMQ.
 //!
-//! Debian's commands in `/usr/sbin` change the user and use the system's data; what is wanted here
-//! are the scripts below them, which go where their environment tells them.
+//! Debian's commands in `/usr/sbin` change the user and use the system's data. This module finds
+//! the scripts that they call, which use the folders in their environment.
 
 use std::env;
 use std::ffi::OsString;
@@ -10,20 +10,21 @@ use std::path::{Path, PathBuf};
 
 use crate::error::NodeError;
 
-/// A folder with an unpacked RabbitMQ (the one that has `sbin`), to use instead of the installed
-/// one.
+/// The environment variable for the folder of an unpacked RabbitMQ (the parent of `sbin`), which is
+/// used instead of the installed one.
 const HOME_VARIABLE: &str = "PUKA_TEST_RABBITMQ_HOME";
 const PACKAGED: &str = "/usr/lib/rabbitmq";
 const ALWAYS_IN_PATH: [&str; 4] = ["/usr/local/bin", "/usr/sbin", "/usr/bin", "/bin"];
 
-/// The folder with RabbitMQ's own scripts.
+/// The folder of RabbitMQ's scripts.
 #[derive(Clone, Debug)]
 pub(crate) struct Installation {
     scripts: PathBuf,
 }
 
 impl Installation {
-    /// Looks in the folder the environment names, or else in PATH and where packages put it.
+    /// Finds RabbitMQ in the folder that the environment names. Without one, searches PATH and the
+    /// folders of packages.
     pub(crate) fn find() -> Result<Self, NodeError> {
         if let Some(home) = env::var_os(HOME_VARIABLE) {
             let scripts = Path::new(&home).join("sbin");
@@ -54,17 +55,17 @@ impl Installation {
             )
     }
 
-    /// The script that starts a server.
+    /// Returns the script that starts a server.
     pub(crate) fn server(&self) -> PathBuf {
         self.scripts.join("rabbitmq-server")
     }
 
-    /// The script that talks to one.
+    /// Returns the script that controls a server.
     pub(crate) fn ctl(&self) -> PathBuf {
         self.scripts.join("rabbitmqctl")
     }
 
-    /// The port mapper: the one beside the scripts if there is one, and otherwise Erlang's in PATH.
+    /// Returns the port mapper: the one in the folder of the scripts, or Erlang's in PATH.
     pub(crate) fn epmd(&self) -> PathBuf {
         let own = self.scripts.join("epmd");
         if own.is_file() {
@@ -75,7 +76,8 @@ impl Installation {
     }
 }
 
-/// PATH with the folders behind it that Erlang may be in; an ordinary user's PATH has no `sbin`.
+/// Returns PATH, followed by the folders that may contain Erlang. An ordinary user's PATH has no
+/// `sbin`.
 pub(crate) fn search_path() -> OsString {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&path).chain(ALWAYS_IN_PATH.map(PathBuf::from));
@@ -92,7 +94,7 @@ fn packaged() -> Vec<PathBuf> {
     folders
 }
 
-/// Whether these are the scripts themselves: only they have `rabbitmq-env` beside them.
+/// Returns `true` if the folder contains the scripts themselves: only there is `rabbitmq-env`.
 fn is_complete(folder: &Path) -> bool {
     ["rabbitmq-server", "rabbitmqctl", "rabbitmq-env"]
         .iter()

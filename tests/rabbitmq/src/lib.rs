@@ -1,9 +1,9 @@
 //! Private, real RabbitMQ nodes for tests.
 //!
-//! [`Node::start`] gives a node of one's own: its name, Erlang cookie, data, log and ports are
-//! its own, it listens on 127.0.0.1 only, and a broker that already runs on the machine is
-//! left alone. Any number of nodes can run at once, in one process or in several. A node can be
-//! killed, started again, frozen and thawed, and asked things through `rabbitmqctl`.
+//! [`Node::start`] returns a private node. It has its own name, Erlang cookie, data, log and ports,
+//! listens only on 127.0.0.1, and does not affect a broker that already runs on the machine. Any
+//! number of nodes can run at once, in one process or in several. A test can kill a node, start it
+//! again, freeze it, thaw it, and control it through `rabbitmqctl`.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), puka_test_rabbitmq::NodeError> {
@@ -14,16 +14,17 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Nothing is left behind: dropping a [`Node`] ends its processes and removes its folder, also when
-//! a test panics. When the test process is killed, or ends with a node in a `static`, the watchdog
-//! of the node does the same: see the `guard` module.
+//! Dropping a [`Node`] ends its processes and removes its folder, also if a test panics. If the
+//! test process is killed, or ends with a node in a `static`, the node's watchdog does the same:
+//! see the `guard` module.
 //!
-//! A test that needs no broker of its own takes [`shared_url`] and keeps its names apart from those
-//! of other tests with [`unique`].
+//! A test that does not need a private broker uses [`shared_url`], and [`unique`] for names that no
+//! other test uses.
 //!
-//! It needs `rabbitmq-server` (3.10 or later), a Unix, and `setsid`; where RabbitMQ is not
-//! installed every start fails and says what to install. `PUKA_TEST_RABBITMQ_HOME` points it at an
-//! unpacked RabbitMQ instead of the installed one; `tests/rabbitmq/install-4` makes such a folder.
+//! The crate needs `rabbitmq-server` (3.10 or later), a Unix, and `setsid`. Without RabbitMQ every
+//! start fails with a message that says what to install. `PUKA_TEST_RABBITMQ_HOME` selects an
+//! unpacked RabbitMQ instead of the installed one; `tests/rabbitmq/install-4` creates such a
+//! folder.
 
 #![forbid(unsafe_code)]
 

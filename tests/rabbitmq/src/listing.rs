@@ -1,39 +1,39 @@
-//! What a node has: queues, connections and channels, as `rabbitmqctl` lists them.
+//! The queues, connections and channels of a node, as `rabbitmqctl` lists them.
 
 use serde_json::Value;
 
 use crate::error::NodeError;
 use crate::node::Node;
 
-/// A queue, as [`Node::list_queues`] sees it.
+/// A queue, as [`Node::list_queues`] returns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Queue {
     /// Its name.
     pub name: String,
-    /// Messages in it, ready and unacknowledged.
+    /// The number of its messages, ready and unacknowledged.
     pub messages: u64,
 }
 
-/// A connection, as [`Node::list_connections`] sees it.
+/// A connection, as [`Node::list_connections`] returns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Connection {
     /// `CLIENT:PORT -> BROKER:PORT`
     pub name: String,
-    /// Who logged in.
+    /// The user.
     pub user: String,
     /// Its virtual host.
     pub vhost: String,
     /// The client's TCP port.
     pub peer_port: u16,
-    /// Such as `running`, `blocked` or `blocking`.
+    /// The state, such as `running`, `blocked` or `blocking`.
     pub state: String,
-    /// How many channels are open on it.
+    /// The number of its open channels.
     pub channels: u64,
 }
 
-/// A channel, as [`Node::list_channels`] sees it.
+/// A channel, as [`Node::list_channels`] returns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Channel {
@@ -41,20 +41,20 @@ pub struct Channel {
     pub name: String,
     /// Its number on that connection.
     pub number: u16,
-    /// How many consumers it has.
+    /// The number of its consumers.
     pub consumers: u64,
-    /// Deliveries it has not acknowledged.
+    /// The number of its unacknowledged deliveries.
     pub unacknowledged: u64,
-    /// Publishes that were not confirmed yet.
+    /// The number of its unconfirmed publishes.
     pub unconfirmed: u64,
-    /// The prefetch that its next consumer gets; 0 is no limit.
+    /// The prefetch count of its next consumer; 0 for no limit.
     pub prefetch: u64,
-    /// Whether it confirms publishes.
+    /// Whether it is in confirm mode.
     pub confirms: bool,
 }
 
 impl Node {
-    /// The queues of the virtual host `/`.
+    /// Returns the queues of the virtual host `/`.
     ///
     /// # Errors
     /// As [`ctl`](Self::ctl).
@@ -62,7 +62,7 @@ impl Node {
         self.list_queues_in("/")
     }
 
-    /// The queues of a virtual host.
+    /// Returns the queues of a virtual host.
     ///
     /// # Errors
     /// As [`ctl`](Self::ctl).
@@ -79,7 +79,7 @@ impl Node {
         )
     }
 
-    /// The connections.
+    /// Returns all connections.
     ///
     /// # Errors
     /// As [`ctl`](Self::ctl).
@@ -97,7 +97,7 @@ impl Node {
         })
     }
 
-    /// The channels of all connections.
+    /// Returns the channels of all connections.
     ///
     /// # Errors
     /// As [`ctl`](Self::ctl).
@@ -124,8 +124,8 @@ impl Node {
         })
     }
 
-    /// A listing, each row of which is an object with these columns. JSON, because names hold
-    /// anything.
+    /// Returns a listing: each row is an object with these columns. It is JSON, because names may
+    /// contain any characters.
     fn rows<Row>(
         &self,
         listing: &[&str],
@@ -138,7 +138,7 @@ impl Node {
         let problem = match parsed.as_ref().map(Value::as_array) {
             Ok(Some(rows)) => match rows.iter().map(row).collect() {
                 Some(rows) => return Ok(rows),
-                None => "a column is missing or not what it should be".to_owned(),
+                None => "a column is missing or has another type".to_owned(),
             },
             Ok(None) => "not a list".to_owned(),
             Err(error) => error.to_string(),

@@ -1,7 +1,7 @@
-//! Whether a broker takes connections: one AMQP login and logout, byte by byte.
+//! A check that a broker accepts connections: one AMQP login and logout, byte by byte.
 //!
-//! Tests of a client must not find out through that same client that the broker is there, so the
-//! few frames are written out here. Spec: 1.4.1 (connection class), 2.3 (framing).
+//! Tests of a client must not use that client to check that the broker is ready, so this module
+//! writes the few frames itself. Spec: 1.4.1 (connection class), 2.3 (framing).
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -49,7 +49,7 @@ fn send(stream: &mut TcpStream, method: &[u8]) -> io::Result<()> {
     stream.write_all(&frame)
 }
 
-/// The next frame's payload, which must be this method.
+/// Returns the payload of the next frame, which must be this method.
 fn receive(stream: &mut TcpStream, class_and_method: [u8; 4]) -> io::Result<Vec<u8>> {
     let mut head = [0; 7];
     stream.read_exact(&mut head)?;

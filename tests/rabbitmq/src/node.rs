@@ -1,4 +1,4 @@
-//! One node and its life: start, kill, freeze, end.
+//! A node: its start, kill, freeze and end.
 
 use std::net::{Ipv4Addr, TcpStream};
 use std::process;
@@ -18,13 +18,13 @@ use crate::installation::Installation;
 use crate::login::login;
 use crate::port::Port;
 
-/// A small virtual machine that leaves the cores to the tests: two schedulers, bound to no core,
-/// that sleep when idle; and cluster connections on loopback only.
+/// The options of a small Erlang machine, so that the tests have the cores: two schedulers, bound
+/// to no core, that sleep when idle. Cluster connections use only loopback.
 const ERLANG_FLAGS: &str = "-noinput +S 2:2 +SDcpu 1:1 +sbwt none +sbwtdcpu none +sbwtdio none \
     -kernel inet_dist_use_interface {127,0,0,1}";
 const POLL: Duration = Duration::from_millis(50);
 
-/// What a node is made of.
+/// The parts of a node.
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) name: String,
@@ -40,19 +40,19 @@ pub(crate) struct Parts {
 
 /// A private RabbitMQ node on 127.0.0.1, with the user `guest` and the virtual host `/`.
 ///
-/// Dropping it kills the server, ends its port mapper and removes its folder. When that happens
-/// because a test panics, the end of the log is printed first.
+/// Dropping it kills the server, ends its port mapper and removes its folder. If a test panics, the
+/// end of the log is printed first.
 #[derive(Debug)]
 pub struct Node {
-    // Dropped in this order: first the server, then what it uses.
+    // Dropped in this order: the server before the things that it uses.
     server: Mutex<Option<Guard>>,
     parts: Parts,
-    /// How long the log was when the server first came up.
+    /// The size of the log when the server was ready for the first time.
     first_up: OnceLock<u64>,
 }
 
 impl Node {
-    /// Starts a node with the default options and returns when it takes AMQP connections.
+    /// Starts a node with the default options. Returns when it accepts AMQP connections.
     ///
     /// # Errors
     /// As [`Builder::start`].
@@ -60,7 +60,7 @@ impl Node {
         Self::builder().start()
     }
 
-    /// Options for a node.
+    /// Returns the default options of a node.
     pub fn builder() -> Builder {
         Builder::new()
     }
@@ -73,25 +73,26 @@ impl Node {
         }
     }
 
-    /// `amqp://guest:guest@127.0.0.1:PORT/`
+    /// Returns `amqp://guest:guest@127.0.0.1:PORT/`.
     #[must_use]
     pub fn url(&self) -> String {
         format!("amqp://guest:guest@127.0.0.1:{}/", self.port())
     }
 
-    /// The AMQP port; it stays the same over [`start_again`](Self::start_again).
+    /// Returns the AMQP port, which [`start_again`](Self::start_again) does not change.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.parts.amqp.number()
     }
 
-    /// The port for AMQP over TLS, if [`Builder::tls`] asked for one.
+    /// Returns the port for AMQP over TLS, if [`Builder::tls`] was called.
     #[must_use]
     pub fn tls_port(&self) -> Option<u16> {
         self.parts.tls.as_ref().map(Port::number)
     }
 
-    /// `amqps://guest:guest@localhost:PORT/?cacertfile=FILE`, if [`Builder::tls`] asked for it.
+    /// Returns `amqps://guest:guest@localhost:PORT/?cacertfile=FILE`, if [`Builder::tls`] was
+    /// called.
     #[must_use]
     pub fn tls_url(&self) -> Option<String> {
         let authorities = self.parts.folder.path("authorities.pem");
@@ -102,19 +103,19 @@ impl Node {
         ))
     }
 
-    /// The Erlang node name.
+    /// Returns the Erlang node name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.parts.name
     }
 
-    /// The folder with the node's configuration, data and log.
+    /// Returns the folder with the node's configuration, data and log.
     #[must_use]
     pub fn folder(&self) -> &std::path::Path {
         self.parts.folder.root()
     }
 
-    /// What the server logged since it first came up: the last 16 KiB of it at most.
+    /// Returns the server's log since it was ready for the first time, at most the last 16 KiB.
     #[must_use]
     pub fn log(&self) -> String {
         self.parts
@@ -122,8 +123,7 @@ impl Node {
             .log_end(self.first_up.get().copied().unwrap_or(0))
     }
 
-    /// The ids of the processes that belong to the node: the server if it runs, and the port
-    /// mapper.
+    /// Returns the ids of the node's processes: the server, if it runs, and the port mapper.
     #[must_use]
     pub fn processes(&self) -> Vec<u32> {
         let server = self
@@ -134,16 +134,16 @@ impl Node {
         server.into_iter().chain([self.parts.epmd.pid()]).collect()
     }
 
-    /// Kills the server with SIGKILL and returns when it is gone. Its data stay. Nothing happens
-    /// when it is not running.
+    /// Kills the server with SIGKILL. Returns when it has ended. Its data remain. Does nothing if
+    /// it is not running.
     pub fn kill(&self) {
         drop(self.server().take());
     }
 
-    /// Stops the server in an orderly way (SIGTERM) and returns when it is gone. Its data stay.
+    /// Shuts the server down with SIGTERM. Returns when it has ended. Its data remain.
     ///
     /// # Errors
-    /// [`NodeError::NotRunning`]; [`NodeError::TimedOut`] when it took too long and was killed.
+    /// [`NodeError::NotRunning`]; [`NodeError::TimedOut`] if it missed the deadline and was killed.
     pub fn shut_down(&self) -> Result<(), NodeError> {
         let server = self.server().take().ok_or_else(|| self.not_running())?;
         server.signal(Signal::TERM)?;
@@ -154,8 +154,8 @@ impl Node {
         }
     }
 
-    /// Starts the server with the same ports and data, and returns when it takes AMQP connections.
-    /// One that still runs is killed first.
+    /// Starts the server with the same ports and data. Returns when it accepts AMQP connections. A
+    /// running server is killed first.
     ///
     /// # Errors
     /// As [`Builder::start`].
@@ -174,8 +174,8 @@ impl Node {
         }
     }
 
-    /// Stops the server's process in its tracks (SIGSTOP): its sockets stay open and say nothing.
-    /// Returns when none of its threads runs any more.
+    /// Freezes the server's process (SIGSTOP): its sockets stay open and are silent. Returns when
+    /// all its threads have stopped.
     ///
     /// # Errors
     /// [`NodeError::NotRunning`] after a kill.
@@ -186,7 +186,7 @@ impl Node {
             .freeze()
     }
 
-    /// Lets a frozen server go on (SIGCONT).
+    /// Continues a frozen server (SIGCONT).
     ///
     /// # Errors
     /// [`NodeError::NotRunning`] after a kill.
@@ -211,8 +211,8 @@ impl Node {
             ..
         } = &self.parts;
         let mut command = folder.command(&installation.server(), name, epmd.port());
-        // With ALLOW_INPUT the script becomes the server instead of waiting for it as its child, so
-        // the process that is signalled is the server.
+        // With ALLOW_INPUT the script becomes the server instead of waiting for a child process, so
+        // signals reach the server.
         command
             .env("RABBITMQ_ALLOW_INPUT", "1")
             .env("RABBITMQ_DIST_PORT", distribution.number().to_string())
@@ -221,7 +221,7 @@ impl Node {
         Guard::start(&command, &folder.log(), Some(folder.root()))
     }
 
-    /// Whether it came up; if not, it ended.
+    /// Waits until the server is ready. Returns `false` if it has ended.
     fn wait_for_login(&self, guard: &Guard, log_start: u64) -> Result<bool, NodeError> {
         let end = Instant::now() + self.parts.limit;
         while !self.takes_connections() {
@@ -245,7 +245,8 @@ impl Node {
         takes_tls && login(self.port()).is_ok()
     }
 
-    /// Why the server ended while it was starting. Call it when the server is gone for good.
+    /// Returns the reason why the server ended during its start. Call it after the server has
+    /// ended.
     fn ended(&self, log_start: u64) -> NodeError {
         let name = self.name().to_owned();
         let log = self.parts.folder.log_end(log_start);
@@ -290,7 +291,7 @@ impl Node {
         &self.parts
     }
 
-    /// What another node needs to be in a cluster with this one: the port mapper and the cookie.
+    /// Returns what another node needs to join this one: the port mapper and the cookie.
     pub(crate) fn cluster(&self) -> (Arc<Epmd>, String) {
         (Arc::clone(&self.parts.epmd), self.parts.cookie.clone())
     }
@@ -312,7 +313,7 @@ impl Drop for Node {
     }
 }
 
-/// A node name no other node of this process, or of another that runs now, has.
+/// Returns a node name that no other running node has, in this process or another.
 pub(crate) fn unused_name() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     format!(
@@ -322,7 +323,8 @@ pub(crate) fn unused_name() -> String {
     )
 }
 
-/// The cause stands before these words, and far behind them only Erlang's reports of the same.
+/// The log contains the cause before these words. After them it repeats the cause in Erlang's
+/// reports.
 fn around_failed_boot(log: &str) -> String {
     let lines: Vec<&str> = log.lines().collect();
     let failed = lines.iter().position(|line| line.contains("BOOT FAILED"));

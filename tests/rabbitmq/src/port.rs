@@ -1,11 +1,11 @@
-//! Ports on 127.0.0.1 that are not used twice, in this process or in another.
+//! Ports on 127.0.0.1, each for one user, in this process or another.
 //!
 //! The server binds its TCP ports itself, seconds after they were chosen and again after a restart,
-//! so looking for a free one is not enough. A [`Port`] holds the *UDP* port of the same number as
-//! its claim: no two users of this module can have it, and the kernel gives it back however a
-//! process ends. The numbers lie below the ones the kernel hands out to outgoing connections. What
-//! remains, a stranger that binds just this number, makes the server fail, and the start is tried
-//! again with other ports.
+//! so finding a free port is not enough. A [`Port`] binds the *UDP* port of the same number as its
+//! claim: only one user of this module can have it, and the kernel releases it when a process ends
+//! in any way. The numbers are below those that the kernel uses for outgoing connections. If
+//! another program binds the same number, the server fails, and the start is repeated with other
+//! ports.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -16,7 +16,7 @@ use crate::error::NodeError;
 const FIRST: u16 = 26_000;
 const COUNT: u16 = 6_000;
 
-/// A TCP port on 127.0.0.1, claimed for as long as this lives.
+/// A TCP port on 127.0.0.1, claimed until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Port {
     number: u16,
@@ -24,7 +24,7 @@ pub(crate) struct Port {
 }
 
 impl Port {
-    /// Claims a port that is free now.
+    /// Claims a free port.
     pub(crate) fn claim() -> Result<Self, NodeError> {
         let start = random() % u64::from(COUNT);
         (0..COUNT)
@@ -45,18 +45,19 @@ impl Port {
         (!port.is_taken()).then_some(port)
     }
 
-    /// Whether somebody listens on it, on 127.0.0.1 or on every address.
+    /// Returns `true` if a process listens on the port, on 127.0.0.1 or on every address.
     pub(crate) fn is_taken(&self) -> bool {
         TcpListener::bind((Ipv4Addr::UNSPECIFIED, self.number)).is_err()
     }
 
-    /// The number.
+    /// Returns the number.
     pub(crate) fn number(&self) -> u16 {
         self.number
     }
 }
 
-/// An unpredictable number, from the keys that the standard library makes for its hash maps.
+/// Returns an unpredictable number, from the keys that the standard library generates for hash
+/// maps.
 pub(crate) fn random() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }

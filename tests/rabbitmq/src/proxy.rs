@@ -1,8 +1,7 @@
 //! A TCP proxy that imitates network faults: it delays bytes, slows down, half-closes, and resets
 //! connections, at once or after a number of bytes.
 //!
-//! It listens on a free port of 127.0.0.1 and gives every connection two threads, one for each
-//! direction.
+//! It listens on a free port of 127.0.0.1. Each connection has two threads, one for each direction.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -15,23 +14,23 @@ use rustix::net::sockopt::set_socket_linger;
 
 use crate::error::NodeError;
 
-/// How soon a thread notices what it is told.
+/// The interval at which a thread checks for changes.
 const TICK: Duration = Duration::from_millis(10);
 const BUFFER: usize = 16 << 10;
 
-/// How fast bytes go in one direction.
+/// The speed of bytes in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Rate {
-    /// As fast as they can.
+    /// Unlimited.
     #[default]
     Full,
-    /// This many bytes a second.
+    /// This number of bytes a second.
     Slow(usize),
-    /// None: they are kept until the rate changes.
+    /// No bytes pass. They are stored until the rate changes.
     Stopped,
 }
 
-/// A proxy in front of a broker. Dropping it resets every connection and gives the port back.
+/// A proxy in front of a broker. Dropping it resets every connection and releases the port.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -47,33 +46,33 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// From the client, and to it.
+    /// The rates from the client and to it.
     rates: [Rate; 2],
     is_off: bool,
-    /// Bytes in either direction before everything is reset.
+    /// The remaining bytes, in both directions together, before every connection is reset.
     budget: Option<usize>,
     pairs: Vec<Arc<Pair>>,
     accepted: usize,
 }
 
-/// A connection to each side.
+/// The sockets of a connection, one for each side.
 #[derive(Debug)]
 struct Pair {
     client: TcpStream,
     server: TcpStream,
     is_reset: AtomicBool,
-    /// Bytes to the client are dropped.
+    /// Whether bytes to the client are discarded.
     is_half_closed: AtomicBool,
-    /// Directions that have ended.
+    /// The number of directions that have ended.
     ended: AtomicUsize,
 }
 
 impl Pair {
-    /// Has what is closed be reset.
+    /// Makes the system reset the connection when it is closed.
     fn reset(&self) {
         self.is_reset.store(true, Ordering::Release);
         for socket in [&self.client, &self.server] {
-            // It may have gone already.
+            // The connection may have ended already.
             let _ = set_socket_linger(socket, Some(Duration::ZERO));
         }
     }
@@ -86,10 +85,10 @@ enum Way {
 }
 
 impl Proxy {
-    /// Starts one in front of that port of 127.0.0.1. Bytes pass until something else is said.
+    /// Starts a proxy in front of this port of 127.0.0.1. At first, all bytes pass.
     ///
     /// # Errors
-    /// [`NodeError::Io`] when the system has no port.
+    /// [`NodeError::Io`] if no port is free.
     pub fn start(port: u16) -> Result<Self, NodeError> {
         let listening = || NodeError::io("listening on a port of 127.0.0.1");
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(listening())?;
@@ -106,24 +105,24 @@ impl Proxy {
         Ok(Self { address, shared })
     }
 
-    /// The port to connect to.
+    /// Returns the port to connect to.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.address.port()
     }
 
-    /// `amqp://guest:guest@127.0.0.1:PORT/`
+    /// Returns `amqp://guest:guest@127.0.0.1:PORT/`.
     #[must_use]
     pub fn url(&self) -> String {
         format!("amqp://guest:guest@127.0.0.1:{}/", self.port())
     }
 
-    /// How fast bytes go from clients to the broker, from now on.
+    /// Sets the rate from clients to the broker.
     pub fn up(&self, rate: Rate) {
         self.shared.state().rates[Way::Up as usize] = rate;
     }
 
-    /// How fast bytes go from the broker to clients, from now on.
+    /// Sets the rate from the broker to clients.
     pub fn down(&self, rate: Rate) {
         self.shared.state().rates[Way::Down as usize] = rate;
     }
@@ -133,47 +132,47 @@ impl Proxy {
         self.shared.state().reset();
     }
 
-    /// Resets every connection once, after this many more bytes have passed, in either direction
-    /// and on any connection.
+    /// Resets every connection once, after this many more bytes have passed, in both directions and
+    /// on all connections together.
     pub fn reset_after(&self, bytes: usize) {
         self.shared.state().budget = Some(bytes);
     }
 
-    /// Whether [`reset_after`](Self::reset_after) has not happened yet.
+    /// Returns `true` if the reset of [`reset_after`](Self::reset_after) is pending.
     #[must_use]
     pub fn is_armed(&self) -> bool {
         self.shared.state().budget.is_some()
     }
 
-    /// Ends the stream to every client that is connected (FIN); what the broker sends it is
-    /// dropped, what it sends still arrives.
+    /// Ends the stream to every connected client (FIN). The broker's bytes to it are discarded; its
+    /// own bytes still arrive.
     pub fn half_close(&self) {
         for pair in &self.shared.state().pairs {
             pair.is_half_closed.store(true, Ordering::Release);
-            // It may have gone already.
+            // The connection may have ended already.
             drop(pair.client.shutdown(Shutdown::Write));
         }
     }
 
-    /// Resets every connection, and each new one, until [`on`](Self::on).
+    /// Resets every connection and each new one, until [`on`](Self::on) is called.
     pub fn off(&self) {
         let mut state = self.shared.state();
         state.is_off = true;
         state.reset();
     }
 
-    /// Takes connections again.
+    /// Accepts connections again.
     pub fn on(&self) {
         self.shared.state().is_off = false;
     }
 
-    /// Everything passes, at full speed.
+    /// Lets all bytes pass, at full speed.
     pub fn clear(&self) {
         let mut state = self.shared.state();
         (state.rates, state.is_off, state.budget) = ([Rate::Full; 2], false, None);
     }
 
-    /// How many connections were taken so far.
+    /// Returns the number of connections that were accepted so far.
     #[must_use]
     pub fn accepted(&self) -> usize {
         self.shared.state().accepted
@@ -203,7 +202,7 @@ impl Shared {
     fn accept(self: &Arc<Self>, listener: &TcpListener) {
         while !self.is_over.load(Ordering::Acquire) {
             match listener.accept() {
-                // A client that could not be served is dropped.
+                // A client that cannot be served is disconnected.
                 Ok((client, _)) => drop(self.serve(client)),
                 Err(_) => thread::sleep(TICK),
             }
@@ -254,7 +253,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Copies until the end of the stream, which it passes on.
+    /// Copies bytes until the end of the stream, and then ends the other stream.
     fn copy(&self, pair: &Pair, way: Way) -> io::Result<()> {
         let (mut from, to) = match way {
             Way::Up => (&pair.client, &pair.server),
@@ -288,7 +287,7 @@ impl Shared {
         }
     }
 
-    /// Returns how many of this many bytes may pass before everything is reset.
+    /// Returns how many of these bytes may pass before every connection is reset.
     fn spend(&self, count: usize) -> usize {
         let mut state = self.state();
         match state.budget {
@@ -318,7 +317,7 @@ impl Shared {
         Ok(())
     }
 
-    /// The rate, when it is not to stop. An error when the connection is reset.
+    /// Waits while no bytes may pass. Returns the rate. Fails if the connection is reset.
     fn wait_until_it_moves(&self, pair: &Pair, way: Way) -> io::Result<Rate> {
         loop {
             if pair.is_reset.load(Ordering::Acquire) {

@@ -1,4 +1,4 @@
-//! One node for tests that need a broker and disturb no other test on it.
+//! A node for tests that need a broker and do not affect each other.
 
 use std::env;
 use std::process;
@@ -9,28 +9,28 @@ use crate::error::NodeError;
 use crate::node::Node;
 use crate::port::random;
 
-/// The environment variable that names a node which is already there. The binary `with-rabbitmq`
-/// starts a node and sets it for a whole test run, so that not every test process starts its own.
+/// The environment variable for the URL of a running node. The binary `with-rabbitmq` starts a node
+/// and sets it, so that the processes of a test run share the node.
 pub const URL_VARIABLE: &str = "PUKA_TEST_RABBITMQ_URL";
 
-/// The environment variable for the same node over TLS: an `amqps` URI, with the file of the
-/// authority to trust.
+/// The environment variable for the `amqps` URI of the same node, with the file of the authority to
+/// trust.
 pub const TLS_URL_VARIABLE: &str = "PUKA_TEST_RABBITMQ_TLS_URL";
 
-/// A node of this test process, started by the first call.
+/// Returns the node of this test process, which the first call starts.
 ///
-/// Every test of the process shares it: don't kill it, and don't raise alarms. It ends with the
-/// process, by its watchdog, since Rust drops no statics.
+/// All tests of the process share it: do not kill it, and do not raise alarms. Its watchdog ends it
+/// with the process, because Rust does not drop statics.
 ///
 /// # Errors
-/// As [`Node::start`]; the same error again on every call.
+/// As [`Node::start`]. Each later call returns the same error.
 pub fn shared_node() -> Result<&'static Node, NodeError> {
     static NODE: LazyLock<Result<Node, NodeError>> = LazyLock::new(Node::start);
     NODE.as_ref().map_err(Clone::clone)
 }
 
-/// The URL of a broker that is there for all tests: the one in [`URL_VARIABLE`] if that is set, and
-/// otherwise that of [`shared_node`].
+/// Returns the URL of a broker for all tests: [`URL_VARIABLE`] if it is set, and otherwise that of
+/// [`shared_node`].
 ///
 /// # Errors
 /// As [`shared_node`].
@@ -41,12 +41,12 @@ pub fn shared_url() -> Result<String, NodeError> {
     }
 }
 
-/// A name for a queue or exchange that no other test uses, in this process or another: `orders`
-/// becomes `orders-PID-N-RANDOM`.
+/// Returns a name for a queue or exchange that no other test uses, in this process or another:
+/// `orders` becomes `orders-PID-N-RANDOM`.
 #[must_use]
 pub fn unique(name: &str) -> String {
     static NEXT: AtomicU64 = AtomicU64::new(1);
-    // A node may outlive a process, and its id may then come again.
+    // A node may outlive a process, whose id may then be reused.
     static PROCESS: LazyLock<u64> = LazyLock::new(random);
     format!(
         "{name}-{}-{}-{:08x}",

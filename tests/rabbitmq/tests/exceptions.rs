@@ -1,8 +1,7 @@
-//! Every exception that a real RabbitMQ can be brought to: its variant, its code, its words, and
-//! the method at fault.
+//! Every exception that a real RabbitMQ can be made to raise: its variant, code, text and method.
 //!
-//! 311, 313 and 402 no RabbitMQ uses, and 501, 502, 504, 505 and 506 it says only to a client that
-//! breaks the protocol or when a node fails: a scripted server says those in
+//! RabbitMQ does not use 311, 313 and 402. It sends 501, 502, 504, 505 and 506 only to a client
+//! that violates the protocol, or if a node fails: a scripted server sends those in
 //! `tests/machine/exceptions.rs`.
 
 #![expect(
@@ -23,7 +22,7 @@ async fn connect() -> Result<Client, Failure> {
     Ok(puka_smol::connect_with(Options::from_uri(&shared_url()?)?.recovery(None)).await?)
 }
 
-/// Code, words and method (`0.0` for none) of an error that the broker sent.
+/// Returns the code, text and method (`0.0` for none) of an error from the broker.
 #[track_caller]
 fn told<T: std::fmt::Debug>(
     outcome: Result<T, Error>,
@@ -294,14 +293,14 @@ fn soft_errors_end_their_own_request() -> Outcome {
         }
         assert!(
             client.why_closed().is_none() && other.why_closed().is_none(),
-            "nobody else noticed"
+            "other requests are affected"
         );
         client.close().await?;
         Ok(other.close().await?)
     })
 }
 
-/// Asks on a connection of its own, which the answer ends.
+/// Sends a request on its own connection, which the reply ends.
 async fn ends<T: std::fmt::Debug>(
     code: u16,
     method: &str,
@@ -333,12 +332,12 @@ fn hard_errors_end_the_connection() -> Outcome {
         let get = async |client: &Client| client.basic_get(&stream).await;
         is!(ends(540, "basic.get", "stream", get).await?, NotImplemented);
 
-        // What came of an unknown type of exchange changed: the connection's end before 3.13.
+        // Before 3.13, an unknown type of exchange ended the connection.
         let unknown = client
             .exchange_declare(unique("round"))
             .exchange_type("x-round")
             .await;
-        let error = unknown.expect_err("there is no such type");
+        let error = unknown.expect_err("an unknown type must be refused");
         assert!(
             matches!(
                 error,
@@ -355,8 +354,7 @@ fn hard_errors_end_the_connection() -> Outcome {
             NotAllowed
         );
 
-        // A queue to be named by the broker, of a type that there is not: 3.10 trips over it, later
-        // ones refuse it.
+        // A server-named queue of an unknown type: 3.10 crashes, later versions refuse it.
         let trips = connect()
             .await?
             .queue_declare("")
@@ -472,12 +470,12 @@ fn operator_actions_end_exactly_the_affected_requests() -> Outcome {
         while doomed.why_closed().is_none() {
             smol::Timer::after(Duration::from_millis(10)).await;
         }
-        // RabbitMQ resets the transport right behind its words, which may then not be read any
-        // more.
+        // RabbitMQ resets the transport directly after its `close`, so the client may be unable to
+        // read it.
         let error = doomed
             .queue_declare("x")
             .await
-            .expect_err("the virtual host is gone");
+            .expect_err("a deleted virtual host must close the connection");
         let said = error
             .fault()
             .is_some_and(|fault| fault.code.value() == 320 && fault.text.contains("doomed"));

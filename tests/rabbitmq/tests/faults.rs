@@ -1,5 +1,5 @@
-//! A real node that is killed, frozen, out of memory, or told to close, without recovery: every
-//! promise has its end, in good time.
+//! A real node that is killed, frozen, out of memory, or made to close connections, without
+//! recovery: every promise completes in time.
 
 use futures_lite::{FutureExt, future};
 use puka::{Broken, Client, Ended, Error, Options};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
-/// Far more than anything here takes.
+/// A timeout far longer than any case takes.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Runs a case, within [`DEADLINE`].
@@ -29,7 +29,7 @@ async fn within<T>(
     async { Ok(step.await) }.or(timeout).await
 }
 
-/// Asks `rabbitmqctl`, which takes its time, without holding up the case.
+/// Runs slow `rabbitmqctl` requests without blocking the case.
 async fn beside<T: Send + 'static>(
     node: &Arc<Node>,
     work: impl FnOnce(&Node) -> T + Send + 'static,
@@ -38,7 +38,7 @@ async fn beside<T: Send + 'static>(
     smol::unblock(move || work(&node)).await
 }
 
-/// A promise that should fail because the transport went.
+/// Checks that a promise fails because the transport was lost.
 async fn broken<T: std::fmt::Debug>(
     what: &str,
     promise: impl Future<Output = Result<T, Error>>,
@@ -66,7 +66,7 @@ fn killed_node_ends_promises_of_every_kind() -> Outcome {
         client.basic_publish("", &queue, "held").await?;
         let held = client.basic_get(&queue).await?.ok_or("empty")?;
         let mut consumer = client.basic_consume(&queue).await?;
-        // Frozen, the node takes what is sent and answers nothing.
+        // A frozen node accepts bytes and does not reply.
         node.freeze()?;
         let publish = client.basic_publish("", &queue, "x").send();
         let mandatory = client
@@ -164,7 +164,7 @@ fn memory_alarm_delays_publishes_only() -> Outcome {
         let got = client.basic_get(&queue).await?.ok_or("empty")?;
         beside(&node, |node| node.set_memory_alarm(true)).await?;
 
-        // RabbitMQ notices a connection only by its next publish, which it does not take any more.
+        // RabbitMQ blocks a connection at its next publish, which it does not process.
         let noticed = client.basic_publish("", &queue, "three").send();
         while client.blocked().is_none() {
             smol::Timer::after(Duration::from_millis(10)).await;
@@ -176,7 +176,7 @@ fn memory_alarm_delays_publishes_only() -> Outcome {
             .collect();
         got.ack()?;
         let declare = client.queue_declare(&queue).passive(true).send();
-        // A connection that does not publish goes on.
+        // A connection that does not publish continues.
         assert_eq!(other.queue_declare(&queue).passive(true).await?.name, queue);
         assert!(other.blocked().is_none());
         for publish in &mut held {
@@ -364,7 +364,7 @@ fn requests_to_a_frozen_node_time_out() -> Outcome {
             "{unconfirmed:?}"
         );
         node.thaw()?;
-        // The late answers are absorbed: the message that was got goes back, and the late publish
+        // Late replies are discarded: the message of the get is requeued, and the late publish has
         // arrived.
         while client
             .queue_declare(&queue)

@@ -1,5 +1,5 @@
-//! Other clients on the same node: rabbitmq-c's tools and Python's pika exchange messages with
-//! ours.
+//! Interoperability: rabbitmq-c's tools and Python's pika exchange messages with puka on the same
+//! node.
 
 use puka::protocol::{Array, Properties, ShortStr, Table, Value};
 use puka::{Client, Delivery, Error};
@@ -15,12 +15,12 @@ use std::time::{Duration, SystemTime};
 type Failure = Box<dyn StdError>;
 type Outcome = Result<(), Failure>;
 
-/// Runs a case with a client and a queue of its own, which is deleted in the end.
+/// Runs a case with its own client and queue, which is deleted at the end.
 fn run<F: Future<Output = Outcome>>(case: impl FnOnce(Client, String) -> F) -> Outcome {
     let url = shared_url()?;
     smol::block_on(async {
         let client = puka_smol::connect(&url).await?;
-        // Not exclusive, because the others have connections of their own.
+        // The queue is not exclusive, because the other clients have their own connections.
         let queue = client.queue_declare(unique("interop")).await?.name;
         let outcome = case(client.clone(), queue.clone()).await;
         client.queue_delete(&queue).await?;
@@ -33,8 +33,8 @@ async fn get(client: &Client, queue: &str) -> Result<Delivery, Failure> {
     Ok(client.basic_get(queue).await?.ok_or("the queue is empty")?)
 }
 
-/// Runs a program with something to read, and gives what it prints. A program that is missing says
-/// what to install.
+/// Runs a program with this input. Returns its output. The error of a missing program says what to
+/// install.
 fn output_of(command: &mut Command, package: &str, input: &[u8]) -> Result<Vec<u8>, Failure> {
     let program = command.get_program().to_string_lossy().into_owned();
     let spawned = command
@@ -51,8 +51,7 @@ fn output_of(command: &mut Command, package: &str, input: &[u8]) -> Result<Vec<u
     };
     let mut stdin = child.stdin.take().ok_or("no stdin")?;
     let output = std::thread::scope(|scope| {
-        // It may print before it has read everything. One that does not read at all breaks the
-        // pipe.
+        // A program may print before it has read all input. One that reads nothing breaks the pipe.
         scope.spawn(move || stdin.write_all(input));
         child.wait_with_output()
     })?;
@@ -63,10 +62,11 @@ fn output_of(command: &mut Command, package: &str, input: &[u8]) -> Result<Vec<u
     Err(format!("{program} failed ({}): {problem}", output.status).into())
 }
 
-/// One of rabbitmq-c's tools.
+/// Runs one of rabbitmq-c's tools.
 fn tool(name: &str, arguments: &[&str], input: &[u8]) -> Result<Vec<u8>, Failure> {
     let url = shared_url()?;
-    // It takes the path for the virtual host, so that none at all is the default one.
+    // The tool takes the path of the URI as the virtual host. Without a path, it uses the default
+    // one.
     let url = url.trim_end_matches('/');
     output_of(
         Command::new(name)
@@ -77,7 +77,7 @@ fn tool(name: &str, arguments: &[&str], input: &[u8]) -> Result<Vec<u8>, Failure
     )
 }
 
-/// A script in Python, with pika, a channel, and what it may need to speak of values.
+/// Runs a Python script after `interop.py`, which opens a channel and defines the values.
 fn pika(script: &str, queue: &str, input: &[u8]) -> Result<Vec<u8>, Failure> {
     const PRELUDE: &str = include_str!("interop.py");
     let chosen = env::var("PUKA_TEST_PYTHON").ok();
@@ -102,7 +102,7 @@ fn pika(script: &str, queue: &str, input: &[u8]) -> Result<Vec<u8>, Failure> {
     })
 }
 
-/// A body with every byte in it.
+/// Returns a body that contains every byte.
 fn bytes(size: u32) -> Vec<u8> {
     (0..size)
         .map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3])
@@ -193,7 +193,7 @@ fn amqp_get_and_amqp_consume_understand() -> Outcome {
     })
 }
 
-/// Every type of value: `VALUES` in the script.
+/// Returns a table with every type of value, as `VALUES` in the script.
 fn every_value() -> Result<Table, Error> {
     let mut inner = Table::new();
     inner.insert("deep", "value")?;

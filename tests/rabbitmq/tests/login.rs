@@ -1,5 +1,4 @@
-//! Logins at a real node: each mechanism that needs neither TLS nor a plugin, and each way to be
-//! refused.
+//! Logins to a real node: each mechanism that needs neither TLS nor a plugin, and each refusal.
 
 use puka::{AuthMechanism, Credentials, Error, Options, SaslMechanism};
 use puka_test_rabbitmq::Node;
@@ -27,7 +26,7 @@ fn log_in(options: Options) -> Result<(), Error> {
     })
 }
 
-/// RABBIT-CR-DEMO once more, as a mechanism of one's own.
+/// RABBIT-CR-DEMO again, as a custom mechanism.
 #[derive(Default)]
 struct Demonstration {
     password: String,

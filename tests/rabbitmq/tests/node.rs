@@ -1,4 +1,4 @@
-//! The nodes themselves: they come up, die, come back, and leave nothing behind.
+//! The nodes themselves: they start, end, restart, and leave no processes or files.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -11,7 +11,7 @@ use puka_test_rabbitmq::{Node, shared_node, shared_url, unique};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
-/// The answer to a protocol header: the frame's head, class and method.
+/// Returns the beginning of the reply to a protocol header: the frame header, class and method.
 fn greeting(port: u16) -> std::io::Result<[u8; 11]> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(Duration::from_secs(1)))?;
@@ -129,7 +129,7 @@ fn shared_node_executes_commands() -> Outcome {
         "{connections:?}"
     );
     node.close_connection(port, "enough")?;
-    // It ends, with or without a reset.
+    // The stream ends, with or without a reset.
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let end = stream.read_to_end(&mut Vec::new());
     assert!(!end.is_err_and(|error| error.kind() == ErrorKind::WouldBlock));
@@ -203,7 +203,7 @@ fn node_ends_when_its_process_is_killed() -> Outcome {
     Ok(())
 }
 
-/// The processes below this one, with their names.
+/// Returns the descendants of this process, with their names.
 fn descendants(root: u32) -> Result<Vec<(u32, String)>, Box<dyn Error>> {
     let mut processes = Vec::new();
     for entry in std::fs::read_dir("/proc")?.flatten() {

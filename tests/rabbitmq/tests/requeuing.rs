@@ -1,5 +1,6 @@
 //! Quorum queues count deliveries, and drop a message at the delivery limit (20 by default since
-//! 4.0). What the program never receives must not come near it, however consumers end.
+//! 4.0). Messages that the program never receives must not approach that limit, however consumers
+//! end.
 
 use futures_lite::FutureExt;
 use puka::protocol::Value;
@@ -10,7 +11,7 @@ use smol::Timer;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// Far more than anything here takes.
+/// A timeout far longer than any test takes.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 async fn connect(url: &str) -> Result<Client, Failure> {
@@ -83,8 +84,8 @@ async fn rests(client: &Client, queue: &str, messages: u32) -> Outcome {
     outcome.map_err(|error| format!("{error}: {last:?}, expected {messages}"))?
 }
 
-/// Waits until the broker has ended a consumer over an old delivery: since 4.3 with a cancel,
-/// before with the channel.
+/// Waits until the broker has ended a consumer because of an old delivery: since 4.3 with a cancel,
+/// earlier by closing the channel.
 async fn times_out(notices: &mut Notices, is_cancelled: bool, tag: &str) -> Outcome {
     loop {
         match notices.next().await.ok_or("the connection has ended")? {
@@ -98,9 +99,9 @@ async fn times_out(notices: &mut Notices, is_cancelled: bool, tag: &str) -> Outc
 /// Publishes the number 0 once a second.
 ///
 /// RabbitMQ 4.3.6 sets a timer for the oldest delivery of a quorum queue. If that delivery is
-/// settled when the timer fires, a timer for the next one is due, but it is not set when all this
-/// takes place within the same millisecond. Old deliveries then remain until the next request to
-/// the queue: three runs of nine waited for ever.
+/// settled when the timer fires, a timer for the next one is due, but it is not set if all this
+/// happens within the same millisecond. Old deliveries then remain until the next request to the
+/// queue: three runs of nine waited for ever.
 async fn keep_busy(client: &Client, queue: &str) -> Outcome {
     loop {
         Timer::after(Duration::from_secs(1)).await;
@@ -113,7 +114,7 @@ fn handler_slower_than_the_timeout_loses_nothing() -> Outcome {
     const MESSAGES: u32 = 2000;
     const ROUNDS: i64 = 3;
     let node = Node::builder().config("consumer_timeout = 1500").start()?;
-    // Before 4.3, channels look this often for deliveries that are too old.
+    // The interval at which channels check for old deliveries before 4.3.
     node.ctl(&[
         "eval",
         "application:set_env(rabbit, channel_tick_interval, 500).",
@@ -141,7 +142,7 @@ fn handler_slower_than_the_timeout_loses_nothing() -> Outcome {
                     within(DEADLINE, "a timeout", timeout).await??;
                 }
                 received.insert(number(&delivery)?);
-                // The broker may have taken it back already, and delivers it again then.
+                // The broker may have requeued it already. Then it delivers it again.
                 drop(delivery.ack());
             }
             assert!(
@@ -205,8 +206,8 @@ fn delivery_limit_of_one_survives_a_drop() -> Outcome {
     const MESSAGES: u32 = 1000;
     smol::block_on(async {
         let client = connect(&shared_url()?).await?;
-        // Before 4.3 the second return exceeds the limit, also of messages that were never handed
-        // out.
+        // Before 4.3, the second requeue exceeds the limit, also for messages that the program
+        // never received.
         let rounds = if version(&client)? < (4, 3) { 1 } else { 10 };
         let queue = unique("limited");
         let declare = client

@@ -1,13 +1,13 @@
-//! Runs a command with a RabbitMQ node beside it: `with-rabbitmq COMMAND ARGS...`
+//! Runs a command while a RabbitMQ node is running: `with-rabbitmq COMMAND ARGS...`
 //!
-//! Starts one private node, sets `PUKA_TEST_RABBITMQ_URL` to its URL for the command, and
-//! `PUKA_TEST_RABBITMQ_TLS_URL` to the one over TLS, and stops the node when the command ends.
-//! Exits as the command does (128 + N when signal N ended it), with 2 when it was called wrongly
-//! and with 3 when the node or the command could not be started.
+//! Starts a private node, sets `PUKA_TEST_RABBITMQ_URL` and `PUKA_TEST_RABBITMQ_TLS_URL` to its
+//! URLs for the command, and stops the node when the command ends. Exits with the status of the
+//! command (128 + N if signal N ended it), with 2 if the arguments are invalid, and with 3 if the
+//! node or the command could not be started.
 
 #![expect(
     clippy::print_stderr,
-    reason = "a command line tool says there what went wrong"
+    reason = "the command line tool prints its errors"
 )]
 
 use std::env;

@@ -1,10 +1,11 @@
-//! Answers, as text that both sides have in common: no names of theirs, no words of theirs.
+//! Replies as texts that are equal on both sides: without generated names, and without the broker's
+//! wording.
 
 use puka::protocol::Value;
 use puka::{Delivery, Error, Message};
 use std::fmt::Debug;
 
-/// A message, but for what the clock decides and what newer brokers add.
+/// Formats a message, without values of the clock and without the additions of newer brokers.
 pub(crate) fn message(message: &Message) -> String {
     let properties = message.properties();
     let mut headers: Vec<String> = match message.headers() {

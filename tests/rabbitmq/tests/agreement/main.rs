@@ -1,9 +1,8 @@
-//! The broker in memory is compared with RabbitMQ: the same random requests to both have the same
-//! answers.
+//! The in-memory broker agrees with RabbitMQ: the same random requests get the same replies.
 //!
-//! A seed decides everything, and `SEED=7 cargo test -p puka-test-rabbitmq --test agreement`
-//! replays one. After each request both are asked for the counts of all queues, which is also what
-//! makes the script wait for what a broker does beside its answers.
+//! A seed determines everything. `SEED=7 cargo test -p puka-test-rabbitmq --test agreement` replays
+//! one. After each request, the test compares the counts of all queues. This also waits until a
+//! broker has completed the work that follows a reply.
 
 mod answers;
 mod random;
@@ -20,23 +19,23 @@ use std::time::{Duration, Instant};
 
 type Failure = Box<dyn std::error::Error>;
 
-/// The version of RabbitMQ that the broker in memory plays. Others differ: since 4.0, a
-/// dead-lettered message keeps its `CC` header and whether it was delivered before.
+/// The version of RabbitMQ that the in-memory broker imitates. Other versions differ: since 4.0, a
+/// dead-lettered message keeps its `CC` header and its redelivered flag.
 const PLAYED: (u32, u32) = (3, 10);
 
-/// Requests of one script.
+/// The number of requests of a script.
 const REQUESTS: usize = 150;
 
-/// How long RabbitMQ may take to come to the counts of the broker in memory, which is never late.
+/// The timeout for RabbitMQ to reach the counts of the in-memory broker, which is never late.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Further seeds that have found a difference.
+/// More seeds, which have found differences.
 const FOUND: [u64; 2] = [34, 265];
 
-/// How many of its last requests are told of a script that fails.
+/// The number of the last requests that are printed if a script fails.
 const TOLD: usize = 12;
 
-/// What the scripts must have come across, or they would show little.
+/// The replies that the scripts must have received. Otherwise they prove little.
 const SEEN: &[&str] = &[
     "312 NO_ROUTE",
     "403 ACCESS_REFUSED by basic.publish",
@@ -78,7 +77,8 @@ fn in_memory_broker_answers_as_rabbitmq_does() -> Result<(), Failure> {
         let (major_played, minor_played) = PLAYED;
         writeln!(
             io::stderr(),
-            "SKIPPED: the broker in memory plays {major_played}.{minor_played}, not {major}.{minor}"
+            "SKIPPED: the in-memory broker imitates {major_played}.{minor_played}, \
+             not {major}.{minor}"
         )?;
         return Ok(());
     }
@@ -99,12 +99,12 @@ fn in_memory_broker_answers_as_rabbitmq_does() -> Result<(), Failure> {
         .collect();
     assert!(
         missed.is_empty() || seeds.len() == 1,
-        "the scripts never came across {missed:?}"
+        "the scripts never received {missed:?}"
     );
     Ok(())
 }
 
-/// Has a script run against both sides.
+/// Runs a script against both sides.
 async fn agree(
     ours: &mut Side,
     theirs: &mut Side,
@@ -118,7 +118,7 @@ async fn agree(
         told.push(format!("{number:3} {request:?}"));
         let answers = (ours.ask(&request).await, theirs.ask(&request).await);
         let answers = match (&request, answers) {
-            // Nothing has come on one side only: it may be late.
+            // Only one side has a delivery. The other may be late.
             (Request::Take { consumer }, (ours_now, theirs_now)) if ours_now != theirs_now => (
                 ours.again(*consumer, ours_now).await,
                 theirs.again(*consumer, theirs_now).await,
@@ -143,9 +143,9 @@ async fn agree(
     Ok(())
 }
 
-/// Waits until both count the same; how they differ if they never do.
+/// Waits until both sides have the same counts. Returns the difference if they do not.
 async fn counts_differ(ours: &mut Side, theirs: &mut Side) -> Result<Option<String>, Failure> {
-    // The first round trip takes the acknowledgements along.
+    // The first round trip also sends the acknowledgements.
     ours.counts().await;
     let ours = ours.counts().await;
     theirs.counts().await;

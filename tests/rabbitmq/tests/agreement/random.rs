@@ -1,4 +1,4 @@
-//! Numbers that a seed decides: SplitMix64.
+//! Pseudo-random numbers from a seed: SplitMix64.
 
 #[derive(Clone, Debug)]
 pub(crate) struct Random(u64);
@@ -16,7 +16,7 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// Less than the limit.
+    /// Returns a number below the limit.
     pub(crate) fn below(&mut self, limit: usize) -> usize {
         (self.next() % limit.max(1) as u64) as usize
     }

@@ -1,23 +1,23 @@
-//! What is asked: requests of every kind, with all their flags, and wrong ones among them.
+//! The random requests: every kind, with all flags, valid and invalid.
 
 use crate::random::Random;
 use crate::side::Side;
 
-/// Queues by number; the last one is named by the broker.
+/// The number of queues. The broker names the last one.
 pub(crate) const QUEUES: usize = 5;
 pub(crate) const NAMED_BY_THE_BROKER: usize = QUEUES - 1;
 pub(crate) const EXCHANGES: usize = 5;
 
-/// Messages that are held at most.
+/// The maximum number of unsettled messages.
 const HELD: usize = 6;
-/// Consumers that are there at most.
+/// The maximum number of consumers.
 const CONSUMERS: usize = 3;
 
 const KEYS: &[&str] = &["", "a", "b", "a.b", "a.b.c"];
 const PATTERNS: &[&str] = &["", "a", "b", "a.b", "a.*", "#", "#.b", "*.b.#"];
 const TYPES: &[&str] = &["direct", "direct", "fanout", "topic", "headers"];
 
-/// Arguments of queues, for once.
+/// Unusual arguments of queues.
 const ARGUMENTS: &[Option<Argument>] = &[
     None,
     Some(Argument::MaxLength(2)),
@@ -49,10 +49,10 @@ const USUAL: &[Option<Argument>; QUEUES] = &[
     None,
 ];
 
-/// Where a message is published to.
+/// The destination of a message.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Target {
-    /// A queue, by the default exchange.
+    /// A queue, through the default exchange.
     Queue(usize),
     Exchange(usize, &'static str),
 }
@@ -62,16 +62,16 @@ pub(crate) enum Argument {
     MaxLength(u64),
     RejectPublish(u64),
     MaxLengthBytes(u64),
-    /// Dead-lettered to another queue.
+    /// Dead-letters to another queue.
     DeadLetter {
         queue: usize,
         max_length: Option<u64>,
     },
     MaxPriority(u8),
     MessageTtl,
-    /// A text where a number belongs.
+    /// A text instead of a number.
     Wrong,
-    /// A type of queue that there is not.
+    /// An unknown type of queue.
     WrongType,
     Unknown,
 }
@@ -85,7 +85,7 @@ pub(crate) enum How {
     Drop,
 }
 
-/// A request, by one of two clients where that matters.
+/// A request, with one of two clients if that matters.
 #[derive(Clone, Debug)]
 pub(crate) enum Request {
     QueueDeclare {
@@ -124,7 +124,7 @@ pub(crate) enum Request {
         internal: bool,
         alternate: Option<usize>,
     },
-    /// A declare or delete of an exchange that is not ours to declare or delete.
+    /// A declare or delete of an exchange that clients must not declare or delete.
     Reserved {
         exchange: &'static str,
         delete: bool,
@@ -201,7 +201,8 @@ impl Script {
         self.random.of(&[None, Some("red"), Some("blue")])
     }
 
-    /// The next request. Both sides have got the same so far, so one tells what there is.
+    /// Returns the next request. Both sides have the same state, so one of them suffices to choose
+    /// it.
     pub(crate) fn next(&mut self, side: &Side) -> Request {
         loop {
             let request = match self.random.below(100) {
@@ -240,8 +241,9 @@ impl Script {
         }
     }
 
-    /// Whether there is one right answer only: who of several consumers gets a message, a broker
-    /// may decide. And RabbitMQ 3.10 stumbles over an unknown type of a queue that it is to name.
+    /// Returns `true` if a request has only one correct reply. A broker may choose which of several
+    /// consumers receives a message. RabbitMQ 3.10 fails at an unknown type of a queue that it
+    /// should name.
     fn is_decided(request: &Request, side: &Side) -> bool {
         match request {
             Request::QueueDeclare {

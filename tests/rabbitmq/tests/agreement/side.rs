@@ -1,4 +1,4 @@
-//! One of the two brokers, with two clients of it, and what they hold.
+//! One of the two brokers, with its two clients and their unsettled messages.
 
 use crate::Failure;
 use crate::answers::{self, outcome};
@@ -10,12 +10,12 @@ use puka_test_rabbitmq::major_and_minor;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// How long a delivery is waited for that may not come.
+/// The timeout for a delivery that may not arrive.
 const BRIEFLY: Duration = Duration::from_millis(15);
-/// How long one is waited for that came on the other side.
+/// The timeout for a delivery that has arrived on the other side.
 const PATIENTLY: Duration = Duration::from_secs(10);
 
-const NOTHING: &str = "nothing comes";
+const NOTHING: &str = "no delivery";
 
 struct Consumed {
     queue: usize,
@@ -26,11 +26,11 @@ struct Consumed {
 pub(crate) struct Side {
     clients: [Client; 2],
     prefix: String,
-    /// The names that the broker made up, the last one behind.
+    /// The names that the broker has generated, the newest one last.
     made_up: Vec<String>,
     held: Vec<Delivery>,
     consumers: Vec<Consumed>,
-    /// Queues that are there, and by which client they can be looked at.
+    /// The existing queues, each with the client that may access it.
     there: BTreeMap<usize, usize>,
 }
 
@@ -107,7 +107,7 @@ impl Side {
         format!("{}-x{number}", self.prefix)
     }
 
-    /// Has a request answered.
+    /// Sends a request. Returns the reply.
     pub(crate) async fn ask(&mut self, request: &Request) -> String {
         let answer = match request {
             Request::QueueDeclare { .. } => self.queue_declare(request).await,
@@ -434,7 +434,7 @@ impl Side {
         }
     }
 
-    /// Takes once more if nothing came.
+    /// Takes a delivery again if none has arrived.
     pub(crate) async fn again(&mut self, consumer: usize, answer: String) -> String {
         if answer != NOTHING {
             return answer;
@@ -443,7 +443,7 @@ impl Side {
         self.without_names(answer)
     }
 
-    /// Messages that are ready and consumers of every queue that is there.
+    /// Returns the number of ready messages and of consumers of every existing queue.
     pub(crate) async fn counts(&mut self) -> BTreeMap<usize, String> {
         let mut asked = Vec::new();
         for (queue, client) in &self.there {

@@ -36,7 +36,7 @@ fn arguments_of_another_type_of_queue_are_refused() -> Outcome {
     })
 }
 
-/// Declares a queue by the typed methods, then by name; with another value it is another queue.
+/// Declares a queue with the typed methods, then by name. Another value makes the declare fail.
 async fn are_the_brokers_own(
     client: &Client,
     typed: impl AsyncFnOnce(&Client, &str) -> Result<(), Error>,

@@ -1,4 +1,5 @@
-//! Quorum queues and streams: what they forbid, which error that is, and what it ends.
+//! Quorum queues and streams: which requests they refuse, with which error, and what the error
+//! ends.
 
 #![expect(
     clippy::expect_used,
@@ -24,7 +25,7 @@ pub(crate) async fn connect() -> Result<Client, Failure> {
     Ok(puka_smol::connect(&shared_url()?).await?)
 }
 
-/// Runs a case with a queue of that type, which is deleted in the end.
+/// Runs a case with a queue of this type, which is deleted at the end.
 pub(crate) fn with(kind: QueueType, case: impl AsyncFnOnce(&Client, &str) -> Outcome) -> Outcome {
     smol::block_on(async {
         let client = connect().await?;
@@ -59,8 +60,8 @@ pub(crate) fn code<T: std::fmt::Debug>(outcome: Result<T, Error>) -> (u16, Strin
     (fault.code.value(), fault.method.to_string())
 }
 
-/// Sends a request over which the broker closes the connection. The error answers that request
-/// only, and the client recovers.
+/// Sends a request over which the broker closes the connection. Only that request fails with the
+/// error, and the client recovers.
 pub(crate) async fn costs_the_connection<T: std::fmt::Debug>(
     expected: (u16, &str),
     request: impl AsyncFnOnce(&Client) -> Result<T, Error>,

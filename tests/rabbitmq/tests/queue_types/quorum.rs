@@ -34,7 +34,7 @@ fn quorum_queue_stores_delivers_and_requeues() -> Outcome {
         }
         bodies.sort();
         assert_eq!(bodies, [&b"one"[..], b"three", b"two"]);
-        // It ignores `exclusive` of a consumer, and has nothing against `no_ack`.
+        // A quorum queue ignores `exclusive` of a consumer, and accepts `no_ack`.
         let also = client.basic_consume(queue).exclusive(true).await?;
         drop((also, consumer));
         client.basic_publish("", queue, "taken").await?;
@@ -73,8 +73,8 @@ fn quorum_queue_refuses_delete_conditions_and_shared_prefetch() -> Outcome {
     })
 }
 
-/// Returns `true` for RabbitMQ 4.3 and later, which ignore the `global` flag of `basic.qos`: every
-/// consumer gets the prefetch count for itself.
+/// Returns `true` for RabbitMQ 4.3 and later, which ignore the `global` flag of `basic.qos`: each
+/// consumer has its own prefetch count.
 pub(crate) fn ignores_shared_prefetch(client: &Client) -> bool {
     major_and_minor(&client.server_properties().version()) >= Some((4, 3))
 }

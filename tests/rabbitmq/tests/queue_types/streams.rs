@@ -26,7 +26,7 @@ fn stream_refuses_get_purge_and_consume_without_acks() -> Outcome {
                 .map(drop)
         })
         .await?;
-        // Of several queues the prefetch count is shared, which leaves each consumer without one.
+        // Several queues share the prefetch count, so each consumer has none of its own.
         let shared = client
             .basic_consume_multi([queue])
             .prefetch_count(5)
@@ -43,7 +43,7 @@ fn stream_refuses_get_purge_and_consume_without_acks() -> Outcome {
             (406, "basic.consume".to_owned()),
             "a stream needs a prefetch count"
         );
-        // The conditions of a delete are ignored.
+        // A stream ignores the conditions of a delete.
         client.basic_publish("", queue, "x").await?;
         client
             .queue_delete(queue)
@@ -58,7 +58,7 @@ fn stream_refuses_get_purge_and_consume_without_acks() -> Outcome {
     })
 }
 
-/// The offset of a message in its stream.
+/// Returns the offset of a message in its stream.
 fn offset(delivery: &Delivery) -> Result<u64, Failure> {
     let offset = delivery
         .headers()?
@@ -82,7 +82,7 @@ fn stream_is_read_from_any_offset() -> Outcome {
             let consume = client.basic_consume(queue).prefetch_count(100);
             consume.stream_offset(offset).await
         };
-        // Everything, again and again.
+        // Each consumer reads all messages again.
         let past = SystemTime::now() - HOUR;
         for all in [
             StreamOffset::First,
@@ -103,7 +103,7 @@ fn stream_is_read_from_any_offset() -> Outcome {
             }
             consumer.cancel().await?;
         }
-        // Delivery may begin before, as chunks are read whole, but no later.
+        // Deliveries may begin earlier, because a stream is read in whole chunks, but not later.
         for (begin, latest) in [(StreamOffset::Offset(7), 7), (StreamOffset::Last, 9)] {
             let mut consumer = from(begin.clone()).await?;
             let first = offset(&next(&mut consumer).await?)?;
@@ -115,7 +115,7 @@ fn stream_is_read_from_any_offset() -> Outcome {
             }
             consumer.cancel().await?;
         }
-        // What comes from now on.
+        // Only new messages are delivered.
         for begin in [StreamOffset::Next, StreamOffset::Offset(1_000_000)] {
             let mut consumer = from(begin).await?;
             let started = client.queue_declare(queue).passive(true).await?;
@@ -162,7 +162,7 @@ fn stream_honours_prefetch_count_and_requeues_nothing() -> Outcome {
 #[test]
 fn invalid_stream_offset_is_refused() -> Outcome {
     with(QueueType::Stream, async |_, queue| {
-        // RabbitMQ 3.10 trips over it, which ends the connection; later ones refuse it.
+        // RabbitMQ 3.10 crashes, which ends the connection. Later versions refuse it.
         let client = connect().await?;
         let consume = client
             .basic_consume(queue)

@@ -7,7 +7,7 @@ use smol::Timer;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Far more than it takes.
+/// A timeout far longer than the test takes.
 const DEADLINE: Duration = Duration::from_secs(240);
 
 async fn on<T: Send + 'static>(
@@ -18,7 +18,7 @@ async fn on<T: Send + 'static>(
     Ok(smol::unblock(move || work(&node)).await?)
 }
 
-/// Waits until each mirrored queue has a mirror that has everything.
+/// Waits until each mirrored queue has a synchronised mirror.
 async fn synchronised(node: &Arc<Node>) -> Outcome {
     within(Duration::from_secs(60), "synchronising", async {
         loop {
@@ -39,7 +39,8 @@ fn cluster_restarted_node_by_node_loses_nothing() -> Outcome {
     let case = async {
         let first = Arc::new(smol::unblock(Node::start).await?);
         if on(&first, Node::version).await? >= (4, 0) {
-            // RabbitMQ 4.0 removed mirrored queues, and of two nodes a quorum queue needs both.
+            // RabbitMQ 4.0 removed mirrored queues, and a quorum queue on two nodes needs both of
+            // them.
             return Outcome::Ok(());
         }
         let peer = first.clone();

@@ -1,6 +1,5 @@
-//! Recovery on real nodes: each fault under load, and afterwards the account of every message.
-//! Nothing that was confirmed or not acknowledged is lost, and nothing comes twice without saying
-//! so.
+//! Recovery on real nodes: each fault under load, followed by an account of every message. No
+//! confirmed or unacknowledged message is lost, and each repeated delivery is marked.
 
 mod cluster;
 mod network;
@@ -13,7 +12,7 @@ use puka::{Consumer, Delivery, Notice, Notices};
 use puka_test_soak::{Failure, within};
 use std::time::Duration;
 
-/// Far more than any step here takes.
+/// A timeout far longer than any step takes.
 const STEP: Duration = Duration::from_secs(30);
 
 async fn next(consumer: &mut Consumer) -> Result<Delivery, Failure> {
@@ -22,7 +21,7 @@ async fn next(consumer: &mut Consumer) -> Result<Delivery, Failure> {
         .ok_or("the consumer has ended")??)
 }
 
-/// Waits for a notice, past others.
+/// Waits for a notice, and skips others.
 async fn told(
     notices: &mut Notices,
     what: &str,

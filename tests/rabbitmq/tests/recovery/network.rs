@@ -1,4 +1,4 @@
-//! What happens between a client and its broker.
+//! Faults of the network between a client and its broker.
 
 use crate::nodes::survives;
 use crate::stage::{beside, virtual_host};
@@ -22,7 +22,7 @@ fn s35_black_hole_is_detected_by_heartbeats() -> Outcome {
 
 #[test]
 fn one_way_black_hole_is_detected_by_heartbeats() -> Outcome {
-    beside(async |stage| survives(&stage, &[Fault::Deaf]).await)
+    beside(async |stage| survives(&stage, &[Fault::BlackholeToClients]).await)
 }
 
 #[test]
@@ -62,8 +62,8 @@ fn s12_s41_connections_cut_after_any_byte_recover() -> Outcome {
         )
         .await?;
         load.flows(20).await?;
-        // Three connections come back at once, with some 600 bytes for each handshake: inside it,
-        // inside what brings back everything else, and behind that.
+        // Three connections reconnect at once, and each handshake has about 600 bytes: the resets
+        // are within a handshake, within a replay, and after it.
         for bytes in [
             0, 3, 7, 8, 100, 500, 600, 1000, 1500, 1800, 2000, 2500, 3000, 5000,
         ] {
@@ -77,10 +77,10 @@ fn s12_s41_connections_cut_after_any_byte_recover() -> Outcome {
     })
 }
 
-/// Eight tasks that publish bodies for which there is no room, half of them without confirms.
+/// Eight tasks publish more than the capacity, half of them without confirms.
 fn publishers_that_wait_for_room_are_released(recovers: bool) -> Outcome {
     const TASKS: usize = 8;
-    // More than the system and the proxy take in.
+    // More than the buffers of the system and the proxy.
     const MESSAGES: usize = 100;
     beside(async |stage| {
         let options = stage.options()?.max_outgoing_bytes(100_000).heartbeat(0);
@@ -235,7 +235,8 @@ fn s40_connection_with_untaken_deliveries_recovers() -> Outcome {
         let mut notices = client.notices();
         let mut consumer = client.basic_consume(&queue).await?;
         next(&mut consumer).await?.ack()?;
-        // The window of TCP is full: what the broker sends does not arrive. That is no silence.
+        // TCP's window is full, so the broker's bytes do not arrive. The client must not take that
+        // for silence.
         Timer::after(Duration::from_secs(5)).await;
         assert!(
             matches!(client.state(), ConnectionState::Open),
@@ -285,8 +286,8 @@ fn s15_many_tasks_go_through_one_recovery() -> Outcome {
                                 return Err(error.into());
                             }
                         }
-                        // It comes, if not this time then the next; one of those that were
-                        // unconfirmed comes, too.
+                        // It arrives now or after the next recovery. An unconfirmed one arrives,
+                        // too.
                         loop {
                             let delivery = next(&mut consumer).await?;
                             let is_it = delivery.body() == body.as_bytes();

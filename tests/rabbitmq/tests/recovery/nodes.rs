@@ -1,4 +1,4 @@
-//! What happens to a whole node.
+//! Faults of a whole node.
 
 use crate::stage::{alone, virtual_host};
 use crate::{next, recovered};
@@ -7,7 +7,7 @@ use puka_test_rabbitmq::unique;
 use puka_test_soak::{Fault, Load, Outcome, Stage, until};
 use std::time::Duration;
 
-/// Publishes and consumes while something bad happens, and after it.
+/// Publishes and consumes during a fault and after it.
 pub(super) async fn survives(stage: &Stage, faults: &[Fault]) -> Outcome {
     let vhost = virtual_host(stage, &unique("load")).await?;
     let load = Load::start(vhost, QueueType::Classic).await?;
@@ -61,7 +61,7 @@ fn s3_two_restarts_in_a_row_lose_nothing() -> Outcome {
         for _ in 0..2 {
             let before = load.recoveries();
             Fault::ShutDown.happen(&stage).await?;
-            // As soon as one is back, down it goes again.
+            // The node goes down again as soon as a connection has recovered.
             until(Duration::from_secs(30), "one recovery", || {
                 load.recoveries() != before
             })
@@ -104,7 +104,7 @@ fn s7_listener_receives_alarms_and_returns_after_recovery() -> Outcome {
         recovered(&mut notices).await?;
         let outcome = async {
             stage.node(|node| node.set_memory_alarm(true)).await?;
-            // RabbitMQ notices a connection only by its next publish.
+            // RabbitMQ blocks a connection only at its next publish.
             let noticed = client
                 .basic_publish("", "nowhere", "x")
                 .mandatory(true)
@@ -134,7 +134,7 @@ fn stale_delivery_removes_nothing_after_a_restart() -> Outcome {
         let client = puka_smol::connect_with(stage.options()?).await?;
         let queue = unique("held");
         client.queue_declare(&queue).durable(true).await?;
-        // The next connection begins with it, too: on the same channel, with the same tags.
+        // The next connection also begins with it, on the same channel and with the same tags.
         let mut consumer = client.basic_consume(&queue).prefetch_count(2).await?;
         for body in ["one", "two", "three"] {
             client
@@ -145,14 +145,14 @@ fn stale_delivery_removes_nothing_after_a_restart() -> Outcome {
         let held = next(&mut consumer).await?;
         let got = client.basic_get(&queue).await?.ok_or("empty")?;
         let mut notices = client.notices();
-        // RabbitMQ answers a declare before it is on the disk: killed at once, it forgets the queue
-        // one time in three.
+        // RabbitMQ replies to a declare before the queue is on the disk. If it is killed at once,
+        // it loses the queue one time in three.
         stage
             .node(|node| node.ctl(&["eval", "mnesia:sync_log()."]).map(drop))
             .await?;
         Fault::Kill.happen(&stage).await?;
         recovered(&mut notices).await?;
-        // Their tags are those of others now.
+        // Their tags now belong to other deliveries.
         let first = next(&mut consumer).await?;
         assert_eq!((first.body(), first.redelivered()), (&b"one"[..], true));
         assert!(matches!(held.ack_multiple(), Err(Error::Stale)));

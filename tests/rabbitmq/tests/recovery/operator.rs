@@ -1,4 +1,4 @@
-//! What an operator does to virtual hosts, users and permissions.
+//! Changes of virtual hosts, users and permissions by an operator.
 
 use crate::stage::{alone, beside, virtual_host};
 use crate::{STEP, next, recovered, told};
@@ -17,7 +17,7 @@ fn hasty(options: Options) -> Options {
     )
 }
 
-/// Returns the causes of that many attempts to reconnect.
+/// Returns the causes of this many failed attempts to reconnect.
 async fn attempts(notices: &mut Notices, count: usize) -> Result<Vec<Error>, Failure> {
     within(STEP, "reconnecting", async {
         let mut causes = Vec::new();
@@ -77,7 +77,7 @@ fn recreated_virtual_host_has_its_topology_restored() -> Outcome {
         load.flows(100).await?;
         let before = load.recoveries();
         stage.proxy.off();
-        // With it go its messages, but those that come after are accounted for.
+        // Its messages are deleted with it, but later ones are accounted for.
         stage
             .node(move |node| {
                 node.delete_vhost(&vhost)

@@ -1,4 +1,4 @@
-//! What comes back with a connection.
+//! The entities that are restored with a connection.
 
 use crate::stage::{alone, beside};
 use crate::{next, recovered, told};
@@ -26,7 +26,7 @@ fn s18_s19_s24_queues_and_bindings_of_every_kind_are_restored() -> Outcome {
                 return Err("no report".into());
             };
             assert!(report.failed.is_empty(), "{report:?}");
-            // Two exchanges, two queues, three bindings.
+            // Two exchanges, two queues and three bindings.
             assert_eq!((report.entities, report.consumers), (7, 2), "{report:?}");
             fragile.check().await?;
             names.push(client.current_name(fragile.first_name()));
@@ -103,7 +103,8 @@ fn s9_s20_s57_deleted_and_ended_entities_are_not_restored() -> Outcome {
 #[test]
 fn entity_auto_deleted_after_its_replay_is_restored() -> Outcome {
     beside(async |stage| {
-        // So soon that the broker has not yet cleared up behind the connection before.
+        // The reconnect comes so soon that the broker has not removed the entities of the previous
+        // connection.
         let recovery = Recovery::default().backoff(Duration::ZERO, Duration::from_millis(1));
         let client = puka_smol::connect_with(stage.options()?.recovery(recovery)).await?;
         let mut notices = client.notices();
@@ -127,8 +128,8 @@ fn entity_auto_deleted_after_its_replay_is_restored() -> Outcome {
 #[test]
 fn exclusive_queue_locked_by_stale_connection_is_restored() -> Outcome {
     beside(async |stage| {
-        // The first way falls silent, and the broker does not hear that the client has given up; it
-        // goes on by the second.
+        // The first proxy becomes silent, so the broker does not learn that the client has given
+        // up. The client continues through the second proxy.
         let way = |port| Endpoint::tcp("127.0.0.1", port);
         let other = Proxy::start(stage.node.port())?;
         let options = stage
@@ -162,8 +163,8 @@ fn exclusive_queue_locked_by_stale_connection_is_restored() -> Outcome {
 #[test]
 fn exclusive_consumer_is_restored_despite_the_stale_connection() -> Outcome {
     beside(async |stage| {
-        // The stream ends for the client only, which goes on by the second way. The broker has the
-        // first connection until it misses heartbeats.
+        // The stream ends only for the client, which continues through the second proxy. The broker
+        // keeps the first connection until it misses heartbeats.
         let way = |port| Endpoint::tcp("127.0.0.1", port);
         let other = Proxy::start(stage.node.port())?;
         let options = stage

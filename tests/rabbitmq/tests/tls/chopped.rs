@@ -1,4 +1,4 @@
-//! TLS over a stream of one's own that gives and takes a few bytes at a time, and often nothing.
+//! TLS over a custom stream that reads and writes a few bytes at a time, and often none.
 
 use crate::server::TlsServer;
 use crate::{Outcome, run, source};

@@ -1,4 +1,4 @@
-//! Servers that stop in the middle of TLS's handshake: nothing waits longer than the deadline.
+//! Servers that stop within the TLS handshake: nothing waits longer than its deadline.
 
 use crate::server::server_that;
 use crate::{Outcome, assert_error, run, source};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_millis(300);
 
-/// Connects to a server that acts like that, and says how it went and how long it took.
+/// Connects to a server with this behaviour. Returns the outcome and the elapsed time.
 async fn attempt(
     acts: impl FnOnce(TcpStream) -> io::Result<()> + Send + 'static,
 ) -> (Result<(), Error>, Duration) {
@@ -22,7 +22,7 @@ async fn attempt(
     )
 }
 
-/// Waits until the client has hung up.
+/// Waits until the client has closed the connection.
 fn until_end(mut socket: TcpStream) -> io::Result<()> {
     socket.read_to_end(&mut Vec::new()).map(drop)
 }
@@ -42,7 +42,7 @@ fn silent_server_is_given_up_in_time() -> Outcome {
 fn trickling_server_is_given_up_in_time() -> Outcome {
     run(async {
         let (outcome, took) = attempt(|mut socket| {
-            // The head of a handshake record that never comes to its end.
+            // The header of a handshake record that never ends.
             for byte in [22, 3, 3, 64, 0, 2, 0, 63, 250]
                 .into_iter()
                 .chain(std::iter::repeat(0))
@@ -69,7 +69,7 @@ fn trickling_server_is_given_up_in_time() -> Outcome {
 fn end_of_stream_in_handshake_breaks_the_connection() -> Outcome {
     run(async {
         let (outcome, took) = attempt(|mut socket| {
-            // Taken, so that closing is an end and not a reset.
+            // The client's bytes are read, so the close ends the stream and does not reset it.
             let mut hello = vec![0; 1 << 14];
             socket.read(&mut hello).map(drop)?;
             socket.shutdown(std::net::Shutdown::Write)?;
@@ -86,7 +86,7 @@ fn end_of_stream_in_handshake_breaks_the_connection() -> Outcome {
 fn reset_in_handshake_is_a_broken_connection() -> Outcome {
     run(async {
         let (outcome, _) = attempt(|socket| {
-            // What is unread at the close makes it a reset.
+            // Unread bytes turn the close into a reset.
             socket.peek(&mut [0; 1]).map(drop)
         })
         .await;

@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-/// Far more than anything here takes, so that what hangs fails.
+/// A timeout far longer than any test takes, so that a hanging test fails.
 const SOON: Option<Duration> = Some(Duration::from_secs(20));
 
 const LIMIT: Duration = Duration::from_millis(300);
@@ -39,7 +39,7 @@ fn refused(options: Options) -> Result<(), Error> {
     conn.wait(&mut conn.client().connect(), SOON).map(drop)
 }
 
-/// How it goes with a server that acts like that, and how long it takes.
+/// Connects to a server with this behaviour. Returns the outcome and the elapsed time.
 fn attempt(
     acts: impl FnOnce(TcpStream) -> io::Result<()> + Send + 'static,
 ) -> (Result<(), Error>, Duration) {
@@ -48,7 +48,7 @@ fn attempt(
     (refused(options), start.elapsed())
 }
 
-/// Waits until the client has hung up.
+/// Waits until the client has closed the connection.
 fn until_end(mut socket: TcpStream) -> io::Result<()> {
     socket.read_to_end(&mut Vec::new()).map(drop)
 }
@@ -125,7 +125,7 @@ fn server_requiring_a_certificate_refuses_clients_without_one() -> Outcome {
             ..TlsServer::new(identity)
         };
         let error = refused(server.serve("localhost", trusting(&authority)).0).unwrap_err();
-        // With TLS 1.3 the server says so after our side of the handshake is done.
+        // With TLS 1.3 the server refuses the client after the client's handshake is complete.
         let is_refused = matches!(error, Error::Tls(TlsFault::Refused(_)))
             || matches!(&error, Error::ConnectionBroken(Broken::Io(io))
             if io.get_ref().is_some_and(|inner| {
@@ -162,7 +162,7 @@ fn silent_server_is_given_up_in_time() -> Outcome {
 #[test]
 fn trickling_server_is_given_up_in_time() -> Outcome {
     let (outcome, took) = attempt(|mut socket| {
-        // The head of a handshake record that never comes to its end.
+        // The header of a handshake record that never ends.
         for byte in [22, 3, 3, 64, 0, 2, 0, 63, 250]
             .into_iter()
             .chain(std::iter::repeat(0))
@@ -186,7 +186,7 @@ fn trickling_server_is_given_up_in_time() -> Outcome {
 #[test]
 fn end_of_stream_in_handshake_breaks_the_connection() -> Outcome {
     let (outcome, _) = attempt(|mut socket| {
-        // Taken, so that closing is an end and not a reset.
+        // The client's bytes are read, so the close ends the stream and does not reset it.
         socket.read(&mut vec![0; 1 << 14]).map(drop)?;
         socket.shutdown(Shutdown::Write)?;
         until_end(socket)

@@ -1,7 +1,7 @@
-//! TLS: against a real RabbitMQ, against servers that are not who they should be, and against
-//! servers that stop midway.
+//! TLS with a real RabbitMQ, with servers whose certificate is wrong, and with servers that stop
+//! during the handshake.
 //!
-//! Each run makes its own certificates; nothing here outlives it.
+//! Each run creates its own certificates and removes them.
 
 #![expect(
     clippy::unwrap_used,
@@ -24,7 +24,7 @@ use std::time::Duration;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
-/// Runs a case, which takes far less than a minute.
+/// Runs a case with a limit of a minute, far longer than any case takes.
 fn run(case: impl Future<Output = Outcome>) -> Outcome {
     smol::block_on(case.or(async {
         smol::Timer::after(Duration::from_secs(60)).await;
@@ -36,7 +36,7 @@ fn source(pem: &str) -> TlsSource {
     TlsSource::Pem(pem.as_bytes().to_vec())
 }
 
-/// For [`puka::TlsOptions::client_certificate`].
+/// Returns the arguments of [`puka::TlsOptions::client_certificate`].
 fn sources(identity: &Identity) -> (TlsSource, TlsSource) {
     (source(&identity.certificate), source(&identity.key))
 }

@@ -9,7 +9,8 @@ use std::net::Shutdown;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-/// A node with TLS that logs in with the common name of a client's certificate, or as always.
+/// A node with TLS that accepts the common name of a client's certificate as the user, and other
+/// logins.
 struct Secure {
     node: Node,
     authority: Authority,
@@ -223,7 +224,7 @@ fn external_logs_in_as_the_certificates_common_name() -> Outcome {
         );
         client.queue_declare("").exclusive(true).await?;
         client.close().await?;
-        // A user that the broker does not know, and none.
+        // An unknown user, and no certificate.
         let (certificate, key) = sources(&SECURE.authority.issue(&["stranger"]).unwrap());
         let stranger = external(SECURE.trusting().client_certificate(certificate, key));
         assert_error!(
@@ -253,7 +254,7 @@ fn evented_client_exchanges_messages_and_recovers_over_tls() -> Outcome {
         soon,
     )?;
     for round in 0..3 {
-        // The queue is deleted with each connection, and its name at the broker does not matter.
+        // The queue is deleted with each connection, so its name does not matter.
         for size in [0, 1, 16_383, 16_384, 16_385, 131_072, 5_000_000] {
             let body: Vec<u8> = (0..size)
                 .map(|n: u32| n.to_le_bytes()[0] ^ n.to_le_bytes()[1])

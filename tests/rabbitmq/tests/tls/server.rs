@@ -1,5 +1,5 @@
-//! Servers of one connection, each on a thread: some speak TLS, with AMQP in memory inside, and
-//! some misbehave.
+//! Servers for one connection, each on its own thread. Some serve the in-memory broker over TLS,
+//! others misbehave.
 
 use puka::{Endpoint, Options, TlsOptions};
 use puka_test_broker::Server;
@@ -16,8 +16,8 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-/// Has a thread do something with the first connection to a port, and gives options that lead
-/// there: to `localhost`, or to the address when it is one.
+/// Serves the first connection to a port on a thread. Returns options to connect to it, by the name
+/// `localhost` or by its address.
 pub(crate) fn server_that(
     host: &str,
     tls: TlsOptions,
@@ -32,16 +32,16 @@ pub(crate) fn server_that(
         .tls(tls)
 }
 
-/// A certificate, from PEM.
+/// Parses a certificate in PEM.
 pub(crate) fn certificate(pem: &str) -> CertificateDer<'static> {
     CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
 }
 
-/// How a TLS server is wanted.
+/// The options of a TLS server.
 pub(crate) struct TlsServer {
     pub(crate) identity: Identity,
     pub(crate) versions: &'static [&'static SupportedProtocolVersion],
-    /// Wants a certificate of the client, signed by this authority.
+    /// Requires a client certificate that this authority has signed.
     pub(crate) wants: Option<RootCertStore>,
 }
 
@@ -68,8 +68,8 @@ impl TlsServer {
         }
     }
 
-    /// Serves AMQP over TLS to one connection. Gives the options for it, and the server name that
-    /// the client sent.
+    /// Serves AMQP over TLS to one connection. Returns the options to connect, and the server name
+    /// that the client sends.
     pub(crate) fn serve(
         self,
         host: &str,
@@ -122,7 +122,7 @@ fn relay(mut session: ServerConnection, mut socket: TcpStream) -> io::Result<()>
             Ok(0) => return Ok(()),
             Ok(_) => {
                 if let Err(error) = session.process_new_packets() {
-                    // The alert that tells the client.
+                    // This sends the alert to the client.
                     while session.wants_write() {
                         session.write_tls(&mut socket)?;
                     }

@@ -14,7 +14,7 @@ fn trusting(authority: &Authority) -> TlsOptions {
     TlsOptions::default().authority(source(&authority.pem()))
 }
 
-/// The rustls error below one of ours.
+/// Returns the rustls error in the sources of an error.
 fn cause(error: &Error) -> &rustls::Error {
     error
         .source()
@@ -139,7 +139,7 @@ fn a20_expired_certificate_is_refused() -> Outcome {
 fn a20_self_signed_certificate_is_refused() -> Outcome {
     let authority = Authority::new().unwrap();
     run(async {
-        // By itself, by another authority than ours, by one that the system does not know.
+        // Signed by itself, by another authority, and by one that the system does not trust.
         for (identity, tls) in [
             (
                 Identity::self_signed(&["localhost"]).unwrap(),
@@ -195,7 +195,8 @@ fn switched_off_by_name_anything_is_accepted() -> Outcome {
 
 #[test]
 fn a20_server_of_tls_1_1_is_refused() -> Outcome {
-    // A ServerHello of version 3.2, and what a server says that is offered too new a version.
+    // A ServerHello of version 3.2, and the alert of a server that does not support the offered
+    // versions.
     let mut hello = vec![22, 3, 2, 0, 42, 2, 0, 0, 38, 3, 2];
     hello.extend([9; 32]);
     hello.extend([0, 0, 0x2f, 0]);
@@ -251,7 +252,7 @@ fn error_reports_a_required_client_certificate() -> Outcome {
                 wants: Some(roots.clone()),
                 ..TlsServer::new(authority.issue(&["localhost"]).unwrap())
             };
-            // With TLS 1.3 the server says so after our side of the handshake is done.
+            // With TLS 1.3 the server refuses the client after the client's handshake is complete.
             let error = refused(server, "localhost", trusting(&authority))
                 .await
                 .unwrap_err();
