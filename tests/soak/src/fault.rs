@@ -1,4 +1,4 @@
-//! The bad things that happen.
+//! The faults.
 
 use crate::{Outcome, Stage, until};
 use puka_test_rabbitmq::{Node, Rate};
@@ -24,25 +24,25 @@ pub enum Fault {
     CloseAll,
     /// A memory alarm, for a while.
     Alarm,
-    /// Nothing passes for a while, in either direction, without an error.
+    /// No bytes pass for a while, in either direction, and there is no error.
     Blackhole,
-    /// Nothing passes to the clients.
-    Deaf,
+    /// No bytes pass to the clients.
+    BlackholeToClients,
     /// Connections are reset.
     Reset,
-    /// The network to the broker has 1 KB/s for a while, then it is reset.
+    /// The network to the broker has 1 KB/s for a while. Then connections are reset.
     Trickle,
     /// The broker's side of the stream ends.
     HalfClose,
-    /// Connections are reset after this many more bytes have passed, usually in the middle of a
-    /// frame, and then again after half as many.
+    /// Connections are reset after this many more bytes have passed, usually within a frame, then
+    /// after half as many and a quarter.
     ResetAfter(usize),
     /// No connection can be opened for a while.
     Off,
 }
 
 impl Fault {
-    /// Each kind once.
+    /// All kinds of faults.
     pub const ALL: [Self; 13] = [
         Self::Kill,
         Self::ShutDown,
@@ -51,7 +51,7 @@ impl Fault {
         Self::CloseAll,
         Self::Alarm,
         Self::Blackhole,
-        Self::Deaf,
+        Self::BlackholeToClients,
         Self::Reset,
         Self::Trickle,
         Self::HalfClose,
@@ -59,24 +59,24 @@ impl Fault {
         Self::Off,
     ];
 
-    /// Whether connections are lost by it.
+    /// Returns `true` if the fault ends connections.
     #[must_use]
     pub fn breaks(self) -> bool {
         self != Self::Alarm
     }
 
-    /// Whether the broker forgets what it has not written down.
+    /// Returns `true` if the broker loses what it has not written to disk.
     #[must_use]
     pub fn kills(self) -> bool {
         self == Self::Kill
     }
 
-    /// Happens, and is over.
+    /// Causes the fault, and ends it.
     pub async fn happen(self, stage: &Stage) -> Outcome {
         let proxy = &stage.proxy;
         match self {
             Self::Kill => {
-                // It kills what runs.
+                // This kills the running server.
                 stage.node(Node::start_again).await?;
             }
             Self::ShutDown => {
@@ -108,7 +108,7 @@ impl Fault {
                 Timer::after(SILENCE).await;
                 proxy.clear();
             }
-            Self::Deaf => {
+            Self::BlackholeToClients => {
                 proxy.down(Rate::Stopped);
                 Timer::after(SILENCE).await;
                 proxy.clear();

@@ -1,14 +1,14 @@
-//! What became of every message, by its number.
+//! The ledger: the outcome of every message, by its number.
 
 use puka::Error;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// How a publish ended.
+/// The outcome of a publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// The broker has it.
+    /// The broker has confirmed the message.
     Confirmed,
     /// The outcome is unknown.
     Unconfirmed,
@@ -19,14 +19,14 @@ pub enum Fate {
 #[derive(Clone, Copy, Debug, Default)]
 struct Entry {
     fate: Option<Fate>,
-    /// Whether it may be published again by itself.
+    /// Whether the client may republish the message.
     may_repeat: bool,
-    /// Deliveries that were marked as redelivered or republished, and those that were not.
+    /// The numbers of deliveries with and without a mark (redelivered or republished).
     marked: u32,
     unmarked: u32,
     republished: bool,
     acknowledged: bool,
-    /// The broker died before it had confirmed the message, and may never have written it down.
+    /// The broker was killed before it confirmed the message, so it may have lost it.
     is_excused: bool,
 }
 
@@ -35,7 +35,7 @@ impl Entry {
         self.marked + self.unmarked > 0
     }
 
-    /// Whether the broker still has to deliver it.
+    /// Returns `true` if the broker must still deliver the message.
     fn is_owed(&self) -> bool {
         let is_promised = match self.fate {
             Some(Fate::Confirmed) => true,
@@ -45,7 +45,7 @@ impl Entry {
     }
 }
 
-/// What became of every message. A number is its place.
+/// The outcome of every message. The number of a message is its index.
 #[derive(Debug, Default)]
 pub struct Ledger {
     book: Mutex<Book>,
@@ -59,54 +59,54 @@ struct Book {
     errors: BTreeMap<String, u64>,
 }
 
-/// What a ledger says.
+/// The sums of a ledger.
 #[derive(Clone, Debug, Default)]
 pub struct Account {
-    /// Messages that were published.
+    /// The number of published messages.
     pub published: usize,
-    /// Those that the broker confirmed.
+    /// The number of confirmed messages.
     pub confirmed: usize,
-    /// Those with an unknown outcome.
+    /// The number of messages with an unknown outcome.
     pub unconfirmed: usize,
-    /// Those that failed in another way.
+    /// The number of messages that failed in another way.
     pub failed: usize,
-    /// Those that have no outcome yet.
+    /// The number of messages without an outcome.
     pub pending: usize,
-    /// Messages that were delivered.
+    /// The number of delivered messages.
     pub delivered: usize,
-    /// Messages that were delivered more than once.
+    /// The number of messages that were delivered more than once.
     pub repeated: usize,
-    /// Deliveries that could not be settled any more.
+    /// The number of stale deliveries.
     pub stale: u64,
-    /// Confirmed, and never delivered.
+    /// The messages that were confirmed and never delivered.
     pub lost_confirmed: Vec<usize>,
-    /// Delivered, never acknowledged, and not delivered again; but for what was never confirmed
-    /// when the broker died.
+    /// The messages that were delivered, never acknowledged, and not delivered again, except those
+    /// that were unconfirmed when the broker was killed.
     pub lost_unacknowledged: Vec<usize>,
-    /// Delivered more than once without being marked.
+    /// The messages that were delivered more than once without a mark.
     pub unmarked_repeats: Vec<usize>,
-    /// Republished although that was not requested.
+    /// The messages that were republished although that was not requested.
     pub unasked_republishes: Vec<usize>,
-    /// Deliveries that were never published.
+    /// The number of deliveries that were never published.
     pub unknown: u64,
-    /// Errors, and how often each came.
+    /// The errors, each with its count.
     pub errors: BTreeMap<String, u64>,
 }
 
 impl Account {
-    /// Whether nothing was lost and nothing came twice unmarked.
+    /// Returns `true` if no message was lost, and none was delivered twice unmarked.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.lost() == 0 && self.twice() == 0 && self.unknown == 0
     }
 
-    /// Messages that were lost.
+    /// Returns the number of lost messages.
     #[must_use]
     pub fn lost(&self) -> usize {
         self.lost_confirmed.len() + self.lost_unacknowledged.len()
     }
 
-    /// Messages that came twice and should not have, or should have said so.
+    /// Returns the number of messages that were wrongly delivered twice, or without a mark.
     #[must_use]
     pub fn twice(&self) -> usize {
         self.unmarked_repeats.len() + self.unasked_republishes.len()
@@ -146,7 +146,7 @@ impl Ledger {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The number of a new message.
+    /// Adds a message. Returns its number.
     pub(crate) fn publish(&self, may_repeat: bool) -> usize {
         let mut book = self.book();
         book.entries.push(Entry {
@@ -156,7 +156,7 @@ impl Ledger {
         book.entries.len() - 1
     }
 
-    /// How a publish ended.
+    /// The outcome of a publish.
     pub(crate) fn end(&self, number: usize, outcome: &Result<(), Error>) {
         let mut book = self.book();
         let fate = match outcome {
@@ -172,7 +172,7 @@ impl Ledger {
         }
     }
 
-    /// A message was handed out.
+    /// Records a delivery.
     pub(crate) fn deliver(&self, number: Option<usize>, redelivered: bool, republished: bool) {
         let mut book = self.book();
         let Some(entry) = number.and_then(|number| book.entries.get_mut(number)) else {
@@ -187,7 +187,7 @@ impl Ledger {
         }
     }
 
-    /// A delivery was settled, or could not be.
+    /// Records that a delivery was settled, or could not be settled.
     pub(crate) fn settle(&self, number: Option<usize>, outcome: &Result<(), Error>) {
         let mut book = self.book();
         match outcome {
@@ -201,20 +201,21 @@ impl Ledger {
         }
     }
 
-    /// An error that is no answer to a publish.
+    /// Records an error that is not the outcome of a publish.
     pub(crate) fn note(&self, error: &str) {
         self.book().note(error);
     }
 
-    /// The broker has died: everything that was neither confirmed nor acknowledged may be lost.
+    /// Records that the broker was killed: messages that were neither confirmed nor acknowledged
+    /// may be lost.
     pub fn excuse(&self) {
         for entry in &mut self.book().entries {
             entry.is_excused |= entry.fate != Some(Fate::Confirmed) && !entry.acknowledged;
         }
     }
 
-    /// Whether every publish has ended, what was confirmed was delivered, and what was delivered
-    /// was acknowledged.
+    /// Returns `true` if every publish has an outcome, every confirmed message was delivered, and
+    /// every delivered message was acknowledged.
     pub(crate) fn is_settled(&self) -> bool {
         self.book()
             .entries
@@ -232,7 +233,7 @@ impl Ledger {
             .count()
     }
 
-    /// What became of the messages.
+    /// Returns the sums.
     #[must_use]
     pub fn account(&self) -> Account {
         let book = self.book();
@@ -291,8 +292,8 @@ mod tests {
             ledger.end(number, &Ok(()));
         }
         ledger.end(5, &Err(Error::Unconfirmed(Error::Closed.into())));
-        // 0 is lost, 1 was delivered and never settled, 2 came twice, 3 twice and marked, 4
-        // republished, 5 may be lost.
+        // 0 is lost, 1 was delivered and never settled, 2 was delivered twice, 3 twice and marked,
+        // 4 was republished, 5 may be lost.
         ledger.deliver(Some(1), false, false);
         ledger.settle(Some(1), &Err(Error::Stale));
         for (number, marks) in [(2, [false, false]), (3, [false, true])] {
@@ -315,7 +316,7 @@ mod tests {
             (1, 1, 2)
         );
         assert!(!account.is_clean());
-        // What is confirmed later than the broker died is owed.
+        // The broker must deliver a message that it confirmed after it was killed.
         ledger.publish(true);
         ledger.deliver(Some(6), false, false);
         ledger.excuse();

@@ -1,20 +1,19 @@
-//! Load on a real RabbitMQ node to which bad things happen, and the account of what became of every
-//! message.
+//! A load on a real RabbitMQ node with faults, and an account of every message.
 //!
-//! A [`Stage`] is a node behind a [`Proxy`](puka_test_rabbitmq::Proxy); a [`Fault`] happens to it.
-//! A [`Load`] publishes numbered messages and consumes them meanwhile, over several connections
-//! that recover; its [`Ledger`] knows what was confirmed, delivered and acknowledged, and says what
-//! was lost or came twice. A [`Fragile`] is what does not outlive its connection: it has to be put
-//! back each time.
+//! A [`Stage`] is a node behind a [`Proxy`](puka_test_rabbitmq::Proxy), and a [`Fault`] affects it.
+//! A [`Load`] publishes and consumes numbered messages over several connections that recover. Its
+//! [`Ledger`] records what was confirmed, delivered and acknowledged, and finds lost and repeated
+//! messages. A [`Fragile`] contains entities that do not outlive their connection, so each recovery
+//! must restore them.
 //!
-//! The tests of `tests/rabbitmq` have each fault once; the binary `soak` has many, in random order:
+//! The tests of `tests/rabbitmq` run each fault once. The binary `soak` runs many, in random order:
 //!
 //! ```text
 //! cargo run --release -p puka-test-soak --bin soak -- --rounds 200 --seed 1
 //! ```
 #![expect(
     clippy::missing_errors_doc,
-    reason = "everything here fails when what it says of the client does not hold"
+    reason = "every function fails if the client breaks a promise"
 )]
 
 mod fault;
@@ -34,10 +33,10 @@ use futures_lite::FutureExt;
 use std::future::Future;
 use std::time::Duration;
 
-/// Why something did not work.
+/// The reason of a failure.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Nothing, or why it did not work.
+/// The outcome of a step.
 pub type Outcome = Result<(), Failure>;
 
 /// Limits the time for a step.
@@ -53,7 +52,7 @@ pub async fn within<T>(
     async { Ok(step.await) }.or(timeout).await
 }
 
-/// Asks again and again, until it is so.
+/// Polls until a condition is true.
 pub async fn until(limit: Duration, what: &str, mut is_so: impl FnMut() -> bool) -> Outcome {
     let asking = async {
         while !is_so() {

@@ -1,4 +1,4 @@
-//! Connections that publish and consume while the broker has its faults.
+//! Connections that publish and consume during the faults.
 
 use crate::ledger::{Account, Ledger};
 use crate::work::{Acknowledging, Control, consume, publish};
@@ -10,19 +10,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// How long a recovery may take, a slow start of the broker's included.
+/// The timeout of a recovery, including a slow start of the broker.
 const RECOVERY: Duration = Duration::from_secs(60);
 
-/// How long it may take until everything that was published is acknowledged.
+/// The timeout until every published message is acknowledged.
 const SETTLING: Duration = Duration::from_secs(60);
 
-/// Two connections that publish, one of them what is not confirmed again, and one that consumes, as
-/// the second does too.
+/// Three connections: two publish, of which the second republishes unconfirmed messages and also
+/// consumes, and the third only consumes.
 #[derive(Debug)]
 pub struct Load {
-    /// What became of the messages.
+    /// The outcome of every message.
     pub ledger: Arc<Ledger>,
-    /// What does not outlive the first connection.
+    /// The entities that do not outlive the first connection.
     pub fragile: Fragile,
     links: Vec<Link>,
     control: Arc<Control>,
@@ -57,7 +57,7 @@ impl Link {
     }
 }
 
-/// Options that find out about a fault soon.
+/// Returns options with which a fault is noticed soon.
 pub(crate) fn hasty(options: Options, republishes: Option<u32>) -> Options {
     let recovery = Recovery::default()
         .backoff(Duration::from_millis(50), Duration::from_millis(500))
@@ -71,16 +71,15 @@ pub(crate) fn hasty(options: Options, republishes: Option<u32>) -> Options {
 }
 
 impl Load {
-    /// Declares a queue that is durable, of that type, and begins to publish to it and to consume
-    /// from it.
+    /// Declares a durable queue of this type, and starts to publish to it and to consume from it.
     pub async fn start(options: Options, queue_type: puka::QueueType) -> Result<Self, Failure> {
         let ledger = Arc::new(Ledger::default());
         let once = Link::connect(hasty(options.clone(), None), &ledger).await?;
         let again = Link::connect(hasty(options.clone(), Some(100)), &ledger).await?;
         let taker = Link::connect(hasty(options, None), &ledger).await?;
         let (queue, exchange) = (unique("load"), unique("load"));
-        // Each declares what it uses: should it be gone one day, who comes first must not have to
-        // wait for the others.
+        // Each connection declares the entities that it uses. If they were deleted, the first
+        // connection that recovers must not wait for the others.
         for client in [&once.client, &again.client, &taker.client] {
             client
                 .queue_declare(&queue)
@@ -141,12 +140,13 @@ impl Load {
         Ok(load)
     }
 
-    /// The connections: one that publishes once, one that publishes again, one that only consumes.
+    /// Returns the connections: one publishes without republishing, one republishes, one only
+    /// consumes.
     pub fn clients(&self) -> impl Iterator<Item = &Client> {
         self.links.iter().map(|link| &link.client)
     }
 
-    /// How often each connection has recovered.
+    /// Returns the number of recoveries of each connection.
     #[must_use]
     pub fn recoveries(&self) -> Vec<u64> {
         self.clients()
@@ -164,7 +164,7 @@ impl Load {
         .map_err(|error| self.explain(&error))
     }
 
-    /// Waits until every connection has recovered once more than that, and is open.
+    /// Waits until every connection has recovered more often than before, and is open.
     pub async fn recovers_from(&self, before: &[u64]) -> Outcome {
         until(RECOVERY, "a recovery", || {
             let more = self
@@ -201,8 +201,8 @@ impl Load {
             .all(|client| matches!(client.state(), ConnectionState::Open))
     }
 
-    /// Stops publishing, waits until everything is delivered and acknowledged, and looks whether
-    /// what is fragile is back.
+    /// Stops publishing, waits until every message is delivered and acknowledged, and checks that
+    /// the fragile entities are restored.
     pub async fn comes_to_rest(&mut self) -> Result<Account, Failure> {
         self.control.is_paused.store(true, Ordering::Release);
         let resting = || self.control.resting.load(Ordering::Acquire) == self.publishers.len();
@@ -221,7 +221,7 @@ impl Load {
         Ok(account)
     }
 
-    /// Nothing is left that could be delivered.
+    /// Waits until the queue is empty.
     async fn is_empty(&self) -> Outcome {
         let Some(client) = self.clients().next() else {
             return Ok(());
@@ -241,12 +241,12 @@ impl Load {
         within(SETTLING, "emptying the queue", empty).await?
     }
 
-    /// Publishes again, after a rest.
+    /// Continues to publish after a rest.
     pub fn goes_on(&self) {
         self.control.is_paused.store(false, Ordering::Release);
     }
 
-    /// Comes to rest, closes everything, and tells what became of the messages.
+    /// Stops publishing, closes everything, and returns the account of the messages.
     pub async fn ends(mut self) -> Result<Account, Failure> {
         let account = self.comes_to_rest().await?;
         self.control.is_over.store(true, Ordering::Release);

@@ -5,28 +5,28 @@ use puka::{Error, Options};
 use puka_test_rabbitmq::{Node, NodeError, Proxy};
 use std::sync::Arc;
 
-/// Where faults happen.
+/// The place of the faults.
 #[derive(Debug)]
 pub struct Stage {
     /// The broker.
     pub node: Arc<Node>,
-    /// What stands before it.
+    /// The proxy in front of the broker.
     pub proxy: Proxy,
 }
 
 impl Stage {
-    /// Puts a proxy before a node.
+    /// Starts a proxy in front of a node.
     pub fn new(node: Arc<Node>) -> Result<Self, NodeError> {
         let proxy = Proxy::start(node.port())?;
         Ok(Self { node, proxy })
     }
 
-    /// Options for the broker, through the proxy.
+    /// Returns options to connect to the broker through the proxy.
     pub fn options(&self) -> Result<Options, Error> {
         Options::from_uri(&self.proxy.url())
     }
 
-    /// Has the node do something that takes its time, without holding up others.
+    /// Runs slow work with the node without blocking other tasks.
     pub async fn node<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Node) -> Result<T, NodeError> + Send + 'static,

@@ -1,4 +1,4 @@
-//! What publishes and what consumes.
+//! The publishers and the consumers.
 
 use crate::ledger::Ledger;
 use futures_lite::FutureExt;
@@ -9,28 +9,29 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// Publishes of one publisher that may be unconfirmed.
+/// The maximum number of unconfirmed publishes of a publisher.
 const WINDOW: usize = 64;
 
-/// Deliveries that are kept for later, so that some are always held when the connection goes.
+/// The number of deliveries that stay unsettled, so that a loss always finds some.
 const HELD: usize = 8;
 
-/// Between two publishes: a thousand a second keep two processors free for others.
+/// The pause between two publishes. A thousand publishes a second leave two processors free for
+/// other work.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// When nothing comes for so long, what is held is settled.
+/// If no delivery arrives for this long, the unsettled ones are settled.
 const IDLE: Duration = Duration::from_millis(100);
 
-/// What publishers are told.
+/// The requests to the publishers, and their state.
 #[derive(Debug, Default)]
 pub(crate) struct Control {
     pub(crate) is_paused: AtomicBool,
     pub(crate) is_over: AtomicBool,
-    /// Publishers that have nothing under way.
+    /// The number of publishers without a pending publish.
     pub(crate) resting: AtomicUsize,
 }
 
-/// Publishes until it is over, each message once, every other one as mandatory.
+/// Publishes until the load ends, each message once, every other one as mandatory.
 pub(crate) async fn publish(
     client: Client,
     ledger: Arc<Ledger>,
@@ -81,9 +82,9 @@ pub(crate) async fn publish(
 /// How a consumer acknowledges.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Acknowledging {
-    /// Each by itself, every third one much later.
+    /// Each delivery separately, every third one much later.
     Late,
-    /// Several at once.
+    /// Several deliveries together.
     Together,
 }
 
@@ -151,7 +152,7 @@ fn settle_all(ledger: &Ledger, held: &mut VecDeque<(Option<usize>, Delivery)>, h
     let settled = last.ack_multiple();
     ledger.settle(number, &settled);
     for (number, delivery) in held.drain(..) {
-        // It settles nothing of an earlier connection.
+        // The ack does not settle deliveries of an earlier connection.
         let is_covered = delivery.epoch() == epoch;
         ledger.settle(
             number,

@@ -1,12 +1,12 @@
-//! Faults in random order under load, and the account: `soak [--rounds N] [--seed S]`.
+//! Runs faults in random order under load, and prints the account: `soak [--rounds N] [--seed S]`.
 //!
-//! Exits with 1 when something was lost, or came twice without saying so, or did not come back;
-//! with 2 when it was called wrongly.
+//! Exits with 1 if a message was lost or delivered twice unmarked, or something was not restored;
+//! with 2 if the arguments are invalid.
 
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a command line tool says there what it found"
+    reason = "the command line tool prints its findings"
 )]
 
 use puka::QueueType;
