@@ -1,5 +1,5 @@
-//! Many threads at one client, for real: producers, consumers and requests, while connections come
-//! and go beside them.
+//! Real threads that share a client: producers, consumers and requests, while other connections are
+//! opened and closed.
 
 #![expect(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
@@ -22,7 +22,7 @@ use std::time::Duration;
 const THREADS: usize = 8;
 const MESSAGES: usize = 500;
 
-/// Longer than a machine that does much else takes.
+/// A timeout that is enough on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn open(broker: &Server, options: Options) -> Client {
@@ -31,7 +31,7 @@ fn open(broker: &Server, options: Options) -> Client {
     client
 }
 
-/// Runs a scenario and fails when it hangs.
+/// Runs a scenario, and fails if it hangs.
 fn in_time(scenario: impl FnOnce() + Send + 'static) {
     let (done, waits) = mpsc::channel::<()>();
     let run = thread::spawn(move || {
@@ -46,7 +46,7 @@ fn in_time(scenario: impl FnOnce() + Send + 'static) {
     run.join().unwrap();
 }
 
-/// Publishes its share; every publish has its own outcome.
+/// Publishes the messages of a thread, and checks that each publish has its own outcome.
 async fn produce(client: Client, producer: usize) -> Result<(), Error> {
     for number in 0..MESSAGES {
         let published = client.basic_publish("", "work", format!("{producer} {number}"));
@@ -57,7 +57,7 @@ async fn produce(client: Client, producer: usize) -> Result<(), Error> {
                 .await;
             assert!(matches!(returned, Err(Error::NoRoute(_))), "{returned:?}");
         }
-        // Some are not waited for.
+        // Some promises are dropped.
         if number % 3 == 0 {
             drop(published.submit().await?)
         } else {
@@ -67,7 +67,8 @@ async fn produce(client: Client, producer: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// Consumes until everything has been seen by somebody. Gives what it has seen.
+/// Consumes until all consumers together have received every message. Returns the messages that it
+/// has received.
 async fn consume(client: Client, seen: Arc<AtomicUsize>) -> Result<Vec<String>, Error> {
     let mut bodies = Vec::new();
     let mut consumer = client.basic_consume("work").prefetch_count(10).await?;
@@ -110,7 +111,7 @@ fn producers_and_consumers_sharing_a_client_lose_nothing() {
                 thread::spawn(move || smol::block_on(consume(client, seen)))
             })
             .collect();
-        // Beside them, connections come and go, some of them in the midst of something.
+        // Meanwhile other connections are opened and closed, some of them during a request.
         for round in 0..50 {
             let other = open(&broker, Options::default());
             let declared = other.queue_declare("beside").send();
@@ -151,7 +152,7 @@ fn s44_closes_of_a_hundred_threads_all_complete() {
                 let client = client.clone();
                 thread::spawn(move || {
                     let published = client.basic_publish("", "q", "x").send();
-                    // Some let go of everything instead.
+                    // Some threads drop everything instead.
                     if number % 10 == 0 {
                         drop(published);
                         Ok(())
@@ -205,8 +206,8 @@ fn s37_lost_transport_ends_publishers_waiting_for_capacity() {
             thread::yield_now();
         }
         for (number, waiting) in waiting.into_iter().enumerate() {
-            // What was written before the broker's word came is done, when it has no confirm to
-            // wait for.
+            // A publish without confirms that was written before `connection.blocked` arrived is
+            // complete.
             let outcome = waiting.join().unwrap();
             assert!(number % 2 == 1 || outcome.is_err(), "{number}");
             assert!(
@@ -226,8 +227,8 @@ impl Wake for Holds {
     fn wake(self: Arc<Self>) {}
 }
 
-/// Has something be asked by a waker that holds a promise, twice, so that the second takes the
-/// place of the first.
+/// Polls a future twice, each time with another waker that owns a promise, so that the second waker
+/// replaces the first.
 #[track_caller]
 fn ask_twice<F: Future + Unpin>(client: &Client, asked: &mut F) {
     for _ in 0..2 {
@@ -290,7 +291,7 @@ fn ten_thousand_connections_leave_nothing_behind() {
             })
             .unwrap();
         }
-        // The last drivers may be at it still.
+        // The last drivers may still be running.
         while !broker.with(|broker| broker.connections().is_empty()) {
             thread::yield_now();
         }

@@ -1,4 +1,4 @@
-//! Values of the user whose drop asks the client, on every path that drops one, in many threads.
+//! Values of the user whose drop calls the client, on every path that drops one, in many threads.
 //!
 //! A value that is dropped while the client's lock is held deadlocks, so the test does not end.
 //! Properties and names are not among them: they are borrowed strings and tables, which run no code
@@ -21,25 +21,26 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
-/// Rounds of each thread.
+/// The number of rounds of each thread.
 const ROUNDS: usize = 300;
 
-/// Outcomes between two losses of all connections.
+/// The number of outcomes between two losses of all connections.
 const BETWEEN_LOSSES: usize = 40;
 
 /// A body that is copied, one that is shared, and one of several frames.
 const SIZES: [usize; 3] = [10, 8 << 10, 200 << 10];
 
-/// Makes values whose drop asks the client, and counts them.
+/// Makes values whose drop calls the client, and counts them.
 #[derive(Clone, Default)]
 struct Owners {
-    /// Emptied at the end. The client stores some of the values, and would keep itself alive.
+    /// Emptied at the end, because the client stores some of the values and would keep itself
+    /// alive.
     client: Arc<Mutex<Option<Client>>>,
     made: Arc<AtomicUsize>,
     dropped: Arc<AtomicUsize>,
 }
 
-/// The owner of a body, the inside of a waker, the capture of a callback, or an error.
+/// The owner of a body, the content of a waker, the capture of a callback, or an error.
 struct Owner {
     owners: Owners,
     body: Vec<u8>,
@@ -62,7 +63,7 @@ impl Owners {
         Waker::from(Arc::new(self.owner(0)))
     }
 
-    /// Polls twice with wakers of its own. The second replaces the first.
+    /// Polls twice, each time with a new waker. The second one replaces the first.
     fn poll<F: Future>(&self, future: F) -> Poll<F::Output> {
         let mut future = pin!(future);
         for _ in 0..2 {
@@ -145,7 +146,7 @@ impl Dial for Net {
     }
 }
 
-/// Returns a client that recovers, and whose closures ask it.
+/// Returns a client that recovers, and whose closures call it.
 fn recovering(server: &Server, owners: &Owners) -> Client {
     let (asked, filters, logins) = (owners.clone(), owners.clone(), AtomicUsize::new(0));
     let recovery = Recovery::default()
@@ -177,7 +178,7 @@ fn recovering(server: &Server, owners: &Owners) -> Client {
     client
 }
 
-/// Publishes in every way. Outcomes are not looked at: connections are lost all the time.
+/// Publishes in every way. Outcomes are ignored, because connections are lost all the time.
 async fn publish(client: &Client, owners: &Owners, round: usize) {
     let body = owners.body(SIZES[round % SIZES.len()]);
     match round % 9 {
@@ -292,8 +293,7 @@ fn no_callback_is_dropped_under_the_lock() {
                 for end in 0..30 {
                     let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
                     ours.set_nonblocking(true).unwrap();
-                    // The broker's end, which is closed in the midst of the handshake or not at
-                    // all.
+                    // The broker's end, which is closed during the handshake or not at all.
                     let theirs = Some(theirs).filter(|_| end % 3 != 0);
                     let mut conn = Evented::new(ours, Options::default());
                     let client = conn.client();
