@@ -516,7 +516,8 @@ fn knots(types: &BTreeMap<String, Type>) -> Vec<Vec<&str>> {
     types.values().flat_map(cycles_of).collect()
 }
 
-/// A reader can begin with the file that calls no other, and never has to know two at once.
+/// A reader can begin with the file that calls no other file, and never needs to understand two
+/// files at once.
 #[test]
 fn no_files_of_a_type_call_each_other_in_a_cycle() {
     assert_eq!(

@@ -5,7 +5,7 @@
 use crate::source::tokens;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A type, with all that its files say about it.
+/// A type, with the parts of it in all files.
 #[derive(Default)]
 pub(crate) struct Type {
     /// The number of named fields.

@@ -133,8 +133,8 @@ fn thousands_at_once(url: &str) {
     conn.wait(&mut client.close(), SOON).unwrap();
 }
 
-/// Acknowledgements at the end of a loop are sent although the client is not driven any more: the
-/// broker sends the deliveries that they give credit for.
+/// Acknowledgements at the end of a loop are sent although the client is no longer driven: the
+/// broker sends the deliveries for which they return credit.
 fn acks_are_flushed(url: &str) {
     let (mut conn, client) = connect(url);
     let name = puka_test_rabbitmq::unique("acks");

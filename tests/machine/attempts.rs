@@ -341,7 +341,7 @@ fn r3_thousand_clients_do_not_reconnect_at_once() {
             );
         }
     }
-    // From when the longest delay is reached.
+    // After this time all attempts have the longest delay.
     let mut slots = vec![0_u32; 2001];
     for at in dials.iter().filter(|at| **at > Duration::from_secs(90)) {
         slots[(at.as_millis() / 100) as usize] += 1;

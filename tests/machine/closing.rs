@@ -58,7 +58,7 @@ fn e25_unanswered_close_ends_at_its_deadline() {
 
 #[test]
 fn e25_decode_error_ends_pending_close_at_once() {
-    // No `close-ok` can be parsed any more, so waiting is pointless.
+    // After the error no `close-ok` can be parsed, so waiting is pointless.
     let mut peer = Peer::open(Options::default());
     let closing = peer.machine.close();
     peer.names();

@@ -104,7 +104,7 @@ fn e02_a05_oversized_frame_is_refused_after_seven_bytes() {
     peer.feed(&[3, 0, 1, 1, 0, 0, 0]);
     assert!(
         peer.machine.is_closed(),
-        "no close-ok could be parsed any more"
+        "no close-ok can be parsed after the error"
     );
     peer.pass(std::time::Duration::from_secs(2));
     assert!(peer.machine.is_over(), "and the last bytes have a second");

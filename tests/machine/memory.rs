@@ -2,8 +2,8 @@
 //!
 //! A counting allocator needs `unsafe`, which this workspace forbids. The kernel counts, too:
 //! `VmPeak` is the largest address space that a process ever had, to the page, touched or not. Each
-//! test starts this program again for itself alone, with glibc told to ask the kernel for no more
-//! than it needs, and compares the peak with what there was before.
+//! test starts this program again for itself alone, with glibc configured to request no more memory
+//! from the kernel than it needs, and compares the peak with the size before.
 
 #![cfg(target_os = "linux")]
 
@@ -295,7 +295,7 @@ fn i08_deliveries_settled_behind_an_unsettled_one_are_freed() {
 
 #[test]
 fn e47_never_drained_outbox_costs_only_its_unwritten_bytes() {
-    // The transport keeps up, but is never done: each time there is new output behind a rest.
+    // The transport keeps up, but never finishes: each time there is new output behind a rest.
     grows_by_at_most(
         "e47_never_drained_outbox_costs_only_its_unwritten_bytes",
         1 << 20,

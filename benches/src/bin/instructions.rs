@@ -3,7 +3,7 @@
 //!
 //! The broker is in memory and everything in one task, so runs are repeatable.
 //! `benches/instructions.sh` compares them.
-#![expect(clippy::print_stdout, reason = "it prints what it did")]
+#![expect(clippy::print_stdout, reason = "the program prints its count")]
 
 use bytes::Bytes;
 use futures_lite::future::{self, FutureExt};

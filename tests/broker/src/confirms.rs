@@ -59,8 +59,8 @@ impl Confirms {
         waited
     }
 
-    /// Takes the confirms that are due. "multiple=true stands for all numbers up to it that are
-    /// still open", so a confirm is joined with others only if no earlier publish stays open.
+    /// Takes the confirms that are due. With `multiple`, a confirm covers all open numbers up to
+    /// its own, so confirms are joined only if no earlier publish stays open.
     pub(crate) fn take_due(&mut self, now: Instant, coalesce: bool) -> Vec<Confirm> {
         let mut due: Vec<(Instant, Confirm)> = Vec::new();
         let mut joining = coalesce;

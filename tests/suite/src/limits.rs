@@ -14,7 +14,7 @@ use std::pin::pin;
 type Standing<R> = Driver<Box<dyn Io>, <R as Runtime>::Clock>;
 
 /// Returns an open connection with a queue and a channel to publish to it, and the driver, which is
-/// not polled any more.
+/// no longer polled.
 async fn standing_still<R: Runtime>(
     world: &World<R>,
     set: impl FnOnce(Options) -> Options,
