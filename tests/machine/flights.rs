@@ -1,4 +1,4 @@
-//! The number of network flights that operations take, whatever the latency.
+//! The number of network flights that operations take, at any latency.
 
 use crate::peer::short;
 use puka::machine::{Body, Connection, Outgoing, PromiseId, Publish};

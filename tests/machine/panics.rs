@@ -1,4 +1,4 @@
-//! User code that panics: wakers, credential sources, dialers. The connection goes on.
+//! User code that panics: wakers, credential sources, dialers. The connection continues.
 
 use crate::driver::opened;
 use crate::peer::{answer, rabbitmq, start};

@@ -1,4 +1,4 @@
-//! A scripted server and its state machine. Bytes move between them when the test says so.
+//! A scripted server and its state machine. Bytes move between them when the test moves them.
 
 use puka::machine::{
     Body, Connection, Consume, ConsumerId, Delivered, Dialling, Outgoing, PromiseId, Publish, Reply,

@@ -1,4 +1,4 @@
-//! The replay with the next connection: its entities and their order, and what is left out.
+//! The replay with the next connection: its entities, their order, and the skipped ones.
 
 use crate::peer::{Peer, Sent, channel_close, consume, declare, publish, short, tune};
 use puka::machine::{ConnectionState, Notice, PromiseId, Reply};

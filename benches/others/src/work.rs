@@ -19,7 +19,7 @@ pub(crate) enum Kind {
     Confirm,
     /// Consumes without acknowledgements.
     Consume,
-    /// Acknowledges each delivery by itself. The end is a reply that the node sends after it has
+    /// Acknowledges each delivery separately. The end is a reply that the node sends after it has
     /// read everything.
     Ack,
 }

@@ -79,7 +79,7 @@ pub(crate) async fn publish(
     }
 }
 
-/// How a consumer acknowledges.
+/// The way in which a consumer acknowledges.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Acknowledging {
     /// Each delivery separately, every third one much later.

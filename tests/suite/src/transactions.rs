@@ -34,7 +34,7 @@ pub async fn s63_committed_work_takes_effect_together<R: Runtime>(world: &World<
     assert_eq!(holds(&client, &to).await?, 0);
     assert!(transaction.commit().await?.is_empty());
     assert_eq!(holds(&client, &to).await?, 3);
-    // Unsettled deliveries are requeued, and cannot be settled any more.
+    // Unsettled deliveries are requeued, and can no longer be settled.
     assert_error!(held.ack(), Error::Stale);
     world.until_ready(&client, &from, 1).await?;
     Ok(client.close().await?)

@@ -23,7 +23,7 @@ pub(crate) enum Work {
     /// Publishes with confirms, and checks every outcome.
     Confirm(usize),
     Consume(usize),
-    /// Acknowledges each delivery by itself.
+    /// Acknowledges each delivery separately.
     Ack(usize),
     Request,
 }
