@@ -264,8 +264,8 @@ impl Plan {
         if self.has(Feature::Heartbeats) { 2 } else { 60 }
     }
 
-    /// Returns how long a client may be suspended before the broker drops it: two timeouts, less the
-    /// half since the client last sent a heartbeat, and less the delays of the network.
+    /// Returns how long a client may be suspended before the broker drops it: two timeouts, less
+    /// the half since the client last sent a heartbeat, and less the delays of the network.
     pub(crate) fn broker_waits(&self) -> Duration {
         let heartbeat = Duration::from_secs(self.heartbeat().into());
         2 * heartbeat - heartbeat / 2 - Duration::from_millis(500)

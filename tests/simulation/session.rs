@@ -1,6 +1,6 @@
 //! One connection of a client and its driver over a virtual network. The driver takes the steps of
-//! the library's own pump in the same order, but without flushing, and it finds out that a transport
-//! is empty by reading.
+//! the library's own pump in the same order, but without flushing, and it finds out that a
+//! transport is empty by reading.
 
 use crate::checker::{Checked, Settled, Violation, ensure};
 use crate::left::Left;
@@ -395,8 +395,8 @@ impl Session {
         Ok(None)
     }
 
-    /// Handles a timeout that has passed, after what the client has written and read. If the machine
-    /// wants input and nothing was read in this round, the next round reads first.
+    /// Handles a timeout that has passed, after what the client has written and read. If the
+    /// machine wants input and nothing was read in this round, the next round reads first.
     fn expire(&mut self, now: Instant, has_read: bool) {
         match std::mem::take(&mut self.transmitted) {
             0 => {}
