@@ -45,7 +45,7 @@ pub(crate) const ORDERED_BYTES: usize = 128 << 10;
 pub(crate) const CHANNEL_TURN_BYTES: usize = 64 << 10;
 
 /// The transport receives this many bytes at a time: two frames, which the next one has to wait
-/// for.
+/// for. One turn of a channel is added if the frames that leave in order are as many bytes already.
 pub(crate) const WRITE_BYTES: usize = 256 << 10;
 
 /// The transport receives more while it has fewer unwritten bytes than this.

@@ -231,7 +231,7 @@ impl Context {
     /// Writes a method that fits into the smallest frame size that can be negotiated.
     #[inline]
     pub(crate) fn write(&mut self, channel: u16, method: &impl Encode) {
-        let written = self.transmit.method(channel, method);
+        let written = self.transmit.append_method(channel, method);
         debug_assert!(written.is_ok(), "{written:?}");
         self.attention = true;
     }
@@ -339,7 +339,7 @@ impl Context {
         let transmit = &mut self.transmit;
         channel.unsettled.return_unwanted(|delivery_tag, multiple| {
             // A nack fits into any frame.
-            let _ = transmit.method(
+            let _ = transmit.append_method(
                 number,
                 &basic::Nack {
                     delivery_tag,
@@ -438,7 +438,7 @@ impl Context {
         let transmit = &mut self.transmit;
         channel.unsettled.flush(|delivery_tag, multiple| {
             // An ack fits into any frame.
-            let _ = transmit.method(
+            let _ = transmit.append_method(
                 number,
                 &basic::Ack {
                     delivery_tag,

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 /// Writes a method after which nothing is written.
 fn write_last(cx: &mut Context, method: &impl Encode) {
-    let written = cx.transmit.last_method(method);
+    let written = cx.transmit.append_last_method(method);
     // `close` is cut to fit into the smallest frame.
     debug_assert!(written.is_ok(), "{written:?}");
     cx.attention = true;

@@ -131,7 +131,7 @@ impl Lifecycle {
         };
         let cx = &mut session.cx;
         cx.attention = true;
-        let next = match handshake.handle(method, &cx.options, cx.transmit.queue()) {
+        let next = match handshake.handle(method, &cx.options, cx.transmit.outbox()) {
             // No `connection.close` is sent, because the peers have not agreed on anything yet
             // (spec 2.2.4).
             Err(error) => return self.abort(session, error),
@@ -177,7 +177,7 @@ impl Lifecycle {
         };
         let cx = &mut session.cx;
         cx.attention = true;
-        match handshake.handle_login(outcome, &cx.options, cx.transmit.queue()) {
+        match handshake.handle_login(outcome, &cx.options, cx.transmit.outbox()) {
             Err(error) => self.abort(session, error),
             Ok(handshake) => {
                 self.state = State::Handshake(Handshaking {

@@ -63,7 +63,7 @@ impl Lifecycle {
 
     /// Begins the handshake on a new transport.
     pub(crate) fn begin_handshake(&mut self, cx: &mut Context, now: Instant) {
-        let handshake = Handshake::begin(cx.transmit.queue());
+        let handshake = Handshake::begin(cx.transmit.outbox());
         let timeout = cx.options.deadlines.handshake;
         self.enter(cx, State::handshake(handshake, now, timeout));
     }
@@ -159,7 +159,7 @@ impl Lifecycle {
         session
             .cx
             .transmit
-            .method(0, &update)
+            .append_method(0, &update)
             .map_err(|error| match error {
                 EncodeError::FrameTooLarge { .. } => Error::invalid("new_secret", error),
                 error => error.into(),

@@ -188,7 +188,7 @@ impl Connection {
     /// Records that the transport has accepted this many bytes of the output.
     pub fn handle_transmitted(&mut self, now: Instant, bytes: usize) {
         let cx = &mut self.session.cx;
-        cx.transmit.transmitted(now, bytes);
+        cx.transmit.record_transmitted(now, bytes);
         cx.attention |= cx.transmit.has_queued();
     }
 

@@ -100,7 +100,7 @@ impl Context {
         let is_last = channel.and_then(|channel| {
             let write = |tag, multiple| {
                 // A refusal fits into any frame.
-                let _ = transmit.method(number, &refusal(tag, multiple));
+                let _ = transmit.append_method(number, &refusal(tag, multiple));
             };
             channel
                 .unsettled

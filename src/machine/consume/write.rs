@@ -106,7 +106,7 @@ impl Consumers {
             nowait: false,
             arguments: subscription.arguments.as_ref(),
         };
-        let written = cx.transmit.method(number, &consume);
+        let written = cx.transmit.append_method(number, &consume);
         cx.attention = true;
         debug_assert!(written.is_ok(), "{written:?}");
         cx.await_reply(

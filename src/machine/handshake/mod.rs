@@ -87,7 +87,7 @@ const LOCALE: ShortStr<'static> = ShortStr::literal("en_US");
 impl Handshake {
     /// Begins the handshake by writing the protocol header.
     pub(crate) fn begin(out: &mut Outbox) -> Self {
-        out.bytes(&ProtocolHeader::AMQP_0_9_1.to_bytes());
+        out.append_bytes(&ProtocolHeader::AMQP_0_9_1.to_bytes());
         Self::Start(AwaitStart)
     }
 
@@ -233,7 +233,7 @@ impl Login {
             let secure_ok = methods::SecureOk {
                 response: &response.bytes.0,
             };
-            out.method(0, INITIAL_FRAME_MAX, &secure_ok)
+            out.append_method(0, INITIAL_FRAME_MAX, &secure_ok)
                 .map_err(too_large)?;
         } else {
             let client_properties = client_properties(options)?;
@@ -243,7 +243,7 @@ impl Login {
                 response: &response.bytes.0,
                 locale: LOCALE,
             };
-            out.method(0, INITIAL_FRAME_MAX, &start_ok)
+            out.append_method(0, INITIAL_FRAME_MAX, &start_ok)
                 .map_err(too_large)?;
             self.username = response.username;
         }
@@ -290,8 +290,8 @@ impl AwaitTune {
         let limits = tuning::negotiate(tune, &options.limits)?;
         let virtual_host = ShortStr::new(&options.virtual_host)
             .map_err(|error| Error::invalid("virtual_host", error))?;
-        out.method(0, limits.frame_max, &limits)?;
-        out.method(0, limits.frame_max, &methods::Open { virtual_host })?;
+        out.append_method(0, limits.frame_max, &limits)?;
+        out.append_method(0, limits.frame_max, &methods::Open { virtual_host })?;
         let Login {
             username,
             properties,

@@ -135,7 +135,7 @@ impl Publishing {
         });
         let properties = with_headers.as_ref().unwrap_or(publish.properties);
         cx.transmit
-            .content(channel, &method, properties, &publish.body)?;
+            .append_content(channel, &method, properties, &publish.body)?;
         Ok(())
     }
 

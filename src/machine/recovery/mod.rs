@@ -306,7 +306,7 @@ impl Recovering {
         // The program may have deleted the entity in the meantime.
         let request = topology.request(step).ok_or(Error::Stale)?;
         let info = request.info();
-        let mut write = |request: &Method<'_>| transmit.method(number, request);
+        let mut write = |request: &Method<'_>| transmit.append_method(number, request);
         // The name of a dead-letter queue may have changed. Bindings are recorded under the current
         // names, and searching all names for each took 7 % of a recovery with 100 000 bindings.
         let written = match step {

@@ -140,7 +140,7 @@ impl Requests {
                 cx.suspect = Some(request.promise);
             }
             let request = cx.with_current_names(request);
-            match cx.transmit.method(number, &request) {
+            match cx.transmit.append_method(number, &request) {
                 Ok(()) => cx.await_reply(number, request.info, Awaited::of(request)),
                 Err(error) => {
                     cx.channels.put_idle(number);

@@ -158,7 +158,7 @@ impl Transactions {
         let mut properties = *publish.properties;
         properties.headers = headers.map(Into::into).or(properties.headers);
         cx.transmit
-            .content(number, &method, &properties, &publish.body)?;
+            .append_content(number, &method, &properties, &publish.body)?;
         cx.attention = true;
         if let Some(transaction) = self.get_mut(id).filter(|_| publish.mandatory) {
             transaction.mandatory += 1;

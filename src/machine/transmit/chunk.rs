@@ -7,8 +7,8 @@ use crate::protocol::{EncodeError, Properties};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
-/// The largest capacity in bytes that is reused after a chunk is written.
-const KEPT_CAPACITY: usize = 256 << 10;
+/// The largest capacity in bytes that a written chunk keeps for reuse.
+const REUSED_CAPACITY: usize = 256 << 10;
 
 /// A sequence of whole frames.
 #[derive(Default)]
@@ -18,6 +18,7 @@ pub(crate) struct Chunk {
     written: usize,
     /// Parts of bodies, each with its position in `bytes`.
     bodies: VecDeque<(usize, Bytes)>,
+    /// The number of unwritten bytes of `bodies`.
     body_bytes: usize,
 }
 
@@ -46,7 +47,8 @@ impl Chunk {
             .filter(|piece| !piece.is_empty())
     }
 
-    /// Removes written bytes. Returns how many of them are not of this chunk.
+    /// Removes up to `bytes` written bytes. Returns the rest of `bytes`, which the next chunk
+    /// contains.
     pub(crate) fn advance(&mut self, mut bytes: usize) -> usize {
         while bytes > 0 {
             let next = self
@@ -76,16 +78,16 @@ impl Chunk {
     /// Empties a written chunk for reuse.
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
-        self.bytes.shrink_to(KEPT_CAPACITY);
+        self.bytes.shrink_to(REUSED_CAPACITY);
         self.written = 0;
         self.bodies.clear();
         self.body_bytes = 0;
     }
 
-    /// Reserves about `bytes` bytes if `small`, the length so far, shows that small frames keep
-    /// coming. Otherwise the buffer would grow step by step.
-    pub(crate) fn expect(&mut self, small: usize, bytes: usize) {
-        if small >= 1024 && self.bodies.is_empty() && self.bytes.capacity() < bytes {
+    /// Reserves capacity for a chunk of `bytes` bytes if the chunk has a kilobyte of small frames
+    /// already, so more are likely. Otherwise the buffer would grow step by step.
+    pub(crate) fn reserve_if_growing(&mut self, bytes: usize) {
+        if self.len() >= 1024 && self.bodies.is_empty() && self.bytes.capacity() < bytes {
             self.bytes.reserve(bytes);
         }
     }
@@ -98,7 +100,7 @@ impl Chunk {
 
     /// Appends a method and a content header. Appends nothing if either cannot be encoded.
     #[inline]
-    pub(crate) fn content_start(
+    pub(crate) fn append_content_start(
         &mut self,
         channel: u16,
         frame_max: u32,
@@ -121,10 +123,16 @@ impl Chunk {
         written
     }
 
-    /// Appends a body frame. "The content body can be split into as many frames as needed"
+    /// Appends a body frame with the bytes `from..to` of the body. "The content body can be split into as many frames as needed"
     /// (4.2.6.2).
     #[inline]
-    pub(crate) fn body_frame(&mut self, channel: u16, body: &Body<'_>, from: usize, to: usize) {
+    pub(crate) fn append_body_frame(
+        &mut self,
+        channel: u16,
+        body: &Body<'_>,
+        from: usize,
+        to: usize,
+    ) {
         let part = body.as_bytes().get(from..to).unwrap_or_default();
         frame::body_frame_start(&mut self.bytes, channel, part.len() as u32);
         match body.as_shared() {

@@ -1,4 +1,8 @@
 //! Output: frames in order, fairness between channels, and heartbeats.
+//!
+//! Frames are encoded into the [`Outbox`], the outgoing queue. When the transport can take more,
+//! [`Transmit::poll`] moves some of them to an [`Outgoing`], which the driver owns and writes. Both
+//! consist of [`Chunk`](chunk::Chunk)s, buffers of whole frames.
 
 pub(crate) mod chunk;
 pub(crate) mod heartbeat;
@@ -20,8 +24,8 @@ const DEFAULT_FRAME_MAX: u32 = 131_072;
 /// The output of the connection: the queued frames, and the progress of the transport.
 #[derive(Debug)]
 pub(crate) struct Transmit {
-    queue: Outbox,
-    /// The number of bytes that the driver holds and the transport has not accepted.
+    outbox: Outbox,
+    /// The number of bytes that the driver has and the transport has not accepted.
     in_flight_bytes: usize,
     /// When the transport last accepted bytes.
     last_progress: Instant,
@@ -34,7 +38,7 @@ impl Transmit {
     /// Returns the output of a new connection. A `frame_max` of 0 means the default.
     pub(crate) fn new(now: Instant, frame_max: u32) -> Self {
         Self {
-            queue: Outbox::default(),
+            outbox: Outbox::default(),
             in_flight_bytes: 0,
             last_progress: now,
             frame_max: if frame_max == 0 {
@@ -46,7 +50,7 @@ impl Transmit {
         }
     }
 
-    /// Starts over with a new transport.
+    /// Discards everything and starts over with a new transport.
     pub(crate) fn start_over(&mut self, now: Instant) {
         self.discard_all();
         self.last_progress = now;
@@ -55,10 +59,10 @@ impl Transmit {
 
     /// Discards the queued frames.
     pub(crate) fn discard_queued(&mut self) {
-        self.queue = Outbox::default();
+        self.outbox = Outbox::default();
     }
 
-    /// Discards the queued frames, and those that the driver holds.
+    /// Discards the queued frames, and those that the driver has.
     pub(crate) fn discard_all(&mut self) {
         self.discard_queued();
         self.in_flight_bytes = 0;
@@ -78,46 +82,51 @@ impl Transmit {
     /// Returns the number of bytes that the transport has not accepted.
     #[inline]
     pub(crate) fn len(&self) -> usize {
-        self.queue.len() + self.in_flight_bytes
+        self.outbox.len() + self.in_flight_bytes
     }
 
     /// Returns `true` if frames are queued.
     #[inline]
     pub(crate) fn has_queued(&self) -> bool {
-        !self.queue.is_empty()
+        !self.outbox.is_empty()
     }
 
-    /// Returns the queue, for the handshake, in which other frame sizes apply.
-    pub(crate) fn queue(&mut self) -> &mut Outbox {
-        &mut self.queue
+    /// Returns the outgoing queue, for the handshake, in which other frame sizes apply.
+    pub(crate) fn outbox(&mut self) -> &mut Outbox {
+        &mut self.outbox
     }
 
     /// Queues a method.
     #[inline]
-    pub(crate) fn method(&mut self, channel: u16, method: &impl Encode) -> Result<(), EncodeError> {
-        self.queue.method(channel, self.frame_max, method)
+    pub(crate) fn append_method(
+        &mut self,
+        channel: u16,
+        method: &impl Encode,
+    ) -> Result<(), EncodeError> {
+        self.outbox.append_method(channel, self.frame_max, method)
     }
 
-    /// Queues a method of the connection behind everything else, because nothing may follow it.
-    pub(crate) fn last_method(&mut self, method: &impl Encode) -> Result<(), EncodeError> {
-        self.queue.last_method(self.frame_max, method)
+    /// Queues a method of channel 0 that is written after everything else, because no frame may
+    /// follow it.
+    pub(crate) fn append_last_method(&mut self, method: &impl Encode) -> Result<(), EncodeError> {
+        self.outbox.append_last_method(self.frame_max, method)
     }
 
     /// Queues a method with its content: all of it, or nothing.
     #[inline]
-    pub(crate) fn content(
+    pub(crate) fn append_content(
         &mut self,
         channel: u16,
         method: &impl Encode,
         properties: &Properties<'_>,
         body: &Body<'_>,
     ) -> Result<(), EncodeError> {
-        self.queue
-            .content(channel, self.frame_max, method, properties, body)
+        self.outbox
+            .append_content(channel, self.frame_max, method, properties, body)
     }
 
-    /// Moves the next queued frames to `out`, or all of them. Returns `true` if there were any. A
-    /// due heartbeat is queued if the transport can take one.
+    /// Moves the next queued frames to `out`; with `all`, moves all of them. Returns `true` if any
+    /// were moved. Queues a heartbeat first if one is due and no other frame is queued.
     pub(crate) fn poll(
         &mut self,
         now: Instant,
@@ -125,24 +134,25 @@ impl Transmit {
         all: bool,
         out: &mut Outgoing,
     ) -> bool {
-        if is_connected && self.heartbeat.is_due(now) && self.queue.is_empty() {
-            self.queue.heartbeat();
+        if is_connected && self.heartbeat.is_due(now) && self.outbox.is_empty() {
+            self.outbox.append_heartbeat();
         }
-        if self.queue.is_empty() {
+        if self.outbox.is_empty() {
             return false;
         }
         if self.in_flight_bytes == 0 {
             self.last_progress = now;
         }
-        // Also when the driver holds enough bytes: these prove that the client is alive.
+        // This also applies if nothing is moved, because the driver has enough bytes: when they
+        // are written, they prove that the client is alive.
         self.heartbeat.sent(now);
-        let bytes = self.queue.transfer(self.in_flight_bytes, all, out);
+        let bytes = self.outbox.transfer(self.in_flight_bytes, all, out);
         self.in_flight_bytes += bytes;
         bytes > 0
     }
 
     /// Records that the transport has accepted bytes.
-    pub(crate) fn transmitted(&mut self, now: Instant, bytes: usize) {
+    pub(crate) fn record_transmitted(&mut self, now: Instant, bytes: usize) {
         self.in_flight_bytes = self.in_flight_bytes.saturating_sub(bytes);
         self.last_progress = now;
     }
@@ -152,10 +162,10 @@ impl Transmit {
         self.last_progress = now;
     }
 
-    /// Returns the time in which the transport has to accept some of the bytes that it has. It is
-    /// `None` if there are none, or without heartbeats.
+    /// Returns the time within which the transport has to accept some of the bytes that it has.
+    /// Returns `None` if it has none, or without heartbeats.
     #[inline]
-    fn patience(&self) -> Option<Duration> {
+    fn stall_timeout(&self) -> Option<Duration> {
         let timeout = self
             .heartbeat
             .timeout()
@@ -166,14 +176,14 @@ impl Transmit {
     /// Returns when the transport counts as stalled.
     #[inline]
     pub(crate) fn stall_deadline(&self) -> Option<Instant> {
-        let patience = self.patience()?;
-        Some(later(self.last_progress, patience))
+        let timeout = self.stall_timeout()?;
+        Some(later(self.last_progress, timeout))
     }
 
     /// Returns for how long the transport has accepted nothing, if that is too long.
     pub(crate) fn stalled_for(&self, now: Instant) -> Option<Duration> {
-        let patience = self.patience()?;
+        let timeout = self.stall_timeout()?;
         let stalled = now.saturating_duration_since(self.last_progress);
-        (stalled >= patience).then_some(stalled)
+        (stalled >= timeout).then_some(stalled)
     }
 }

@@ -1,10 +1,17 @@
 //! The outgoing queue, and the order in which it is written.
 //!
-//! A short queue is written in the order in which it was filled. Beyond that, frames are queued by
-//! channel, and the channels take turns of one large or some small frames, so that neither a large
-//! body nor an unlimited publisher delays the others: "A peer SHOULD NOT allow one very busy
-//! channel to starve the progress of a less busy channel" (4.3). On one channel, the order is that
-//! of the calls, and "Content frames on a specific channel are strictly sequential" (4.2.6).
+//! "A peer SHOULD NOT allow one very busy channel to starve the progress of a less busy channel"
+//! (4.3). So there are two queues:
+//! - `first` is written in the order of the calls. It takes frames until it has
+//!   [`ORDERED_BYTES`].
+//! - Further frames go to the queue of their channel. The channels take turns of one large frame
+//!   or some small ones.
+//!
+//! A transfer moves all of `first` and then some turns to the driver. Afterwards `first` is empty
+//! and takes frames again, but not those of a channel whose own queue has frames: "Content frames
+//! on a specific channel are strictly sequential" (4.2.6). So a channel that was idle overtakes the
+//! busy ones, and waits for no more than the bytes that the driver has. The busy ones still make
+//! progress, because each transfer includes at least one turn, however large `first` is.
 
 use crate::fairness::{CHANNEL_TURN_BYTES, ORDERED_BYTES, UNWRITTEN_BYTES, WRITE_BYTES};
 use crate::machine::Body;
@@ -18,17 +25,17 @@ use std::collections::VecDeque;
 /// The outgoing queue.
 #[derive(Default)]
 pub(crate) struct Outbox {
-    /// The frames that are written first.
+    /// The frames that the next transfer moves first.
     first: Chunk,
-    /// The queued frames by channel.
-    lanes: Vec<VecDeque<Chunk>>,
-    /// The channels with queued frames; the next one is at the front.
+    /// The frames behind `first`, by channel number. Each chunk is one turn.
+    channel_queues: Vec<VecDeque<Chunk>>,
+    /// The channels whose queue is not empty; the next one to take a turn is at the front.
     turns: VecDeque<u16>,
-    /// The number of bytes in all lanes.
+    /// The number of bytes in all channel queues.
     queued_bytes: usize,
     /// The frames that are written after everything else.
     last: Chunk,
-    /// Empty chunks for reuse.
+    /// Empty chunks for reuse while channels take turns.
     empty_chunks: Vec<Chunk>,
 }
 
@@ -52,67 +59,69 @@ impl Outbox {
         self.len() == 0
     }
 
-    /// Appends to the frames of a channel.
+    /// Lets `append` append whole frames of a channel, to `first` or to the channel's queue.
     #[inline]
-    fn write<R>(&mut self, channel: u16, write: impl FnOnce(&mut Chunk) -> R) -> R {
-        let waits = !self.turns.is_empty()
+    fn append<R>(&mut self, channel: u16, append: impl FnOnce(&mut Chunk) -> R) -> R {
+        let has_queued = !self.turns.is_empty()
             && self
-                .lanes
+                .channel_queues
                 .get(usize::from(channel))
-                .is_some_and(|lane| !lane.is_empty());
-        if !waits && self.first.len() < ORDERED_BYTES {
-            return write(&mut self.first);
+                .is_some_and(|queue| !queue.is_empty());
+        if !has_queued && self.first.len() < ORDERED_BYTES {
+            return append(&mut self.first);
         }
-        self.write_to_lane(channel, write)
+        self.append_to_channel_queue(channel, append)
     }
 
-    /// Appends to the lane of a channel.
-    fn write_to_lane<R>(&mut self, channel: u16, write: impl FnOnce(&mut Chunk) -> R) -> R {
-        let place = usize::from(channel);
-        if self.lanes.len() <= place {
-            self.lanes.resize_with(place + 1, VecDeque::new);
+    fn append_to_channel_queue<R>(
+        &mut self,
+        channel: u16,
+        append: impl FnOnce(&mut Chunk) -> R,
+    ) -> R {
+        let index = usize::from(channel);
+        if self.channel_queues.len() <= index {
+            self.channel_queues.resize_with(index + 1, VecDeque::new);
         }
-        let mut none = VecDeque::new();
-        let lane = self.lanes.get_mut(place).unwrap_or(&mut none);
-        if lane.is_empty() {
+        let queue = &mut self.channel_queues[index];
+        if queue.is_empty() {
             self.turns.push_back(channel);
         }
-        if lane
+        if queue
             .back()
             .is_none_or(|chunk| chunk.len() >= CHANNEL_TURN_BYTES)
         {
-            lane.push_back(self.empty_chunks.pop().unwrap_or_default());
+            queue.push_back(self.empty_chunks.pop().unwrap_or_default());
         }
-        let mut nowhere = Chunk::default();
-        let chunk = lane.back_mut().unwrap_or(&mut nowhere);
+        let last = queue.len() - 1;
+        let chunk = &mut queue[last];
         let before = chunk.len();
-        chunk.expect(before, CHANNEL_TURN_BYTES);
-        let result = write(chunk);
+        chunk.reserve_if_growing(CHANNEL_TURN_BYTES);
+        let result = append(chunk);
         self.queued_bytes += chunk.len() - before;
         result
     }
 
-    /// Appends bytes of the connection.
-    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
-        self.write(0, |chunk| chunk.buffer().extend_from_slice(bytes));
+    /// Appends bytes of channel 0.
+    pub(crate) fn append_bytes(&mut self, bytes: &[u8]) {
+        self.append(0, |chunk| chunk.buffer().extend_from_slice(bytes));
     }
 
     /// Appends a method frame.
     #[inline]
-    pub(crate) fn method(
+    pub(crate) fn append_method(
         &mut self,
         channel: u16,
         frame_max: u32,
         method: &impl Encode,
     ) -> Result<(), EncodeError> {
-        self.write(channel, |chunk| {
+        self.append(channel, |chunk| {
             frame::method(chunk.buffer(), channel, frame_max, method)
         })
     }
 
-    /// Appends a method of the connection that is written after everything else, because nothing
-    /// may follow it.
-    pub(crate) fn last_method(
+    /// Appends a method of channel 0 that is written after everything else, because no frame may
+    /// follow it.
+    pub(crate) fn append_last_method(
         &mut self,
         frame_max: u32,
         method: &impl Encode,
@@ -121,13 +130,13 @@ impl Outbox {
     }
 
     /// Appends a heartbeat.
-    pub(crate) fn heartbeat(&mut self) {
-        self.write(0, |chunk| frame::heartbeat(chunk.buffer()));
+    pub(crate) fn append_heartbeat(&mut self) {
+        self.append(0, |chunk| frame::heartbeat(chunk.buffer()));
     }
 
     /// Appends a method with its content, or nothing if it cannot be encoded.
     #[inline]
-    pub(crate) fn content(
+    pub(crate) fn append_content(
         &mut self,
         channel: u16,
         frame_max: u32,
@@ -135,27 +144,29 @@ impl Outbox {
         properties: &Properties<'_>,
         body: &Body<'_>,
     ) -> Result<(), EncodeError> {
-        let room = (frame_max - OVERHEAD) as usize;
+        let max_payload = (frame_max - OVERHEAD) as usize;
         let size = body.as_bytes().len();
-        let first = room.min(size);
-        self.write(channel, |chunk| {
-            chunk.content_start(channel, frame_max, method, properties, size)?;
-            if first > 0 {
-                chunk.body_frame(channel, body, 0, first);
+        let first_part = max_payload.min(size);
+        self.append(channel, |chunk| {
+            chunk.append_content_start(channel, frame_max, method, properties, size)?;
+            if first_part > 0 {
+                chunk.append_body_frame(channel, body, 0, first_part);
             }
             Ok(())
         })?;
-        let mut from = first;
+        let mut from = first_part;
         while from < size {
-            let to = size.min(from + room);
-            self.write(channel, |chunk| chunk.body_frame(channel, body, from, to));
+            let to = size.min(from + max_payload);
+            self.append(channel, |chunk| {
+                chunk.append_body_frame(channel, body, from, to);
+            });
             from = to;
         }
         Ok(())
     }
 
     /// Moves the next frames to `to`, unless the transport has enough unwritten bytes; with `all`,
-    /// moves everything. Returns the number of bytes.
+    /// moves everything. Returns the number of moved bytes.
     pub(crate) fn transfer(
         &mut self,
         in_flight_bytes: usize,
@@ -173,31 +184,39 @@ impl Outbox {
                 .unwrap_or_default();
             to.push(std::mem::replace(&mut self.first, next));
         }
-        while all || to.len() - before < WRITE_BYTES {
-            let Some(channel) = self.turns.pop_front() else {
-                break;
-            };
-            let Some(lane) = self.lanes.get_mut(usize::from(channel)) else {
-                continue;
-            };
-            let Some(chunk) = lane.pop_front() else {
-                continue;
-            };
-            if !lane.is_empty() {
-                self.turns.push_back(channel);
-            }
-            self.queued_bytes -= chunk.len();
+        // At least one channel takes its turn, even if `first` had WRITE_BYTES or more. It can be
+        // larger than ORDERED_BYTES by a whole frame, and may be filled again before each transfer.
+        while let Some(chunk) = self.take_turn() {
             to.push(chunk);
+            if !all && to.len() - before >= WRITE_BYTES {
+                break;
+            }
         }
         if self.turns.is_empty() && self.last.len() > 0 {
             to.push(std::mem::take(&mut self.last));
         }
+        // While channels take turns, each transfer needs several chunks, and reuses those that the
+        // driver has written. Otherwise `first` alone needs one, which `to` has, and the memory of
+        // the others is freed.
         if self.queued_bytes > 0 {
             self.empty_chunks.extend(to.take_empty_chunk());
         } else {
             self.empty_chunks.clear();
         }
         to.len() - before
+    }
+
+    /// Removes and returns the frames of the next turn.
+    fn take_turn(&mut self) -> Option<Chunk> {
+        let channel = self.turns.pop_front()?;
+        let queue = self.channel_queues.get_mut(usize::from(channel))?;
+        // The queue of a channel in `turns` exists and is not empty.
+        let chunk = queue.pop_front()?;
+        if !queue.is_empty() {
+            self.turns.push_back(channel);
+        }
+        self.queued_bytes -= chunk.len();
+        Some(chunk)
     }
 }
 
@@ -224,14 +243,14 @@ mod tests {
             mandatory: false,
             immediate: false,
         };
-        out.content(channel, frame_max, &method, &Properties::default(), &body)
+        out.append_content(channel, frame_max, &method, &Properties::default(), &body)
     }
 
     fn publish(out: &mut Outbox, frame_max: u32, body: Body<'_>) -> Result<(), EncodeError> {
         publish_on(out, 1, frame_max, body)
     }
 
-    fn given(out: &mut Outbox) -> Outgoing {
+    fn transferred(out: &mut Outbox) -> Outgoing {
         let mut to = Outgoing::default();
         out.transfer(0, false, &mut to);
         to
@@ -269,7 +288,7 @@ mod tests {
         let (mut copied, mut shared) = (Outbox::default(), Outbox::default());
         publish(&mut copied, 8192, Body::Borrowed(&body)).unwrap();
         publish(&mut shared, 8192, Body::Shared(body.clone())).unwrap();
-        let (copied, shared) = (given(&mut copied), given(&mut shared));
+        let (copied, shared) = (transferred(&mut copied), transferred(&mut shared));
         assert_eq!(whole(&copied), whole(&shared));
         assert_eq!((copied.pieces().count(), shared.pieces().count()), (1, 7));
         let inside = body.as_ptr_range();
@@ -288,9 +307,9 @@ mod tests {
         for step in [1, 2, 7, 100, 4095, 4096, 5000, 1 << 20] {
             let mut out = Outbox::default();
             publish(&mut out, 4096, Body::Shared(vec![1; 9000].into())).unwrap();
-            let mut to = given(&mut out);
+            let mut to = transferred(&mut out);
             publish(&mut out, 4096, Body::Shared(vec![2; 4096].into())).unwrap();
-            out.heartbeat();
+            out.append_heartbeat();
             let mut taken = Vec::new();
             while !to.is_empty() || !out.is_empty() {
                 let count = step.min(to.len());
@@ -323,7 +342,7 @@ mod tests {
             mandatory: false,
             immediate: false,
         };
-        let written = out.content(1, 530, &method, &properties, &Body::Borrowed(b""));
+        let written = out.append_content(1, 530, &method, &properties, &Body::Borrowed(b""));
         assert!(matches!(
             written,
             Err(EncodeError::FrameTooLarge { limit: 530, .. })
@@ -341,7 +360,7 @@ mod tests {
             publish_on(&mut out, 1, FRAME_MAX, body).unwrap();
             for _ in 0..100 {
                 // The transport is in the middle of what it has.
-                let mut to = given(&mut out);
+                let mut to = transferred(&mut out);
                 to.advance(to.len() - 1000);
                 publish_on(&mut out, 2, FRAME_MAX, Body::Borrowed(b"small")).unwrap();
                 let ahead = to.len();
@@ -360,13 +379,33 @@ mod tests {
         for _ in 0..100_000 {
             publish_on(&mut out, 1, FRAME_MAX, Body::Borrowed(&[0; 100])).unwrap();
         }
-        let _first = given(&mut out);
+        let _first = transferred(&mut out);
         publish_on(&mut out, 2, FRAME_MAX, Body::Borrowed(b"small")).unwrap();
         assert!(
-            frames(&whole(&given(&mut out)))
+            frames(&whole(&transferred(&mut out)))
                 .iter()
                 .any(|(_, channel, _)| *channel == 2)
         );
+    }
+
+    #[test]
+    fn large_frames_do_not_starve_queued_channels() {
+        let frame_max = 1 << 20;
+        let body = vec![0; 1 << 19];
+        let mut out = Outbox::default();
+        publish(&mut out, frame_max, Body::Borrowed(&body)).unwrap();
+        publish_on(&mut out, 2, frame_max, Body::Borrowed(b"queued")).unwrap();
+        for _ in 0..3 {
+            if whole(&transferred(&mut out))
+                .windows(6)
+                .any(|bytes| bytes == b"queued")
+            {
+                return;
+            }
+            // The queue of this channel is empty, so its frames go to `first` again.
+            publish(&mut out, frame_max, Body::Borrowed(&body)).unwrap();
+        }
+        panic!("channel 2 has had no turn in three transfers");
     }
 
     #[test]
@@ -379,8 +418,10 @@ mod tests {
             Body::Shared(vec![0; 1 << 20].into()),
         )
         .unwrap();
-        out.method(2, FRAME_MAX, &channels::CloseOk {}).unwrap();
-        out.method(1, FRAME_MAX, &channels::CloseOk {}).unwrap();
+        out.append_method(2, FRAME_MAX, &channels::CloseOk {})
+            .unwrap();
+        out.append_method(1, FRAME_MAX, &channels::CloseOk {})
+            .unwrap();
         let frames = frames(&all(&mut out));
         let body = frames
             .iter()
@@ -398,7 +439,8 @@ mod tests {
     #[test]
     fn last_method_is_written_last() {
         let mut out = Outbox::default();
-        out.last_method(FRAME_MAX, &connection::CloseOk {}).unwrap();
+        out.append_last_method(FRAME_MAX, &connection::CloseOk {})
+            .unwrap();
         for channel in 1..4 {
             publish_on(
                 &mut out,
@@ -442,7 +484,7 @@ mod tests {
                 let body = Body::Shared(vec![number as u8; *size].into());
                 publish_on(&mut out, *channel, 4096, body).unwrap();
                 if *gives {
-                    bytes.extend(whole(&given(&mut out)));
+                    bytes.extend(whole(&transferred(&mut out)));
                 }
             }
             bytes.extend(all(&mut out));
