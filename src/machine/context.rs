@@ -170,7 +170,7 @@ impl Context {
             self.complete(request.promise, Err(error.clone()));
         }
         for pending in replies {
-            match pending.to {
+            match pending.purpose {
                 Awaited::Request(request) | Awaited::Get { request, .. } => {
                     self.note_refusal(&request, error);
                     self.complete(request.promise, Err(error.clone()));
@@ -188,9 +188,9 @@ impl Context {
                 Awaited::Consume { .. }
                 | Awaited::Cancel { .. }
                 | Awaited::Transaction { .. }
-                | Awaited::Restored
+                | Awaited::ReplayStep
                 | Awaited::Nothing
-                | Awaited::Proof => {}
+                | Awaited::Probe => {}
             }
         }
     }
@@ -220,11 +220,16 @@ impl Context {
 
     /// Appends a reply to the pending replies of a channel.
     #[inline]
-    pub(crate) fn await_reply(&mut self, number: u16, method: &'static MethodInfo, to: Awaited) {
+    pub(crate) fn await_reply(
+        &mut self,
+        number: u16,
+        method: &'static MethodInfo,
+        purpose: Awaited,
+    ) {
         if let Some(channel) = self.channels.get_mut(number) {
             channel
                 .pending_replies
-                .push_back(PendingReply { method, to });
+                .push_back(PendingReply { method, purpose });
         }
     }
 
@@ -249,7 +254,7 @@ impl Context {
             return;
         }
         if channel.unsettled.unwanted() > 0
-            && channel.strays == 0
+            && channel.deliveries_without_consumer == 0
             && !channel.is_consumer_changing()
         {
             self.return_unwanted(number);
@@ -265,8 +270,8 @@ impl Context {
         } else {
             self.may_start = true;
             let keeps = !channel.shares_prefetch_count
-                && channel.strays == 0
-                && !channel.is_suspect
+                && channel.deliveries_without_consumer == 0
+                && !channel.may_be_closed_by_broker
                 && self.channels.idle() < usize::from(self.options.limits.request_channels);
             // The acks precede the next request, because an error of that request may close the
             // channel.
@@ -292,7 +297,7 @@ impl Context {
             return;
         }
         if let Some(PendingReply {
-            to: Awaited::Request(request),
+            purpose: Awaited::Request(request),
             ..
         }) = channel.pending_replies.pop_front()
         {

@@ -115,15 +115,15 @@ impl Session {
         match Method::decode(frame.payload()).map_err(Fault::from)? {
             Method::Channel(channels::Method::CloseOk(_)) => {
                 self.cx.channels.remove(number);
-                self.publishing.publishers.has_left(number);
+                self.publishing.publishers.record_closed(number);
             }
             Method::Channel(channels::Method::Close(close)) => {
                 let channel = self.cx.channels.get_mut(number);
                 // "The response to receiving a Close after sending Close must be to send Close-Ok"
                 // (channel.close).
-                let channel = channel.filter(|channel| !channel.close_answered);
+                let channel = channel.filter(|channel| !channel.sent_close_ok);
                 if let Some(channel) = channel {
-                    channel.close_answered = true;
+                    channel.sent_close_ok = true;
                     let awaited = std::mem::take(&mut channel.pending_replies);
                     self.cx.write(number, &channels::CloseOk {});
                     let error = Error::from(fault_of(&close));
@@ -166,7 +166,8 @@ impl Session {
             }
             Method::Channel(channels::Method::Flow(flow)) => {
                 let active = flow.active;
-                if let Some((exchange, kind)) = self.publishing.publishers.flow(number, active) {
+                if let Some((exchange, kind)) = self.publishing.publishers.set_flow(number, active)
+                {
                     self.publishing.queued.retry(exchange, kind);
                 } else if let Some((_, transaction)) = self.transactions.on(number) {
                     transaction.flows = active;
@@ -224,8 +225,8 @@ impl Session {
         redelivered: bool,
         message: Message,
     ) -> Result<(), Error> {
-        if recipient.is_none() && self.publishing.publishers.is_called_on(number) {
-            self.publishing.reply(&mut self.cx, number, message);
+        if recipient.is_none() && self.publishing.publishers.has_calls_on(number) {
+            self.publishing.handle_reply(&mut self.cx, number, message);
             return Ok(());
         }
         self.consuming
@@ -264,7 +265,7 @@ impl Session {
         let channel = self.cx.channels.get(number);
         let pending = channel.and_then(|channel| channel.pending_replies.front());
         // Publishes are confirmed only after `select-ok`.
-        let is_selecting = pending.is_some_and(|it| matches!(it.to, Awaited::Nothing));
+        let is_selecting = pending.is_some_and(|it| matches!(it.purpose, Awaited::Nothing));
         if !is_selecting
             && self
                 .publishing
@@ -281,7 +282,7 @@ impl Session {
         let channel = self.cx.channels.get_mut(number);
         let pending = channel.and_then(|channel| channel.pending_replies.pop_front());
         let Some(PendingReply {
-            to: Awaited::Get { request, no_ack },
+            purpose: Awaited::Get { request, no_ack },
             ..
         }) = pending
         else {
@@ -348,7 +349,7 @@ impl Session {
             Purpose::Returned { code, text } => {
                 if self.publishing.publishers.on(number).is_some() {
                     self.publishing
-                        .returned(&mut self.cx, number, code, &text, message);
+                        .handle_return(&mut self.cx, number, code, &text, message);
                 } else {
                     self.transactions
                         .returned_in_transaction(number, code, &text, message);
@@ -374,7 +375,7 @@ impl Session {
         let place = channel
             .pending_replies
             .iter()
-            .position(|it| is_completed(it) || !it.to.may_be_overtaken());
+            .position(|it| is_completed(it) || !it.purpose.may_be_overtaken());
         let place = place.filter(|place| {
             channel
                 .pending_replies
@@ -392,24 +393,24 @@ impl Session {
                 id,
             ));
         };
-        self.reply_received(number, pending.to, of_tag, method);
+        self.complete_reply(number, pending.purpose, of_tag, method);
         self.cx.release(number);
         Ok(())
     }
 
     /// Completes the pending reply.
-    fn reply_received(
+    fn complete_reply(
         &mut self,
         number: u16,
-        to: Awaited,
+        purpose: Awaited,
         of_tag: Option<ShortStr<'_>>,
         method: Method<'_>,
     ) {
-        match to {
+        match purpose {
             Awaited::Nothing => {}
-            Awaited::Proof => {
+            Awaited::Probe => {
                 if let Some(publisher) = self.publishing.publishers.on(number) {
-                    publisher.is_proven = true;
+                    publisher.is_first_accepted = true;
                 }
             }
             Awaited::Request(request) => {
@@ -424,7 +425,7 @@ impl Session {
             | Awaited::Recover { promise, .. } => {
                 self.cx.complete(promise, Ok(Reply::Done));
             }
-            Awaited::Restored => self.recovery.step_done(&mut self.cx, &method),
+            Awaited::ReplayStep => self.recovery.step_done(&mut self.cx, &method),
             Awaited::Get { request, .. } => {
                 self.cx.complete(request.promise, Ok(Reply::Delivery(None)))
             }
@@ -477,7 +478,7 @@ impl Session {
                 .consumer_closed(&mut self.cx, &mut self.consuming, consumer, &error);
         }
         self.publishing
-            .publisher_closed(&mut self.cx, number, &error);
+            .handle_publisher_closed(&mut self.cx, number, &error);
         self.transactions
             .transaction_closed(&mut self.cx, number, &error);
         if channel.role == Role::Restore {

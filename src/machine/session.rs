@@ -143,7 +143,7 @@ impl Session {
             requests.start_requests(cx, publishing);
             consuming.start_consumes(cx, publishing);
             transactions.start_transactions(cx, publishing);
-            publishing.release_queued(cx);
+            publishing.write_queued(cx);
         }
     }
 
@@ -360,7 +360,7 @@ impl Session {
                 .repeat_or_fail(&mut self.cx, request, error, blame, again);
         }
         for pending in channel.pending_replies.drain(..) {
-            match pending.to {
+            match pending.purpose {
                 Awaited::Request(request) | Awaited::Get { request, .. } => {
                     self.requests
                         .repeat_or_fail(&mut self.cx, request, error, blame, again);
@@ -381,9 +381,9 @@ impl Session {
                 Awaited::Consume { .. }
                 | Awaited::Cancel { .. }
                 | Awaited::Transaction { .. }
-                | Awaited::Restored
+                | Awaited::ReplayStep
                 | Awaited::Nothing
-                | Awaited::Proof => {}
+                | Awaited::Probe => {}
             }
         }
     }

@@ -6,21 +6,20 @@ use crate::machine::ids::ConsumerId;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
-/// The number of channels reserved for requests and publishes, which consumers and transactions
-/// cannot use.
+/// The number of channels that consumers and transactions leave free for requests and publishes.
 const RESERVED: usize = 2;
 
-/// One in this many of the long-lived channels is reserved from unsettled messages of `basic.get`.
-/// A program that forgets to settle can then still publish to another exchange and consume.
+/// Unsettled messages of `basic.get` leave one in this many of the long-lived channels free. A
+/// program that forgets to settle can then still publish to another exchange and consume.
 const RESERVED_FROM_GETS: usize = 8;
 
-/// The largest size of the pool, as a multiple of its limit, while channels of requests that timed
-/// out are not closed. Such channels are replaced. Otherwise a queue that does not reply would
-/// block every other request. The multiple is bounded, because a broker that does not reply at all
-/// would use up all channel numbers.
+/// The largest size of the pool with its overdue channels, as a multiple of the pool's limit. A
+/// channel whose request timed out is replaced before the broker has closed it. Otherwise a queue
+/// that does not reply would block every other request. The multiple is bounded, because a broker
+/// that does not reply at all would use up all channel numbers.
 const OVERDUE_POOLS: usize = 4;
 
-/// Whether there is a channel for the unsettled message of another `basic.get`.
+/// The answer to whether there is a channel for the unsettled message of another `basic.get`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GetCapacity {
     Yes,
@@ -29,6 +28,7 @@ pub(crate) enum GetCapacity {
     No,
 }
 
+/// The channels of a connection.
 #[derive(Debug, Default)]
 pub(crate) struct Channels {
     /// The channels by number. Channel 0 is that of the connection.
@@ -44,14 +44,16 @@ pub(crate) struct Channels {
     idle: Vec<u16>,
     /// The number of channels by role.
     roles: [usize; Role::COUNT],
-    /// Channels that are reserved for consumers.
+    /// The number of channels that are reserved for consumers which are started again.
     reserved: usize,
+    /// The highest channel number.
     max: u16,
+    /// The number of channels that were ever added.
     incarnations: u64,
-    /// Bytes of all partly received contents.
-    partial: usize,
-    /// Number of partly received contents.
-    partials: usize,
+    /// The size in memory of all partly received contents.
+    partial_bytes: usize,
+    /// The number of partly received contents.
+    partial_contents: usize,
 }
 
 impl Channels {
@@ -60,12 +62,13 @@ impl Channels {
         self.max = max;
     }
 
-    /// Returns an open channel.
+    /// Returns the channel with this number, unless the number is free.
     #[inline]
     pub(crate) fn get(&self, number: u16) -> Option<&Channel> {
         self.slots.get(usize::from(number))?.as_deref()
     }
 
+    /// Returns the channel with this number, unless the number is free.
     #[inline]
     pub(crate) fn get_mut(&mut self, number: u16) -> Option<&mut Channel> {
         self.slots.get_mut(usize::from(number))?.as_deref_mut()
@@ -88,29 +91,29 @@ impl Channels {
         self.count(Role::Request) + self.count(Role::Get)
     }
 
-    /// Returns `true` if a pool limited to `most` channels may open another one. A channel whose
-    /// request timed out is replaced before the broker has closed it.
-    pub(crate) fn may_pool(&self, most: usize) -> bool {
+    /// Returns `true` if a pool with at most `max` channels may open another one. See
+    /// [`OVERDUE_POOLS`].
+    pub(crate) fn may_pool(&self, max: usize) -> bool {
         let pooled = self.pooled();
         let numbers = usize::from(self.max);
-        let with_overdue = (most.saturating_mul(OVERDUE_POOLS))
+        let with_overdue = (max.saturating_mul(OVERDUE_POOLS))
             .min(numbers - numbers / 4)
-            .max(most);
-        pooled < most && pooled + self.count(Role::Overdue) < with_overdue
+            .max(max);
+        pooled < max && pooled + self.count(Role::Overdue) < with_overdue
     }
 
-    /// Returns whether another message may be fetched that uses its channel until it is settled.
+    /// Returns whether another message may be got that uses its channel until it is settled.
     pub(crate) fn get_capacity(&self) -> GetCapacity {
         let numbers = self
             .long_lived_limit()
             .min(usize::from(self.max).saturating_sub(1));
-        let most = (numbers - numbers / RESERVED_FROM_GETS)
+        let max = (numbers - numbers / RESERVED_FROM_GETS)
             .saturating_sub(self.long_lived() + self.reserved)
             .max(1);
         let unsettled = self.count(Role::Settling);
-        if unsettled >= most {
+        if unsettled >= max {
             GetCapacity::No
-        } else if unsettled + self.count(Role::Get) >= most {
+        } else if unsettled + self.count(Role::Get) >= max {
             GetCapacity::Later
         } else {
             GetCapacity::Yes
@@ -122,7 +125,7 @@ impl Channels {
         self.idle.len()
     }
 
-    /// Takes a channel out of the pool.
+    /// Takes the channel that was used last out of the pool, and gives it a role.
     pub(crate) fn take_idle(&mut self, role: Role) -> Option<u16> {
         let number = self.idle.pop()?;
         self.set_role(number, role);
@@ -136,7 +139,7 @@ impl Channels {
         }
     }
 
-    /// Removes a channel from the pool. The caller changes its role, too.
+    /// Removes a channel from the pool. The caller has to change its role.
     pub(crate) fn leave_pool(&mut self, number: u16) {
         self.idle.retain(|idle| *idle != number);
     }
@@ -171,13 +174,13 @@ impl Channels {
         &mut self.roles[role as usize]
     }
 
-    /// Reserves channels for consumers that are started again and have none.
+    /// Sets the number of channels reserved for consumers that are started again and have none.
     pub(crate) fn reserve(&mut self, channels: usize) {
         self.reserved = channels;
     }
 
-    /// Returns `true` if another channel may be opened for consumers or a transaction, so that
-    /// requests and publishes still find one, and so do the consumers that have one reserved.
+    /// Returns `true` if another consumer or transaction may have a channel: requests, publishes and
+    /// the consumers with a reserved channel still find one.
     pub(crate) fn may_open_long_lived(&self) -> bool {
         self.long_lived() + self.reserved < self.long_lived_limit()
     }
@@ -187,13 +190,13 @@ impl Channels {
         self.count(Role::Consume) + self.count(Role::Ending) + self.count(Role::Transaction)
     }
 
-    /// Returns `true` if consumers use all long-lived channels, or have them reserved, and none of
-    /// them is about to end, so no channel can become free for another consumer.
+    /// Returns `true` if consumers that are not about to end use or reserve all long-lived channels.
+    /// Then no channel can become free for another consumer or transaction.
     pub(crate) fn are_consumed(&self) -> bool {
         self.count(Role::Consume) + self.reserved >= self.long_lived_limit()
     }
 
-    /// Marks a consumer's channel as about to be free.
+    /// Marks the channel of a consumer that is ending as about to be free.
     pub(crate) fn end_consumer(&mut self, number: u16) {
         if self
             .get(number)
@@ -223,21 +226,22 @@ impl Channels {
         self.count(Role::Closing) > 0
     }
 
-    /// Adds a channel with a free number.
+    /// Adds a channel with the lowest free number, unless all numbers for its role are in use.
     pub(crate) fn add(&mut self, role: Role) -> Option<u16> {
         if !self.has_room(role) {
             return None;
         }
+        // The slot of channel 0 stays empty.
         self.slots.resize_with(self.slots.len().max(1), || None);
         let number = match self.freed.pop() {
             Some(Reverse(number)) => number,
             None => {
                 // "Usable channel numbers are in the range 1..channel-max" (1.4.2.5).
-                let fresh = u16::try_from(self.slots.len())
+                let new = u16::try_from(self.slots.len())
                     .ok()
-                    .filter(|fresh| *fresh <= self.max)?;
+                    .filter(|new| *new <= self.max)?;
                 self.slots.push(None);
-                fresh
+                new
             }
         };
         self.incarnations += 1;
@@ -267,37 +271,45 @@ impl Channels {
         Some(assembly)
     }
 
-    /// Records that a partly received content changed its size in memory; 0 when it is complete.
+    /// Records the size in memory of a partly received content, before and after a change. A size of
+    /// 0 means that there is no content.
     #[inline]
     pub(crate) fn resize_partial(&mut self, before: usize, after: usize) {
-        self.partial = self.partial.saturating_sub(before).saturating_add(after);
-        self.partials =
-            self.partials.saturating_sub(usize::from(before > 0)) + usize::from(after > 0);
+        self.partial_bytes = self
+            .partial_bytes
+            .saturating_sub(before)
+            .saturating_add(after);
+        self.partial_contents = self
+            .partial_contents
+            .saturating_sub(usize::from(before > 0))
+            + usize::from(after > 0);
     }
 
-    /// Drains the largest partly received contents until all together use at most `most` bytes. A
-    /// single one may use as much as the message size limit.
+    /// Drops the bodies of the largest partly received contents until all together use at most `max`
+    /// bytes. A single one may use as much as the message size limit.
     #[inline]
-    pub(crate) fn bound_partial(&mut self, most: usize) {
-        if self.partial > most && self.partials > 1 {
-            self.drain_partial(most);
+    pub(crate) fn bound_partial(&mut self, max: usize) {
+        if self.partial_bytes > max && self.partial_contents > 1 {
+            self.drain_partial(max);
         }
     }
 
     #[cold]
-    fn drain_partial(&mut self, most: usize) {
-        while self.partial > most && self.partials > 1 {
+    fn drain_partial(&mut self, max: usize) {
+        while self.partial_bytes > max && self.partial_contents > 1 {
             let assemblies = self
                 .slots
                 .iter_mut()
                 .flatten()
                 .filter_map(|channel| channel.assembly.as_mut());
+            // Unreachable: the two counters agree with the assemblies.
             let Some(largest) = assemblies.max_by_key(|assembly| assembly.size()) else {
                 return;
             };
             let before = largest.size();
             largest.drain();
             let after = largest.size();
+            // A content without a body and properties cannot become smaller.
             if after >= before {
                 return;
             }
@@ -369,7 +381,7 @@ mod tests {
         assert_eq!(
             [1, 2, 3].map(discards),
             [false, true, false],
-            "what comes late is of the last channel"
+            "late frames are for the channel before"
         );
     }
 

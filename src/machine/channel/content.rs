@@ -104,7 +104,7 @@ pub(crate) struct Recipient {
     pub(crate) by_offset: bool,
 }
 
-/// The purpose of a content.
+/// What a content is received for: the method that it follows.
 #[derive(Debug)]
 pub(crate) enum Purpose {
     Deliver {
@@ -134,25 +134,30 @@ pub(crate) struct Assembly {
     bytes: Vec<u8>,
     ends: Ends,
     body: PartialBody,
+    /// The number of bytes of the body that have not arrived.
     left: u64,
+    /// The number of consecutive empty body frames.
     empty_frames: u32,
 }
 
 /// The received part of a body.
 #[derive(Debug)]
 enum PartialBody {
-    /// The content header is pending.
+    /// The content header has not arrived.
     Unknown,
+    /// The body is at the end of [`Assembly::bytes`].
     Inline,
-    /// In one frame, received or pending.
+    /// The body is in one frame, or its first frame has not arrived.
     Whole(Bytes),
+    /// The body is in several frames.
     Parts(Vec<u8>),
+    /// The body has this size and is dropped.
     TooLarge(u64),
 }
 
 impl Assembly {
-    /// Begins with the fields of the method. They are written to `buffer` until the size of the
-    /// message is known.
+    /// Returns the assembly after the method. Its fields are stored in `buffer` until the size of
+    /// the message is known.
     #[inline]
     pub(crate) fn new(
         purpose: Purpose,
@@ -231,17 +236,17 @@ impl Assembly {
         if self.empty_frames > EMPTY_FRAMES {
             return Err(unexpected("too many consecutive empty body frames"));
         }
-        let whole = self.left == size;
+        let is_whole = self.left == size;
         match &mut self.body {
             PartialBody::Inline => self.bytes.extend_from_slice(frame.payload()),
-            PartialBody::Whole(body) if whole => *body = frame.into_payload(),
+            PartialBody::Whole(body) if is_whole => *body = frame.into_payload(),
             PartialBody::Whole(_) => self.body = PartialBody::Parts(frame.payload().to_vec()),
             PartialBody::Parts(parts) => {
                 // Reserved capacity never exceeds what has arrived or what is missing, so a false
                 // body size in the header cannot make us allocate much.
-                let room = self.left.min((parts.len() as u64).max(size)) as usize;
+                let capacity = self.left.min((parts.len() as u64).max(size)) as usize;
                 if parts.capacity() - parts.len() < size as usize {
-                    parts.reserve_exact(room.max(size as usize));
+                    parts.reserve_exact(capacity.max(size as usize));
                 }
                 parts.extend_from_slice(frame.payload());
             }
@@ -296,7 +301,7 @@ impl Assembly {
     }
 }
 
-/// Returns the error of a frame out of order. "A peer that receives an incomplete or
+/// Returns the error of a frame that is out of order. "A peer that receives an incomplete or
 /// badly-formatted content MUST raise a connection exception with reply code 505 (unexpected
 /// frame)" (4.2.6).
 fn unexpected(what: &str) -> Fault {

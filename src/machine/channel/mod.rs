@@ -19,9 +19,9 @@ pub(crate) enum Role {
     Idle,
     /// A request is pending.
     Request,
-    /// A `basic.get` is pending whose message is to be settled.
+    /// A `basic.get` is pending, and its message has to be settled.
     Get,
-    /// A message was got, or consumed by a consumer that has ended, and is not settled.
+    /// A message is unsettled. It is from a `basic.get`, or from a consumer that has ended.
     Settling,
     /// Publishes to one exchange.
     Publish,
@@ -34,7 +34,7 @@ pub(crate) enum Role {
     /// Its consumer is cancelled or has ended, and the broker has not confirmed that.
     Ending,
     /// Closed by us because its request timed out; `close-ok` is pending. A late reply may arrive
-    /// before that.
+    /// before it.
     Overdue,
     /// Closed by us; `close-ok` is pending. This is the last variant, because
     /// [`COUNT`](Self::COUNT) is computed from it.
@@ -50,7 +50,7 @@ impl Role {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Resize {
     pub(crate) promise: PromiseId,
-    /// The count before the change. A refused change leaves the consumer with it.
+    /// The count before the change. It remains if the broker refuses the change.
     pub(crate) before: u16,
 }
 
@@ -59,18 +59,21 @@ pub(crate) struct Resize {
 pub(crate) struct PendingReply {
     /// The method to which it replies.
     pub(crate) method: &'static MethodInfo,
-    pub(crate) to: Awaited,
+    pub(crate) purpose: Awaited,
 }
 
 /// The purpose of a pending reply.
 #[derive(Debug)]
 pub(crate) enum Awaited {
-    /// It completes nothing: `open-ok`, `select-ok`, the `qos-ok` before a `consume-ok`.
+    /// The reply completes nothing: `open-ok`, the `select-ok` of a publish channel, the `qos-ok`
+    /// before a `consume-ok`, and the `consume-ok` of the replies to calls.
     Nothing,
-    /// It proves that the broker accepted the first publish, so the exchange exists and the user
-    /// may publish to it.
-    Proof,
+    /// The `select-ok` behind the first publish of a channel. It shows that the broker accepted that
+    /// publish.
+    Probe,
+    /// The reply to a request, except `basic.get`.
     Request(PendingRequest),
+    /// `get-ok` or `get-empty`.
     Get {
         request: PendingRequest,
         no_ack: bool,
@@ -80,26 +83,24 @@ pub(crate) enum Awaited {
         consumer: ConsumerId,
         resize: Resize,
     },
-    /// A step of the replay.
-    Restored,
-    /// `resized` is the change of the prefetch count for which the consumer is started again.
+    /// The reply to a step of the replay.
+    ReplayStep,
+    /// `consume-ok`. `resized` is the change of the prefetch count for which the consumer is started
+    /// again.
     Consume {
         consumer: ConsumerId,
         tag: TagNumber,
         resized: Option<Resize>,
     },
+    /// `cancel-ok`.
     Cancel {
         consumer: ConsumerId,
         tag: TagNumber,
     },
     /// `select-ok`, `commit-ok` or `rollback-ok` of a transaction.
-    Transaction {
-        id: TransactionId,
-    },
-    /// `recover-ok`. The broker has requeued the deliveries before it.
-    Recover {
-        promise: PromiseId,
-    },
+    Transaction { id: TransactionId },
+    /// `recover-ok`. The broker has requeued the deliveries that it sent before.
+    Recover { promise: PromiseId },
 }
 
 impl Awaited {
@@ -113,22 +114,22 @@ impl Awaited {
         }
     }
 
-    /// Returns `true` if replies to later methods may arrive first. Replies arrive in the order of
-    /// their methods, except for those that a queue sends itself.
+    /// Returns `true` if replies to later methods may arrive before this one. A channel replies in
+    /// the order of the methods, but a queue sends `consume-ok` and `cancel-ok` itself.
     pub(crate) fn may_be_overtaken(&self) -> bool {
         matches!(self, Self::Consume { .. } | Self::Cancel { .. })
     }
 }
 
 impl PendingReply {
-    /// Returns `true` if that method is the reply. A consumer may wait for several of a kind, which
-    /// their tags distinguish.
+    /// Returns `true` if the method `reply` is this reply. A consumer may have several pending replies
+    /// of a kind. Their tags distinguish them, so `of_tag` is the tag in the reply, if it has one.
     pub(crate) fn is_completed_by(
         &self,
         reply: &'static MethodInfo,
         of_tag: Option<ShortStr<'_>>,
     ) -> bool {
-        if let Awaited::Consume { tag, .. } | Awaited::Cancel { tag, .. } = &self.to
+        if let Awaited::Consume { tag, .. } | Awaited::Cancel { tag, .. } = &self.purpose
             && of_tag.is_some_and(|of_tag| TagNumber::of(of_tag) != Some(*tag))
         {
             return false;
@@ -148,28 +149,30 @@ pub(crate) struct Channel {
     pub(crate) pending_replies: VecDeque<PendingReply>,
     pub(crate) assembly: Option<Assembly>,
     pub(crate) unsettled: Unsettled,
-    /// The only consumer, so that an error that closes the channel ends no other consumer.
+    /// Its consumer. There is at most one, so an error that closes the channel ends no other.
     pub(crate) consumer: Option<ConsumerId>,
-    /// The prefetch count of the next tags.
+    /// The last prefetch count of `basic.qos`, which applies to consumers that start later.
     pub(crate) prefetch_count: u16,
     /// The prefetch count applies to all tags of its consumer together, including later ones.
     pub(crate) shares_prefetch_count: bool,
-    /// Frames before `open-ok` are for the earlier channel with this number, which the server
-    /// closed.
+    /// Frames before `open-ok` are for the earlier channel with this number, which the server closed,
+    /// and are discarded. Set when the channel is added, cleared by `open-ok`.
     pub(crate) discards_until_open: bool,
-    /// The server has closed it while our `close` was pending, and has our `close-ok`. Nothing more
-    /// may be written on it: a frame after `close-ok` is an error of the connection.
-    pub(crate) close_answered: bool,
-    /// It is in the list of channels with queued acknowledgements.
+    /// The server has closed the channel while our `close` was pending, and `close-ok` is written. No
+    /// second one may follow: a frame after `close-ok` is an error of the connection. Only set for
+    /// the roles `Closing` and `Overdue`.
+    pub(crate) sent_close_ok: bool,
+    /// The channel is in `Context::acking`, the list of channels with acks to write.
     pub(crate) has_acks: bool,
-    /// Deliveries of its consumer need no ack. This stays set after the consumer has ended.
+    /// Deliveries of its consumer need no ack. It stays set when the consumer ends, because
+    /// deliveries may still arrive.
     pub(crate) no_ack: bool,
-    /// The number of deliveries for a consumer that does not exist. They are never settled, so the
-    /// channel is closed when it has no other use.
-    pub(crate) strays: u32,
-    /// The server ended its consumer while deliveries were unsettled. The channel is closed when
-    /// it has no other use, because the server may still close it over one of them.
-    pub(crate) is_suspect: bool,
+    /// The number of deliveries to a consumer that does not exist. They are never settled, so the
+    /// channel is closed instead of being pooled.
+    pub(crate) deliveries_without_consumer: u32,
+    /// The server ended its consumer while deliveries were unsettled. The channel is closed instead
+    /// of being pooled, because the server may still close it over one of them.
+    pub(crate) may_be_closed_by_broker: bool,
 }
 
 impl Channel {
@@ -184,15 +187,15 @@ impl Channel {
             prefetch_count: 0,
             shares_prefetch_count: false,
             discards_until_open: false,
-            close_answered: false,
+            sent_close_ok: false,
             has_acks: false,
             no_ack: false,
-            strays: 0,
-            is_suspect: false,
+            deliveries_without_consumer: 0,
+            may_be_closed_by_broker: false,
         }
     }
 
-    /// Returns the requests whose reply, or a part of it, is pending.
+    /// Returns the requests whose reply has not arrived, or only in part.
     pub(crate) fn requests(&self) -> impl Iterator<Item = &PendingRequest> {
         let got = self
             .assembly
@@ -204,7 +207,7 @@ impl Channel {
         let awaited = self
             .pending_replies
             .iter()
-            .filter_map(|pending| match &pending.to {
+            .filter_map(|pending| match &pending.purpose {
                 Awaited::Request(request) | Awaited::Get { request, .. } => Some(request),
                 _ => None,
             });
@@ -215,30 +218,31 @@ impl Channel {
     /// `recover-ok` are requeued, too.
     #[inline]
     pub(crate) fn is_recovering(&self) -> bool {
-        // The list is usually empty, and each delivery asks: its iterator takes 19 instructions.
+        // This is called for each delivery, and the list is usually empty. Iterating over it without
+        // the check takes 19 instructions more.
         !self.pending_replies.is_empty()
             && self
                 .pending_replies
                 .iter()
-                .any(|pending| matches!(pending.to, Awaited::Recover { .. }))
+                .any(|pending| matches!(pending.purpose, Awaited::Recover { .. }))
     }
 
-    /// Returns `true` if `consume-ok` or `cancel-ok` is pending. The broker may then deliver for a
-    /// consumer that has ended, and its cancel is written or will be.
+    /// Returns `true` if `consume-ok` or `cancel-ok` is pending. Until then, the broker may deliver to
+    /// a consumer that has ended here, and whose cancel is written or will be.
     pub(crate) fn is_consumer_changing(&self) -> bool {
         self.pending_replies
             .iter()
-            .any(|pending| pending.to.may_be_overtaken())
+            .any(|pending| pending.purpose.may_be_overtaken())
     }
 
     /// Returns `true` if it has no consumer and no unsettled delivery that the program may settle.
     #[inline]
-    pub(crate) fn holds_nothing(&self) -> bool {
+    pub(crate) fn is_unused(&self) -> bool {
         self.consumer.is_none() && !self.unsettled.has_wanted()
     }
 
-    /// Returns `true` if nothing is pending on it, so it can be used for something else.
+    /// Returns `true` if it is unused and nothing is pending on it, so it can be pooled or closed.
     pub(crate) fn is_at_rest(&self) -> bool {
-        self.pending_replies.is_empty() && self.assembly.is_none() && self.holds_nothing()
+        self.pending_replies.is_empty() && self.assembly.is_none() && self.is_unused()
     }
 }

@@ -114,7 +114,7 @@ impl Consuming {
             // RabbitMQ 4.3 has a timeout for each delivery. If one passes when the consumer is
             // already cancelled, the broker closes the channel (406), with the request on it.
             if let Some(channel) = cx.channels.get_mut(number) {
-                channel.is_suspect |= channel.unsettled.count() > 0;
+                channel.may_be_closed_by_broker |= channel.unsettled.count() > 0;
             }
             let tag = self.consumers.get(id).map_or("", Consumer::tag).into();
             self.end_consumer(cx, id, Ended::CancelledByServer);

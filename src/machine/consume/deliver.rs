@@ -104,8 +104,8 @@ impl Consumers {
         // If the message were requeued now, the broker would deliver it again. So it stays
         // unsettled until the channel has no other use and is closed, and then the broker requeues
         // it.
-        channel.strays += 1;
-        if channel.strays > MOST_STRAYS {
+        channel.deliveries_without_consumer += 1;
+        if channel.deliveries_without_consumer > MOST_STRAYS {
             let text = format!(
                 "{MOST_STRAYS} deliveries on channel {number} for a consumer that does not exist"
             );

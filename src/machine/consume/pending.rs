@@ -37,7 +37,7 @@ pub(crate) fn open_consumer_channel(cx: &mut Context, publishing: &mut Publishin
         .open_channel(Role::Consume)
         .or_else(|| cx.channels.take_idle(Role::Consume));
     if number.is_none() {
-        publishing.make_room(cx);
+        publishing.free_channel_number(cx);
     }
     number
 }

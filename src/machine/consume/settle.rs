@@ -72,7 +72,7 @@ impl Context {
         let Some(channel) = settled else {
             return self.stale();
         };
-        let is_last = channel.holds_nothing();
+        let is_last = channel.is_unused();
         if !std::mem::replace(&mut channel.has_acks, true) {
             self.acking.push(delivered.channel);
         }
@@ -105,7 +105,7 @@ impl Context {
             channel
                 .unsettled
                 .refuse(delivered.tag, multiple, write)
-                .then(|| channel.holds_nothing())
+                .then(|| channel.is_unused())
         });
         // The channel is closed, or the delivery is settled already.
         let Some(is_last) = is_last else {

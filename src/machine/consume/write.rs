@@ -243,7 +243,7 @@ impl Consumers {
             return;
         };
         let tag = TagNumber::of(name);
-        let is_of_tag = |pending: &PendingReply| match &pending.to {
+        let is_of_tag = |pending: &PendingReply| match &pending.purpose {
             // The cancel follows `consume-ok`: RabbitMQ 3.10 closes the connection over an earlier
             // one.
             Awaited::Consume { tag: of, .. } | Awaited::Cancel { tag: of, .. } => Some(*of) == tag,

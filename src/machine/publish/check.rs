@@ -1,4 +1,5 @@
-//! Checks of a publish, for what the broker would close the channel or the connection over.
+//! Checks of a publish. They refuse what the broker would answer with an error that closes the
+//! channel or the connection, and so would affect other publishes.
 
 use crate::error::Error;
 use crate::machine::Publish;
@@ -9,8 +10,8 @@ use crate::protocol::{ShortStr, TableRef, Value};
 /// The pseudo-queue of direct reply-to.
 pub(crate) const REPLY_TO: ShortStr<'static> = ShortStr::literal("amq.rabbitmq.reply-to");
 
-/// The longest expiration that RabbitMQ accepts in milliseconds: ten years.
-const LONGEST_EXPIRATION: u64 = 315_360_000_000;
+/// The longest expiration that RabbitMQ accepts, in milliseconds: ten years.
+const MAX_EXPIRATION: u64 = 315_360_000_000;
 
 /// Checks a publish before any byte is written.
 ///
@@ -21,10 +22,10 @@ pub(crate) fn check_publish(cx: &Context, publish: &Publish<'_>) -> Result<(), E
     let properties = publish.properties;
     let size = publish.body.as_bytes().len();
     if size as u64 > cx.options.limits.message_size {
-        let most = cx.options.limits.message_size;
+        let max = cx.options.limits.message_size;
         return Err(Error::invalid(
             "body",
-            format!("must be at most {most} bytes (max_message_size), got {size}"),
+            format!("must be at most {max} bytes (max_message_size), got {size}"),
         ));
     }
     if let Some(expiration) = properties.expiration {
@@ -32,9 +33,9 @@ pub(crate) fn check_publish(cx: &Context, publish: &Publish<'_>) -> Result<(), E
             .as_str()
             .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
         let milliseconds = text.and_then(|text| text.parse::<u64>().ok());
-        if milliseconds.is_none_or(|milliseconds| milliseconds > LONGEST_EXPIRATION) {
+        if milliseconds.is_none_or(|milliseconds| milliseconds > MAX_EXPIRATION) {
             let reason = format!(
-                "must be a number of milliseconds up to {LONGEST_EXPIRATION}, got {expiration:?}"
+                "must be a number of milliseconds up to {MAX_EXPIRATION}, got {expiration:?}"
             );
             return Err(Error::invalid("expiration", reason));
         }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 /// The state of one publish.
 #[derive(Clone, Copy, Debug)]
 enum ConfirmState {
+    /// Neither confirmed nor returned.
     Open(PromiseId),
     /// The message was returned, so its promise is completed. Its confirm is pending.
     Returned,
@@ -30,10 +31,12 @@ pub(crate) struct UnknownTag;
 pub(crate) struct Confirms {
     /// The number of the first publish in `pending`, minus 1.
     before: u64,
+    /// The publishes from the lowest open one to the last one.
     pending: VecDeque<ConfirmState>,
+    /// The number of open and returned publishes.
     open: usize,
-    /// Open publishes far below all others, moved here so that `pending` is as long as what is
-    /// open.
+    /// Open publishes far below all others. They are moved here so that `pending` does not become
+    /// much longer than the number of open publishes.
     stragglers: BTreeMap<u64, ConfirmState>,
     /// Each deadline with the last number to which it applies, in ascending order.
     deadlines: VecDeque<(u64, Instant)>,
@@ -44,7 +47,7 @@ pub(crate) struct Confirms {
     overdue: Overdue,
 }
 
-/// The number of entries in `pending` from which open ones may be moved to `stragglers`.
+/// Open publishes are moved to `stragglers` only above this many entries in `pending`.
 const SPARSE: usize = 1024;
 
 impl Confirms {
@@ -59,7 +62,7 @@ impl Confirms {
         self.open += 1;
     }
 
-    /// Returns the number of unconfirmed publishes without those whose deadline has passed.
+    /// Returns the number of unconfirmed publishes, without those whose deadline has passed.
     pub(crate) fn open(&self) -> usize {
         self.open
     }
@@ -70,6 +73,7 @@ impl Confirms {
         self.open == 1 && self.overdue.is_empty()
     }
 
+    /// Returns the state of a publish, unless it was removed.
     fn state(&mut self, tag: u64) -> Option<&mut ConfirmState> {
         if tag <= self.before {
             return self.stragglers.get_mut(&tag);
@@ -93,7 +97,7 @@ impl Confirms {
         Some(promise)
     }
 
-    /// Confirms a publish, or all publishes up to it. "If the multiple field is 1, and the delivery
+    /// Confirms a publish, or all publishes up to it, and passes the promises to `each`. "If the multiple field is 1, and the delivery
     /// tag is zero, this indicates acknowledgement of all outstanding messages" (1.8.3.13).
     pub(crate) fn confirm(
         &mut self,
@@ -109,7 +113,7 @@ impl Confirms {
         if tag >= self.next() {
             return Err(UnknownTag);
         }
-        let mut done = |state: ConfirmState, open: &mut usize| match state {
+        let mut complete = |state: ConfirmState, open: &mut usize| match state {
             ConfirmState::Open(promise) => {
                 *open -= 1;
                 each(promise);
@@ -124,21 +128,21 @@ impl Confirms {
                 .first_entry()
                 .filter(|entry| *entry.key() <= tag)
             {
-                done(entry.remove(), &mut self.open);
+                complete(entry.remove(), &mut self.open);
             }
             while self.before < tag
                 && let Some(state) = self.pending.pop_front()
             {
                 self.before += 1;
-                done(state, &mut self.open);
+                complete(state, &mut self.open);
             }
         } else if let Some(state) = self.stragglers.remove(&tag) {
-            done(state, &mut self.open);
+            complete(state, &mut self.open);
         } else {
             match self.state(tag) {
                 Some(state @ (ConfirmState::Open(_) | ConfirmState::Returned)) => {
                     let state = std::mem::replace(state, ConfirmState::Confirmed);
-                    done(state, &mut self.open);
+                    complete(state, &mut self.open);
                 }
                 // The promise is already completed, so a late confirm changes nothing.
                 _ => {
@@ -154,6 +158,8 @@ impl Confirms {
         Ok(())
     }
 
+    /// Removes confirmed publishes from the front of `pending`. Moves open ones to `stragglers` if
+    /// few are open.
     fn trim(&mut self) {
         let sparse = self.pending.len() > SPARSE && self.pending.len() / 4 > self.open;
         while let Some(&state) = self.pending.front() {
@@ -207,9 +213,9 @@ impl Confirms {
         self.deadlines.front().map(|(_, deadline)| *deadline)
     }
 
-    /// Takes the promises whose deadline has passed, each with its number. Their confirms may still
-    /// arrive, but they no longer count as open: a queue that never confirms would otherwise use up
-    /// the limit on publishes in flight for ever.
+    /// Passes the promises whose deadline has passed to `each`, with their numbers. These publishes
+    /// no longer count as open: a queue that never confirms would otherwise use up the limit on
+    /// publishes in flight for ever. Their confirms may still arrive.
     pub(crate) fn expire(&mut self, now: Instant, mut each: impl FnMut(u64, PromiseId)) {
         while let Some(&(last, _)) = self
             .deadlines
@@ -246,8 +252,8 @@ impl Confirms {
         }
     }
 
-    /// Takes the promises of all open publishes with their numbers, in order. No confirm can arrive
-    /// any more.
+    /// Returns the numbers and promises of all open publishes, in order, because the channel is
+    /// closed.
     pub(crate) fn drain(self) -> impl Iterator<Item = (u64, PromiseId)> {
         let all = self
             .stragglers

@@ -1,36 +1,39 @@
 //! Publishes that cannot be written yet, and the order in which exchanges get a channel.
 
-use crate::machine::publish::pending::{Kind, PendingPublish};
+use crate::machine::publish::pending::{PendingPublish, PublishKind};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 /// Identifies a lane. Older lanes have lower numbers.
 pub(crate) type LaneId = u64;
 
-/// The publishes of one kind to one exchange, which are written in order.
+/// The queued publishes of one kind to one exchange, which are written in order.
 #[derive(Debug)]
 struct Lane {
     exchange: Box<[u8]>,
-    kind: Kind,
+    kind: PublishKind,
     queue: VecDeque<PendingPublish>,
 }
 
 /// All publishes that cannot be written yet.
 ///
-/// A lane is tried once. If its exchange has no channel and none can be opened, the lane waits for
-/// its turn, and the lane that has waited longest comes next. So the work does not depend on the
-/// number of waiting lanes.
+/// A lane is tried when it is new or its channel has changed. If its exchange has no channel and
+/// none can be opened, the lane waits for one, and the lane that is oldest gets the next channel. So
+/// the work does not depend on the number of waiting lanes.
 #[derive(Debug, Default)]
 pub(crate) struct Lanes {
     lanes: BTreeMap<LaneId, Lane>,
-    /// The lanes by exchange, for each [`Kind`].
+    /// The lanes by exchange, for each [`PublishKind`].
     ids: [HashMap<Box<[u8]>, LaneId>; 3],
     /// The lanes to try.
-    fresh: BTreeSet<LaneId>,
+    to_try: BTreeSet<LaneId>,
     /// Lanes that wait for a channel. A lane in neither set has a channel on which the broker has
     /// stopped content.
     waiting: BTreeSet<LaneId>,
+    /// The id of the newest lane.
     issued: LaneId,
+    /// The number of publishes in all lanes.
     len: usize,
+    /// The size of these publishes in bytes.
     bytes: usize,
 }
 
@@ -52,25 +55,26 @@ impl Lanes {
 
     /// Returns `true` if a publish of that kind to that exchange is queued, so the next one has to
     /// follow it.
-    pub(crate) fn has(&self, exchange: &[u8], kind: Kind) -> bool {
+    pub(crate) fn has(&self, exchange: &[u8], kind: PublishKind) -> bool {
         self.id(exchange, kind).is_some()
     }
 
-    fn id(&self, exchange: &[u8], kind: Kind) -> Option<LaneId> {
+    fn id(&self, exchange: &[u8], kind: PublishKind) -> Option<LaneId> {
         self.ids.get(kind as usize)?.get(exchange).copied()
     }
 
     /// Adds a publish behind the others of its lane.
     pub(crate) fn push_back(&mut self, pending: PendingPublish) {
-        self.lane_of(pending, |queue, pending| queue.push_back(pending));
+        self.push(pending, |queue, pending| queue.push_back(pending));
     }
 
     /// Adds a publish in front of the others of its lane.
     pub(crate) fn push_front(&mut self, pending: PendingPublish) {
-        self.lane_of(pending, |queue, pending| queue.push_front(pending));
+        self.push(pending, |queue, pending| queue.push_front(pending));
     }
 
-    fn lane_of(
+    /// Adds a publish to its lane, which is created if needed and then is one to try.
+    fn push(
         &mut self,
         pending: PendingPublish,
         add: fn(&mut VecDeque<PendingPublish>, PendingPublish),
@@ -81,7 +85,7 @@ impl Lanes {
             if let Some(ids) = self.ids.get_mut(kind as usize) {
                 ids.insert(exchange.into(), self.issued);
             }
-            self.fresh.insert(self.issued);
+            self.to_try.insert(self.issued);
             self.issued
         });
         let lane = self.lanes.entry(id).or_insert_with(|| Lane {
@@ -95,17 +99,17 @@ impl Lanes {
     }
 
     /// Returns the exchange and the kind of a lane.
-    pub(crate) fn get(&self, id: LaneId) -> Option<(&[u8], Kind)> {
+    pub(crate) fn get(&self, id: LaneId) -> Option<(&[u8], PublishKind)> {
         self.lanes.get(&id).map(|lane| (&*lane.exchange, lane.kind))
     }
 
-    /// Takes the next lane to try.
-    pub(crate) fn next_fresh(&mut self) -> Option<LaneId> {
-        self.fresh.pop_first()
+    /// Removes and returns the oldest of the lanes to try.
+    pub(crate) fn next_to_try(&mut self) -> Option<LaneId> {
+        self.to_try.pop_first()
     }
 
     /// Makes a lane wait for a channel.
-    pub(crate) fn wait(&mut self, id: LaneId) {
+    pub(crate) fn wait_for_channel(&mut self, id: LaneId) {
         self.waiting.insert(id);
     }
 
@@ -114,7 +118,7 @@ impl Lanes {
         self.waiting.len()
     }
 
-    /// Returns the lane that has waited for a channel longest.
+    /// Returns the oldest lane that waits for a channel.
     pub(crate) fn first_waiting(&self) -> Option<LaneId> {
         self.waiting.first().copied()
     }
@@ -124,22 +128,22 @@ impl Lanes {
         self.waiting.remove(&id);
     }
 
-    /// Tries a lane again, because its channel has changed.
-    pub(crate) fn retry(&mut self, exchange: &[u8], kind: Kind) {
+    /// Adds a lane to those to try, because its channel has changed. A waiting lane waits on.
+    pub(crate) fn retry(&mut self, exchange: &[u8], kind: PublishKind) {
         if let Some(id) = self.id(exchange, kind)
             && !self.waiting.contains(&id)
         {
-            self.fresh.insert(id);
+            self.to_try.insert(id);
         }
     }
 
-    /// Tries all lanes again, because all channels are closed.
+    /// Adds all lanes to those to try, because all channels are closed.
     pub(crate) fn retry_all(&mut self) {
         self.waiting.clear();
-        self.fresh.extend(self.lanes.keys());
+        self.to_try.extend(self.lanes.keys());
     }
 
-    /// Takes the first publish of a lane.
+    /// Takes the first publish of a lane. Removes the lane with its last publish.
     pub(crate) fn pop(&mut self, id: LaneId) -> Option<PendingPublish> {
         let lane = self.lanes.get_mut(&id)?;
         let pending = lane.queue.pop_front();
@@ -153,17 +157,18 @@ impl Lanes {
     }
 
     fn remove(&mut self, id: LaneId) {
+        // Unreachable: both callers have found the lane.
         let Some(lane) = self.lanes.remove(&id) else {
             return;
         };
         if let Some(ids) = self.ids.get_mut(lane.kind as usize) {
             ids.remove(&lane.exchange);
         }
-        self.fresh.remove(&id);
+        self.to_try.remove(&id);
         self.waiting.remove(&id);
     }
 
-    /// Removes the publishes that `keeps` returns `false` for.
+    /// Removes the publishes for which `keeps` returns `false`.
     pub(crate) fn retain(&mut self, mut keeps: impl FnMut(&PendingPublish) -> bool) {
         let (len, bytes) = (&mut self.len, &mut self.bytes);
         let mut empty = Vec::new();

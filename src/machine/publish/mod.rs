@@ -1,9 +1,20 @@
 //! Publishing with confirms (RabbitMQ's confirms guide) and without.
+//!
+//! The names, from the request to the wire:
+//! - [`Publish`] is a publish as the program requests it, with borrowed parts.
+//! - [`PublishKind`] is how it completes: with a confirm, without one, or with a reply (a call).
+//! - [`PendingPublish`] is a copy of it that is queued, or stored to be republished.
+//! - [`Publisher`] is the channel for one exchange and kind, its [role](crate::machine::channel::Role)
+//!   is `Publish`, and [`Publishers`] are all of them. A channel with confirms has a sequence of its
+//!   own, and an error that closes it affects only that exchange.
+//! - [`Publishing`] is this part of the state machine: publishers, queued publishes and calls.
+//! - [`basic::Publish`] is the method on the wire.
 
 pub(crate) mod call_ids;
 pub(crate) mod check;
 pub(crate) mod confirms;
 pub(crate) mod lanes;
+pub(crate) mod opening;
 pub(crate) mod overdue;
 pub(crate) mod pending;
 pub(crate) mod publishers;
@@ -14,11 +25,10 @@ use crate::error::Error;
 use crate::machine::context::Context;
 use crate::machine::publish::call_ids::CallIds;
 use crate::machine::publish::check::check_publish;
-use crate::machine::publish::lanes::LaneId;
-use crate::machine::publish::lanes::Lanes;
-use crate::machine::publish::pending::PendingPublish;
-use crate::machine::publish::pending::{Kind, NoChannel};
-use crate::machine::publish::publishers::STAMP;
+use crate::machine::publish::lanes::{LaneId, Lanes};
+use crate::machine::publish::opening::NoChannel;
+use crate::machine::publish::pending::{PendingPublish, PublishKind};
+use crate::machine::publish::publishers::NUMBER_HEADER;
 use crate::machine::publish::publishers::{Publisher, Publishers};
 use crate::machine::{PromiseId, Publish};
 use crate::message::{Message, Returned};
@@ -36,12 +46,12 @@ pub(crate) struct Publishing {
     pub(crate) republishes: u32,
     /// The reason for which the broker has blocked the connection.
     pub(crate) blocked: Option<Box<str>>,
-    /// A buffer for headers. It is a field so that its allocation is reused.
+    /// A buffer for the headers of one publish. It is a field so that its allocation is reused.
     pub(crate) header_buffer: Vec<u8>,
 }
 
 impl Publishing {
-    /// Returns the number of bytes that the transport has not taken, including those of queued
+    /// Returns the number of bytes that the transport has not accepted, including those of queued
     /// publishes.
     #[inline]
     pub(crate) fn outgoing_bytes(&self, cx: &Context) -> usize {
@@ -52,7 +62,7 @@ impl Publishing {
     pub(crate) fn has_capacity_to_publish(&self, cx: &Context) -> bool {
         let limits = &cx.options.limits;
         self.outgoing_bytes(cx) < limits.outgoing_bytes
-            && self.publishers.unconfirmed_bytes < limits.outgoing_bytes
+            && self.publishers.republish_bytes < limits.outgoing_bytes
             && self.queued.len() + self.publishers.in_flight() < limits.publishes_in_flight
     }
 
@@ -63,32 +73,36 @@ impl Publishing {
         publish: &Publish<'_>,
     ) -> Result<PromiseId, Error> {
         self.check_to_publish(cx, publish)?;
-        if let Some(channel) = self.ready_channel(cx, publish.exchange, Kind::Publish) {
+        if let Some(channel) = self.ready_channel(cx, publish.exchange, PublishKind::Confirmed) {
             self.write_publish(cx, channel, publish, 0)?;
             let promise = cx.promises.open();
-            let unconfirmed = (self.republishes > 0)
-                .then(|| PendingPublish::new(promise, Kind::Publish, publish));
-            self.sent(cx, channel, promise, unconfirmed);
+            let to_republish = (self.republishes > 0)
+                .then(|| PendingPublish::new(promise, PublishKind::Confirmed, publish));
+            self.record_sent(cx, channel, promise, to_republish);
             return Ok(promise);
         }
         let promise = cx.timed_promise();
-        self.enqueue(PendingPublish::new(promise, Kind::Publish, publish));
+        self.enqueue(PendingPublish::new(
+            promise,
+            PublishKind::Confirmed,
+            publish,
+        ));
         Ok(promise)
     }
 
     /// Publishes a message without a confirm. The promise completes when the message is in the
-    /// outgoing queue, which is at once if it can be written now. What happens to the message later
-    /// is not reported.
+    /// outgoing queue, which is at once if there is a channel. The later fate of the message is not
+    /// reported.
     pub(crate) fn publish_unconfirmed(
         &mut self,
         cx: &mut Context,
         publish: &Publish<'_>,
     ) -> Result<PromiseId, Error> {
-        for (name, asks) in [
+        for (name, is_set) in [
             ("mandatory", publish.mandatory),
             ("immediate", publish.immediate),
         ] {
-            if asks {
+            if is_set {
                 return Err(Error::invalid(
                     name,
                     "must be false without a confirm: a returned message could not be reported",
@@ -96,26 +110,34 @@ impl Publishing {
             }
         }
         self.check_to_publish(cx, publish)?;
-        if let Some(channel) = self.ready_channel(cx, publish.exchange, Kind::Unconfirmed) {
+        if let Some(channel) = self.ready_channel(cx, publish.exchange, PublishKind::Unconfirmed) {
             self.write_publish(cx, channel, publish, 0)?;
             return Ok(cx.promises.open_done());
         }
         let promise = cx.timed_promise();
-        self.enqueue(PendingPublish::new(promise, Kind::Unconfirmed, publish));
+        self.enqueue(PendingPublish::new(
+            promise,
+            PublishKind::Unconfirmed,
+            publish,
+        ));
         Ok(promise)
     }
 
-    /// Records that a publish with a promise is written.
+    /// Records a written publish with a confirm. Stores `to_republish`, its copy, for a loss of the
+    /// connection. Sends the probe behind the first publish of a channel.
     #[inline]
-    pub(crate) fn sent(
+    pub(crate) fn record_sent(
         &mut self,
         cx: &mut Context,
         channel: u16,
         promise: PromiseId,
-        unconfirmed: Option<PendingPublish>,
+        to_republish: Option<PendingPublish>,
     ) {
-        if self.publishers.sent(channel, promise, unconfirmed) {
-            self.prove(cx, channel);
+        if self
+            .publishers
+            .add_in_flight(channel, promise, to_republish)
+        {
+            Self::send_probe(cx, channel);
         }
     }
 
@@ -132,13 +154,16 @@ impl Publishing {
         check_publish(cx, publish)
     }
 
-    /// Returns the channel on which a message can be published now.
+    /// Returns a channel on which a message can be published now, or `None` if the message has to be
+    /// queued. Opens the exchange's channel if it has none, and resumes it if it was about to be
+    /// closed for another exchange. In any case the driver is asked to poll the connection, because
+    /// the message is now written or queued.
     #[inline]
     pub(crate) fn ready_channel(
         &mut self,
         cx: &mut Context,
         exchange: ShortStr<'_>,
-        kind: Kind,
+        kind: PublishKind,
     ) -> Option<u16> {
         cx.attention = true;
         let exchange = exchange.as_bytes();
@@ -147,6 +172,7 @@ impl Publishing {
         }
         match self.publishers.find(exchange, kind) {
             Some(publisher) if publisher.takes_more() => Some(publisher.channel),
+            // Exchanges that have waited longer get the next channel.
             _ if self.queued.waiting() > 0 => None,
             Some(publisher) => {
                 let channel = publisher.channel;
@@ -156,7 +182,7 @@ impl Publishing {
         }
     }
 
-    /// Stores a publish until it can be written.
+    /// Queues a publish until it can be written.
     pub(crate) fn enqueue(&mut self, pending: PendingPublish) {
         self.queued.push_back(pending);
     }
@@ -167,24 +193,30 @@ impl Publishing {
     }
 
     /// Writes the queued publishes that can be written, in order for each exchange.
-    pub(crate) fn release_queued(&mut self, cx: &mut Context) {
+    ///
+    /// The first loop takes each lane out of the lanes to try. The second loop ends because each
+    /// round empties and so removes the first waiting lane, ends its wait, or returns.
+    pub(crate) fn write_queued(&mut self, cx: &mut Context) {
         if self.queued.is_empty() || !self.may_publish(cx) {
             return;
         }
-        while let Some(lane) = self.queued.next_fresh() {
+        while let Some(lane) = self.queued.next_to_try() {
+            // Unreachable: a removed lane is not in `to_try`.
             let Some((exchange, kind)) = self.queued.get(lane) else {
                 continue;
             };
             match self.publishers.find(exchange, kind) {
                 Some(publisher) if publisher.takes_more() => {
                     let channel = publisher.channel;
-                    self.release_lane(cx, lane, channel);
+                    self.write_lane(cx, lane, channel);
                 }
+                // `channel.flow` will make the lane one to try again.
                 Some(publisher) if publisher.is_stopped() => {}
-                Some(_) | None => self.queued.wait(lane),
+                _ => self.queued.wait_for_channel(lane),
             }
         }
         while let Some(lane) = self.queued.first_waiting() {
+            // Unreachable: a removed lane does not wait.
             let Some((exchange, kind)) = self.queued.get(lane) else {
                 break;
             };
@@ -199,7 +231,7 @@ impl Publishing {
                 }
             };
             match opened {
-                Ok(Some(channel)) => self.release_lane(cx, lane, channel),
+                Ok(Some(channel)) => self.write_lane(cx, lane, channel),
                 // The broker has stopped content on the lane's channel.
                 Ok(None) => self.queued.stop_waiting(lane),
                 Err(NoChannel::Closing) => return,
@@ -211,8 +243,9 @@ impl Publishing {
         }
     }
 
-    /// Writes the queued publishes of a lane.
-    pub(crate) fn release_lane(&mut self, cx: &mut Context, lane: LaneId, channel: u16) {
+    /// Writes all queued publishes of a lane, and completes those that cannot be encoded. The empty
+    /// lane is removed.
+    fn write_lane(&mut self, cx: &mut Context, lane: LaneId, channel: u16) {
         while let Some(pending) = self.queued.pop(lane) {
             if !cx.promises.is_pending(pending.promise) {
                 continue;
@@ -220,26 +253,29 @@ impl Publishing {
             let properties = pending.properties();
             let publish = pending.to_publish(&properties);
             let written = match pending.kind {
-                Kind::Publish | Kind::Unconfirmed => {
+                PublishKind::Confirmed | PublishKind::Unconfirmed => {
                     self.write_publish(cx, channel, &publish, pending.attempts)
                 }
-                Kind::Call => self.write_call(cx, channel, &publish),
+                PublishKind::Call => self.write_call(cx, channel, &publish),
             };
             let promise = pending.promise;
             match (written, pending.kind) {
-                (Ok(()), Kind::Publish) => {
+                (Ok(()), PublishKind::Confirmed) => {
                     cx.promises.remove_deadline(promise);
-                    let unconfirmed = (self.republishes > 0).then_some(pending);
-                    self.sent(cx, channel, promise, unconfirmed);
+                    let to_republish = (self.republishes > 0).then_some(pending);
+                    self.record_sent(cx, channel, promise, to_republish);
                 }
-                (Ok(()), Kind::Call) => self.sent(cx, channel, promise, None),
-                (Ok(()), Kind::Unconfirmed) => cx.promises.done(promise),
+                (Ok(()), PublishKind::Call) => self.record_sent(cx, channel, promise, None),
+                (Ok(()), PublishKind::Unconfirmed) => cx.promises.done(promise),
                 (Err(error), _) => cx.complete(promise, Err(error)),
             }
         }
     }
 
-    /// The broker has confirmed, or refused, publishes. False when it confirms what it can't.
+    /// Handles a `basic.ack` or `basic.nack` of publishes. Returns `false` if the tag is not that of
+    /// an unconfirmed publish. "Published messages are assigned ascending sequence numbers, starting
+    /// at 1 with the first Confirm.Select method. The server confirms messages by sending Basic.Ack
+    /// methods referring to these sequence numbers" (class `confirm`).
     pub(crate) fn confirm(
         &mut self,
         cx: &mut Context,
@@ -248,9 +284,11 @@ impl Publishing {
         multiple: bool,
         accepted: bool,
     ) -> bool {
-        let is_called = self.publishers.is_called_on(channel);
+        let has_calls = self.publishers.has_calls_on(channel);
         let (promises, republished) = (&mut cx.promises, &mut cx.republished);
-        let known = match (accepted, is_called) {
+        let is_known = match (accepted, has_calls) {
+            // These two arms do what `Context::complete` does, with less work: a confirm is as
+            // frequent as a publish, and its outcome needs no disposal.
             (true, false) if republished.is_empty() => {
                 self.publishers
                     .confirm(channel, tag, multiple, |promise| promises.done(promise))
@@ -261,12 +299,13 @@ impl Publishing {
             }),
             // The confirm of a call is not its reply.
             (true, true) => self.publishers.confirm(channel, tag, multiple, |_| {}),
-            // The broker may refuse a call after the deadline of its confirm and before its own
-            // deadline.
+            // The call is looked up by its number and not by the closure: the nack may arrive after
+            // the deadline of the confirm, when `confirm` passes no promise, and before that of the
+            // call.
             (false, true) if !multiple => {
                 let is_known = self.publishers.confirm(channel, tag, false, |_| {});
                 let call = if is_known {
-                    self.publishers.replied(channel, tag)
+                    self.publishers.take_call(channel, tag)
                 } else {
                     None
                 };
@@ -276,28 +315,20 @@ impl Publishing {
                 is_known
             }
             (false, _) => self.publishers.confirm(channel, tag, multiple, |promise| {
-                let is_unknown = republished.remove(&promise) && promises.is_pending(promise);
-                cx.counters.unconfirmed += u64::from(is_unknown);
-                let error = if is_unknown {
-                    Error::Nacked.into_unconfirmed()
-                } else {
-                    Error::Nacked
-                };
-                // The result of a publish needs no disposal.
-                let _ = promises.complete(promise, Err(error));
+                cx.complete(promise, Err(Error::Nacked));
             }),
         };
-        if is_called && !accepted && multiple {
+        if has_calls && !accepted && multiple {
             self.publishers.forget_completed_calls(&cx.promises);
         }
         cx.attention |= !self.queued.is_empty();
-        known
+        is_known
     }
 
-    /// Completes the promise of a returned publish. "The server MUST acknowledge an unroutable
+    /// Completes the promise of a returned publish with the message. "The server MUST acknowledge an unroutable
     /// mandatory or immediate message only after it sends the Basic.Return" (class `confirm`), so
     /// its confirm follows and is ignored.
-    pub(crate) fn returned(
+    pub(crate) fn handle_return(
         &mut self,
         cx: &mut Context,
         channel: u16,
@@ -305,16 +336,18 @@ impl Publishing {
         text: &str,
         message: Message,
     ) {
-        let stamp = message
+        let number = message
             .headers()
             .ok()
-            .and_then(|headers| headers.get(STAMP))
+            .and_then(|headers| headers.get(NUMBER_HEADER))
             .and_then(Value::as_i64);
-        let Some(promise) = stamp.and_then(|stamp| self.publishers.returned(channel, stamp as u64))
+        // The publish is unknown if its deadline has passed, or if the peer made up the header.
+        let Some(promise) =
+            number.and_then(|number| self.publishers.take_returned(channel, number as u64))
         else {
             return;
         };
-        let message = message.without_header(STAMP);
+        let message = message.without_header(NUMBER_HEADER);
         let returned = Returned {
             reply_code: code.into(),
             reply_text: text.to_owned(),
@@ -328,13 +361,22 @@ impl Publishing {
         cx.complete(promise, Err(error));
     }
 
-    /// Completes the publishes in flight on a channel that the broker closed.
+    /// Completes the publishes in flight on a channel that the broker closed with `error`. It is the
+    /// outcome of the publish that caused it. The outcome of the others is unknown.
     ///
-    /// Until the first publish is proven, the error is about that publish, and the broker has seen
-    /// none of the others. If the error names the exchange, it is the result of all of them. Later,
-    /// the broker may have accepted some and not have confirmed them yet. Then only the last is
-    /// known not to be accepted, and an error that names the exchange is the result of that one.
-    pub(crate) fn publisher_closed(&mut self, cx: &mut Context, channel: u16, error: &Error) {
+    /// - A single publish in flight is the cause.
+    /// - Before the first publish is known to be accepted, that one is the cause, and the broker has
+    ///   ignored all behind it. If the error names the exchange, it is the outcome of all of them.
+    /// - Afterwards, the broker may have accepted some publishes and not have confirmed them yet. The
+    ///   last one is not accepted, because it is the cause or behind it. An error that names the
+    ///   exchange is the outcome of that one.
+    pub(crate) fn handle_publisher_closed(
+        &mut self,
+        cx: &mut Context,
+        channel: u16,
+        error: &Error,
+    ) {
+        // Most channels are no publish channels.
         let Some(publisher) = self.publishers.remove(channel) else {
             return;
         };
@@ -344,14 +386,14 @@ impl Publishing {
         let promises: Vec<(u64, PromiseId)> = publisher.confirms.drain().collect();
         let last = promises.last().map_or(0, |(tag, _)| *tag);
         for (tag, promise) in promises {
-            let is_about_it = match (publisher.is_proven, names_exchange) {
+            let is_cause = match (publisher.is_first_accepted, names_exchange) {
                 _ if was_alone => true,
                 (false, true) => true,
                 (false, false) => tag == 1,
                 (true, true) => tag == last,
                 (true, false) => false,
             };
-            let error = if is_about_it {
+            let error = if is_cause {
                 error.clone()
             } else {
                 Error::Unconfirmed(error.clone().into())
@@ -364,6 +406,9 @@ impl Publishing {
         }
     }
 
+    /// Queues the unconfirmed publishes of a lost connection's channel again, in front of the queued
+    /// ones, if they may be republished. Completes the others and all calls: their outcome is
+    /// unknown.
     pub(crate) fn suspend_publisher(
         &mut self,
         cx: &mut Context,
@@ -371,21 +416,23 @@ impl Publishing {
         error: &Error,
     ) {
         let unknown = || Err(Error::Unconfirmed(error.clone().into()));
-        let mut unconfirmed = publisher.unconfirmed;
-        let most = if error.blames(basic::Publish::ID) {
+        let mut to_republish = publisher.to_republish;
+        // The broker closed the connection over one publish, and does not tell which. If it were
+        // republished, it would close each next connection.
+        let max_attempts = if error.blames(basic::Publish::ID) {
             0
         } else {
             self.republishes
         };
-        let mut again = Vec::new();
+        let mut to_repeat = Vec::new();
         for (tag, promise) in publisher.confirms.drain() {
-            match unconfirmed
+            match to_republish
                 .take(tag)
-                .filter(|pending| pending.attempts < most)
+                .filter(|pending| pending.attempts < max_attempts)
             {
                 Some(mut pending) => {
                     pending.attempts += 1;
-                    again.push(pending);
+                    to_repeat.push(pending);
                 }
                 None => cx.complete(promise, unknown()),
             }
@@ -393,7 +440,7 @@ impl Publishing {
         for promise in publisher.calls.into_values() {
             cx.complete(promise, unknown());
         }
-        for pending in again.into_iter().rev() {
+        for pending in to_repeat.into_iter().rev() {
             cx.promises
                 .restart_deadline(pending.promise, cx.options.deadlines.request);
             cx.republished.insert(pending.promise);
@@ -401,8 +448,8 @@ impl Publishing {
         }
     }
 
-    /// Completes every queued publish with the error. The outcome of one that was sent before is
-    /// unknown.
+    /// Completes every queued publish with the error. [`Context::complete`] turns it into
+    /// [`Error::Unconfirmed`] for those that were sent before.
     pub(crate) fn fail_queued(&mut self, cx: &mut Context, error: &Error) {
         for pending in self.queued.drain() {
             cx.complete(pending.promise, Err(error.clone()));

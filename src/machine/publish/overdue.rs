@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 /// The delivery tags of one channel's publishes that may still be confirmed after their deadline.
 ///
 /// A queue without a majority may confirm nothing for hours, so the memory is bounded: consecutive
-/// tags share a range, and above [`MOST_RANGES`] the two lowest ranges are merged. A second confirm
-/// of a publish between the two is not noticed then. That is harmless, because its promise is
-/// completed.
+/// tags share a range, and above [`MAX_RANGES`] the two lowest ranges are merged. Then a second
+/// confirm of a publish between the two is not reported as an error. It is harmless, because the
+/// promise of that publish is completed.
 #[derive(Debug, Default)]
 pub(crate) struct Overdue {
     /// The last tag of each range by its first.
@@ -15,9 +15,10 @@ pub(crate) struct Overdue {
 }
 
 /// The largest number of ranges of one channel. They use about 32 KiB.
-const MOST_RANGES: usize = 1024;
+const MAX_RANGES: usize = 1024;
 
 impl Overdue {
+    /// Returns `true` if there are no tags.
     pub(crate) fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
@@ -62,7 +63,7 @@ impl Overdue {
 
     fn insert(&mut self, first: u64, last: u64) {
         self.ranges.insert(first, last);
-        if self.ranges.len() > MOST_RANGES
+        if self.ranges.len() > MAX_RANGES
             && let Some((first, _)) = self.ranges.pop_first()
             && let Some((_, last)) = self.ranges.pop_first()
         {
@@ -96,13 +97,13 @@ mod tests {
     fn million_scattered_tags_take_bounded_memory() {
         let mut overdue = Overdue::default();
         (0..1_000_000).for_each(|tag| overdue.add(2 * tag));
-        assert_eq!(overdue.ranges.len(), MOST_RANGES);
+        assert_eq!(overdue.ranges.len(), MAX_RANGES);
         assert!(
             (0..1_000_000).all(|tag| overdue.remove(2 * tag)),
             "each is still absorbed once"
         );
         (0..1_000_000).for_each(|tag| overdue.add(10_000_000 + tag));
         assert!((0..500_000).all(|tag| overdue.remove(10_000_000 + 2 * tag)));
-        assert!(overdue.ranges.len() <= MOST_RANGES);
+        assert!(overdue.ranges.len() <= MAX_RANGES);
     }
 }

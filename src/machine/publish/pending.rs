@@ -7,21 +7,21 @@ use std::collections::BTreeMap;
 
 /// The kind of a publish. The publishes of one kind to one exchange share a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum PublishKind {
     /// With a confirm.
-    Publish,
+    Confirmed,
     /// Without a confirm.
     Unconfirmed,
     /// With a reply (RabbitMQ's direct reply-to). Replies arrive on the channel of the call.
     Call,
 }
 
-/// A publish that is queued, because the connection is not open, the broker has blocked it or there
-/// is no channel, or that is stored until its confirm arrives.
+/// A copy of a publish. It is queued while the connection is not open, the broker has blocked it, or
+/// there is no channel. It is stored until its confirm arrives if it may be republished.
 #[derive(Debug)]
 pub(crate) struct PendingPublish {
     pub(crate) promise: PromiseId,
-    pub(crate) kind: Kind,
+    pub(crate) kind: PublishKind,
     /// How often it was written before.
     pub(crate) attempts: u32,
     exchange: ShortString,
@@ -34,7 +34,7 @@ pub(crate) struct PendingPublish {
 }
 
 impl PendingPublish {
-    pub(crate) fn new(promise: PromiseId, kind: Kind, publish: &Publish<'_>) -> Self {
+    pub(crate) fn new(promise: PromiseId, kind: PublishKind, publish: &Publish<'_>) -> Self {
         let mut property_list = Vec::new();
         publish.properties.encode_list(&mut property_list);
         Self {
@@ -56,7 +56,7 @@ impl PendingPublish {
         &self.exchange
     }
 
-    /// Returns the size of its parts in bytes.
+    /// Returns the approximate size in bytes.
     pub(crate) fn bytes(&self) -> usize {
         let headers = self
             .headers
@@ -74,6 +74,7 @@ impl PendingPublish {
 
     /// Returns the properties without the headers.
     pub(crate) fn properties(&self) -> Properties<'_> {
+        // It never fails: the list was encoded by `new`.
         Properties::decode(&self.property_list).unwrap_or_default()
     }
 
@@ -91,11 +92,11 @@ impl PendingPublish {
     }
 }
 
-/// The publishes of a channel to republish after a loss, by number.
+/// The unconfirmed publishes of a channel that are republished after a loss, by delivery tag.
 #[derive(Debug, Default)]
-pub(crate) struct Unconfirmed(BTreeMap<u64, PendingPublish>);
+pub(crate) struct ToRepublish(BTreeMap<u64, PendingPublish>);
 
-impl Unconfirmed {
+impl ToRepublish {
     /// Adds a publish. Returns its size in bytes.
     pub(crate) fn add(&mut self, tag: u64, pending: PendingPublish) -> usize {
         let bytes = pending.bytes();
@@ -132,12 +133,4 @@ impl Unconfirmed {
     pub(crate) fn bytes(&self) -> usize {
         self.0.values().map(PendingPublish::bytes).sum()
     }
-}
-
-/// Why there is no channel for an exchange yet.
-pub(crate) enum NoChannel {
-    /// A channel is being closed and makes room.
-    Closing,
-    /// All channels are in use.
-    AllInUse,
 }

@@ -7,15 +7,14 @@
 use crate::error::Error;
 use crate::machine::context::Context;
 use crate::machine::publish::Publishing;
-use crate::machine::publish::pending::Kind;
-use crate::machine::publish::pending::PendingPublish;
+use crate::machine::publish::pending::{PendingPublish, PublishKind};
 use crate::machine::{PromiseId, Publish, Reply};
 use crate::message::Message;
 use std::time::Duration;
 
 impl Publishing {
-    /// Publishes a call. Its promise completes with the reply. The default timeout is that of
-    /// requests. The publish is mandatory, so a call that no queue receives fails at once.
+    /// Publishes a call. Its promise completes with the reply. Without a timeout, that of a request
+    /// applies. The publish is mandatory, so a call that no queue receives fails at once.
     pub(crate) fn call(
         &mut self,
         cx: &mut Context,
@@ -36,7 +35,7 @@ impl Publishing {
             mandatory: true,
             ..publish.clone()
         };
-        let ready = self.ready_channel(cx, publish.exchange, Kind::Call);
+        let ready = self.ready_channel(cx, publish.exchange, PublishKind::Call);
         if let Some(channel) = ready {
             self.write_call(cx, channel, &publish)?;
         }
@@ -44,19 +43,19 @@ impl Publishing {
             .promises
             .open_timed(timeout.unwrap_or(cx.options.deadlines.request));
         match ready {
-            Some(channel) => self.sent(cx, channel, promise, None),
-            None => self.enqueue(PendingPublish::new(promise, Kind::Call, &publish)),
+            Some(channel) => self.record_sent(cx, channel, promise, None),
+            None => self.enqueue(PendingPublish::new(promise, PublishKind::Call, &publish)),
         }
         Ok(promise)
     }
 
-    /// Completes the call that a reply belongs to. Drops a late reply and a reply to an unknown
-    /// call.
-    pub(crate) fn reply(&mut self, cx: &mut Context, channel: u16, message: Message) {
+    /// Completes the call to which a reply belongs. Drops a late reply and a reply to an unknown call.
+    pub(crate) fn handle_reply(&mut self, cx: &mut Context, channel: u16, message: Message) {
         let incarnation = cx.incarnation(channel);
         let correlation_id = message.properties().correlation_id;
         let number = correlation_id.and_then(|id| self.call_ids.number(incarnation, id.as_bytes()));
-        if let Some(promise) = number.and_then(|number| self.publishers.replied(channel, number)) {
+        if let Some(promise) = number.and_then(|number| self.publishers.take_call(channel, number))
+        {
             cx.complete(promise, Ok(Reply::Message(Box::new(message))));
         }
     }

@@ -98,7 +98,7 @@ fn pending_requests(
     // before it and belong to it: they are repeated whenever the request is.
     let mut needed = into.len();
     for pending in &channel.pending_replies {
-        let promise = match &pending.to {
+        let promise = match &pending.purpose {
             Awaited::Request(request) | Awaited::Get { request, .. } => Some(request.promise),
             Awaited::Qos {
                 resize: Resize { promise, .. },
@@ -122,7 +122,7 @@ fn pending_requests(
                 Some(TransactionPhase::Starting(promise)) => Some(*promise),
                 _ => None,
             },
-            Awaited::Cancel { .. } | Awaited::Restored | Awaited::Proof => None,
+            Awaited::Cancel { .. } | Awaited::ReplayStep | Awaited::Probe => None,
             Awaited::Nothing => {
                 into.push((None, pending.method.id));
                 None

@@ -274,7 +274,7 @@ impl Recovering {
             None => self.open_restore_channel(cx, step)?,
         };
         let info = Self::write_step(cx, number, step)?;
-        cx.await_reply(number, info, Awaited::Restored);
+        cx.await_reply(number, info, Awaited::ReplayStep);
         Ok(())
     }
 

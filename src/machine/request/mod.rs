@@ -167,7 +167,7 @@ impl Requests {
             return Some(number);
         }
         if !cx.channels.has_room(Role::Request) {
-            publishing.make_room(cx);
+            publishing.free_channel_number(cx);
         }
         None
     }

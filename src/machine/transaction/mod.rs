@@ -98,7 +98,7 @@ impl Transactions {
                 continue;
             }
             let Some(number) = cx.open_channel(Role::Transaction) else {
-                publishing.make_room(cx);
+                publishing.free_channel_number(cx);
                 return;
             };
             self.queued.pop_front();

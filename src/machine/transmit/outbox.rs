@@ -264,7 +264,7 @@ mod tests {
     fn all(out: &mut Outbox) -> Vec<u8> {
         let mut bytes = Vec::new();
         while !out.is_empty() {
-            bytes.extend(whole(&given(out)));
+            bytes.extend(whole(&transferred(out)));
         }
         bytes
     }

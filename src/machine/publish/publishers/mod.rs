@@ -1,19 +1,20 @@
-//! The publish channels: one per exchange and [`Kind`].
+//! The publish channels: one per exchange and [`PublishKind`].
 
 use crate::machine::ids::PromiseId;
 use crate::machine::promises::Promises;
 use crate::machine::publish::confirms::Confirms;
-use crate::machine::publish::pending::{Kind, PendingPublish, Unconfirmed};
+use crate::machine::publish::pending::{PendingPublish, PublishKind, ToRepublish};
 use crate::machine::recovery::name_hasher::NameHasher;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::BuildHasherDefault;
 use std::time::{Duration, Instant};
 
-/// A header of mandatory publishes, by which a return is matched to its own publish.
-pub(crate) const STAMP: &str = "x-puka-publish";
+/// A header of mandatory publishes with their number, by which a return is matched to its own
+/// publish.
+pub(crate) const NUMBER_HEADER: &str = "x-puka-publish";
 
 /// A header with the number of times that a message was published before with an unknown outcome.
-pub(crate) const REPUBLISHED: &str = "x-puka-republished";
+pub(crate) const REPUBLISHED_HEADER: &str = "x-puka-republished";
 
 /// The publish channel of an exchange. The fields that each publish touches come first and begin a
 /// cache line: with many exchanges, cache misses dominate the cost of a publish.
@@ -22,21 +23,21 @@ pub(crate) const REPUBLISHED: &str = "x-puka-republished";
 pub(crate) struct Publisher {
     last_used: u64,
     pub(crate) channel: u16,
-    kind: Kind,
+    kind: PublishKind,
     /// `false` while the broker has stopped content with `channel.flow`.
     flows: bool,
-    /// It takes no more publishes, so that it becomes idle and makes room for another exchange.
+    /// It takes no more publishes, so that it becomes idle and can be closed for another exchange.
     is_retiring: bool,
     /// It was published to since the last [`stamp`](Publishers::stamp).
     is_unstamped: bool,
     pub(crate) confirms: Confirms,
-    /// The broker has accepted the first publish. Until then, an error is about that publish, and
-    /// the broker has seen none of those behind it.
-    pub(crate) is_proven: bool,
+    /// The reply to the probe has arrived, so the broker has accepted the first publish. Until then,
+    /// an error is about the first publish, and the broker has ignored all behind it.
+    pub(crate) is_first_accepted: bool,
     /// The promises of calls without a reply, by the number of the publish.
     pub(crate) calls: BTreeMap<u64, PromiseId>,
     /// The publishes to republish after a loss, by number.
-    pub(crate) unconfirmed: Unconfirmed,
+    pub(crate) to_republish: ToRepublish,
     exchange: Box<[u8]>,
     /// Its position in the order of turns.
     turn: u64,
@@ -47,7 +48,7 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    /// Returns `true` if it takes more publishes.
+    /// Returns `true` if more may be published on it now.
     #[inline]
     pub(crate) fn takes_more(&self) -> bool {
         self.flows && !self.is_retiring
@@ -64,11 +65,12 @@ impl Publisher {
         &self.exchange
     }
 
-    pub(crate) fn kind(&self) -> Kind {
+    /// Returns the kind of its publishes.
+    pub(crate) fn kind(&self) -> PublishKind {
         self.kind
     }
 
-    /// Returns `true` if it may be closed. A channel with stopped content is kept: the queued
+    /// Returns `true` if it may be closed. A channel with stopped content may not: the queued
     /// publishes wait for its `channel.flow`.
     fn is_idle(&self) -> bool {
         self.flows && self.confirms.open() == 0 && self.calls.is_empty()
@@ -79,9 +81,10 @@ impl Publisher {
 /// Without a minimum, busy exchanges would take channels from each other after each publish.
 const TURN: Duration = Duration::from_millis(100);
 
-/// The channel of an exchange for each [`Kind`].
+/// The numbers of an exchange's channels, one for each [`PublishKind`].
 type ExchangeChannels = [Option<u16>; 3];
 
+/// The publishers of a connection.
 #[derive(Debug, Default)]
 pub(crate) struct Publishers {
     /// The publishers by channel number.
@@ -90,16 +93,21 @@ pub(crate) struct Publishers {
     /// `memcmp` with masked loads, comparing two empty names costs as much as the rest of a
     /// publish.)
     default: ExchangeChannels,
+    /// The channels of the other exchanges.
     named: HashMap<Box<[u8]>, ExchangeChannels, BuildHasherDefault<NameHasher>>,
-    open: usize,
+    /// The number of publishers.
+    len: usize,
+    /// The number of lookups, by which the least recently used publisher is found.
     uses: u64,
+    /// The number of unconfirmed publishes, without those whose deadline has passed.
     in_flight: usize,
     /// The size of all publishes to republish after a loss, in bytes.
-    pub(crate) unconfirmed_bytes: usize,
+    pub(crate) republish_bytes: usize,
     /// The number of calls whose reply is pending.
     calls: usize,
     /// The channels that are not retiring, in the order in which their turns began.
     turns: BTreeMap<u64, u16>,
+    /// The number of channels that are retiring.
     retiring: usize,
     /// When the last channel began to retire.
     retired: Option<Instant>,
@@ -107,7 +115,7 @@ pub(crate) struct Publishers {
     may_have_idle: bool,
     /// Channels that are being closed and may have publishes that the broker has not seen, with
     /// their exchanges.
-    leaving: BTreeMap<u16, (Kind, Box<[u8]>)>,
+    closing: BTreeMap<u16, (PublishKind, Box<[u8]>)>,
     /// Channels that were published to since the last [`stamp`](Self::stamp).
     unstamped: Vec<u16>,
     /// Channels with deadlines, by an instant no later than the channel's earliest deadline. A
@@ -116,9 +124,9 @@ pub(crate) struct Publishers {
 }
 
 impl Publishers {
-    /// Returns the publisher of an exchange, if there is one.
+    /// Returns the publisher of an exchange, and counts it as used.
     #[inline]
-    pub(crate) fn find(&mut self, exchange: &[u8], kind: Kind) -> Option<&mut Publisher> {
+    pub(crate) fn find(&mut self, exchange: &[u8], kind: PublishKind) -> Option<&mut Publisher> {
         let channels = if exchange.is_empty() {
             &self.default
         } else {
@@ -132,26 +140,28 @@ impl Publishers {
         Some(publisher)
     }
 
+    /// Returns the number of publishers.
     pub(crate) fn len(&self) -> usize {
-        self.open
+        self.len
     }
 
-    pub(crate) fn add(&mut self, exchange: &[u8], kind: Kind, channel: u16, now: Instant) {
-        let place = usize::from(channel);
-        if self.publishers.len() <= place {
-            self.publishers.resize_with(place + 1, || None);
+    /// Adds the publisher of an exchange on a new channel.
+    pub(crate) fn add(&mut self, exchange: &[u8], kind: PublishKind, channel: u16, now: Instant) {
+        let index = usize::from(channel);
+        if self.publishers.len() <= index {
+            self.publishers.resize_with(index + 1, || None);
         }
         self.uses += 1;
-        self.open += 1;
+        self.len += 1;
         let publisher = Publisher {
             channel,
             confirms: Confirms::default(),
-            is_proven: false,
+            is_first_accepted: false,
             flows: true,
             is_retiring: false,
             is_unstamped: false,
             calls: BTreeMap::new(),
-            unconfirmed: Unconfirmed::default(),
+            to_republish: ToRepublish::default(),
             kind,
             exchange: exchange.into(),
             last_used: self.uses,
@@ -161,7 +171,7 @@ impl Publishers {
         };
         self.turns.insert(self.uses, channel);
         self.may_have_idle = true;
-        if let Some(slot) = self.publishers.get_mut(place) {
+        if let Some(slot) = self.publishers.get_mut(index) {
             *slot = Some(publisher.into());
         }
         let channels = if exchange.is_empty() {
@@ -174,8 +184,9 @@ impl Publishers {
         }
     }
 
-    /// Removes the publisher that has been idle longest: no confirm and no reply is pending.
-    /// Confirms whose deadline has passed do not count as pending.
+    /// Removes the publisher that has been idle longest, and returns its channel, which the caller
+    /// closes. A publisher is idle if no confirm and no reply is pending. Confirms whose deadline has
+    /// passed do not count as pending.
     pub(crate) fn remove_idle(&mut self) -> Option<u16> {
         if !self.may_have_idle {
             return None;
@@ -187,43 +198,45 @@ impl Publishers {
         };
         let publisher = self.take(idle.channel)?;
         // Without confirms it is unknown whether the broker has seen the publishes.
-        if publisher.kind == Kind::Unconfirmed || publisher.confirms.has_overdue() {
-            self.leaving
+        if publisher.kind == PublishKind::Unconfirmed || publisher.confirms.has_overdue() {
+            self.closing
                 .insert(publisher.channel, (publisher.kind, publisher.exchange));
         }
         Some(publisher.channel)
     }
 
-    /// Returns `true` if the exchange's last channel is being closed, and its publishes come first.
-    pub(crate) fn is_leaving(&self, exchange: &[u8], kind: Kind) -> bool {
-        self.leaving
+    /// Returns `true` if the exchange's last channel is being closed and may have publishes that the
+    /// broker has not seen. The next publishes must not overtake them on another channel.
+    pub(crate) fn is_closing(&self, exchange: &[u8], kind: PublishKind) -> bool {
+        self.closing
             .values()
             .any(|(of_kind, of_exchange)| *of_kind == kind && **of_exchange == *exchange)
     }
 
     /// Returns the number of channels that are being closed and may have publishes that the broker
     /// has not seen.
-    pub(crate) fn leaving(&self) -> usize {
-        self.leaving.len()
+    pub(crate) fn closing_count(&self) -> usize {
+        self.closing.len()
     }
 
-    /// Records that a channel is closed.
-    pub(crate) fn has_left(&mut self, channel: u16) {
-        self.leaving.remove(&channel);
+    /// Records that the broker has closed a channel, so it has seen its publishes.
+    pub(crate) fn record_closed(&mut self, channel: u16) {
+        self.closing.remove(&channel);
     }
 
     /// Stops content or resumes it. Returns the exchange of the channel.
-    pub(crate) fn flow(&mut self, channel: u16, active: bool) -> Option<(&[u8], Kind)> {
+    pub(crate) fn set_flow(&mut self, channel: u16, active: bool) -> Option<(&[u8], PublishKind)> {
         self.may_have_idle = true;
         let publisher = self.on(channel)?;
         publisher.flows = active;
         Some((&publisher.exchange, publisher.kind))
     }
 
-    /// Marks up to `most` channels to become idle, those first whose turn began first, and one more
-    /// for each [`TURN`] in which none was marked. A marked channel may take long to become idle: a
-    /// queue without a majority confirms nothing, and a channel with stopped content is not closed.
-    pub(crate) fn retire(&mut self, most: usize, now: Instant) {
+    /// Marks channels as retiring, in the order in which their turns began: until `max` are retiring,
+    /// and one more for each [`TURN`] in which none was marked. More than `max` may be needed, because
+    /// a marked channel may take long to become idle: a queue without a majority confirms nothing,
+    /// and a channel with stopped content is not closed.
+    pub(crate) fn retire(&mut self, max: usize, now: Instant) {
         while let Some((turn, channel)) = self
             .turns
             .first_key_value()
@@ -232,9 +245,10 @@ impl Publishers {
             let is_late = self
                 .retired
                 .is_some_and(|at| now.saturating_duration_since(at) >= TURN);
-            if self.retiring >= most && !is_late {
+            if self.retiring >= max && !is_late {
                 return;
             }
+            // Unreachable: `take` removes the turn of a removed publisher.
             let Some(publisher) = self.on(channel) else {
                 return;
             };
@@ -248,8 +262,8 @@ impl Publishers {
         }
     }
 
-    /// Begins another turn of a channel that was marked to become idle. Returns it unless its
-    /// content is stopped.
+    /// Begins another turn of a channel if it is retiring. Returns the channel unless its content is
+    /// stopped.
     pub(crate) fn resume(&mut self, channel: u16, now: Instant) -> Option<u16> {
         self.uses += 1;
         let turn = self.uses;
@@ -263,9 +277,10 @@ impl Publishers {
         flows.then_some(channel)
     }
 
+    /// Removes a publisher from all indices. The caller corrects the counts of its publishes.
     fn take(&mut self, channel: u16) -> Option<Box<Publisher>> {
         let publisher = self.publishers.get_mut(usize::from(channel))?.take()?;
-        self.open -= 1;
+        self.len -= 1;
         self.retiring -= usize::from(publisher.is_retiring);
         self.turns.remove(&publisher.turn);
         if let Some(due) = publisher.due {
@@ -313,24 +328,26 @@ impl Publishers {
             .as_deref_mut()
     }
 
-    /// Records a written publish, and stores it if given. Returns `true` if it is the first.
+    /// Adds a written publish under the next delivery tag, and stores `to_republish`, its copy.
+    /// Returns `true` if it is the first of its channel.
     #[inline]
-    pub(crate) fn sent(
+    pub(crate) fn add_in_flight(
         &mut self,
         channel: u16,
         promise: PromiseId,
-        unconfirmed: Option<PendingPublish>,
+        to_republish: Option<PendingPublish>,
     ) -> bool {
+        // Unreachable: the publish was written on this channel in the same call.
         let Some(publisher) = self.on(channel) else {
             return false;
         };
         let is_first = publisher.confirms.next() == 1;
-        let unconfirmed_bytes = unconfirmed.map_or(0, |publish| {
+        let republish_bytes = to_republish.map_or(0, |publish| {
             publisher
-                .unconfirmed
+                .to_republish
                 .add(publisher.confirms.next(), publish)
         });
-        let is_call = publisher.kind == Kind::Call;
+        let is_call = publisher.kind == PublishKind::Call;
         if is_call {
             publisher.calls.insert(publisher.confirms.next(), promise);
         }
@@ -339,7 +356,7 @@ impl Publishers {
             self.unstamped.push(channel);
         }
         self.calls += usize::from(is_call);
-        self.unconfirmed_bytes += unconfirmed_bytes;
+        self.republish_bytes += republish_bytes;
         self.in_flight += 1;
         is_first
     }
@@ -350,13 +367,13 @@ impl Publishers {
     }
 
     /// Returns `true` if the publishes on a channel are calls.
-    pub(crate) fn is_called_on(&mut self, channel: u16) -> bool {
+    pub(crate) fn has_calls_on(&mut self, channel: u16) -> bool {
         self.on(channel)
-            .is_some_and(|publisher| publisher.kind == Kind::Call)
+            .is_some_and(|publisher| publisher.kind == PublishKind::Call)
     }
 
-    /// Takes the promise of a call.
-    pub(crate) fn replied(&mut self, channel: u16, call: u64) -> Option<PromiseId> {
+    /// Takes the promise of a call by its number, if it has no reply yet.
+    pub(crate) fn take_call(&mut self, channel: u16, call: u64) -> Option<PromiseId> {
         let promise = self.on(channel)?.calls.remove(&call)?;
         self.calls -= 1;
         self.may_have_idle = true;
@@ -376,7 +393,8 @@ impl Publishers {
         self.calls = calls;
     }
 
-    /// Handles a confirm. Returns `false` if the tag is not that of an unconfirmed publish.
+    /// Handles a confirm, and passes the promises that it completes to `each`. Returns `false` if the
+    /// tag is not that of an unconfirmed publish.
     pub(crate) fn confirm(
         &mut self,
         channel: u16,
@@ -384,6 +402,7 @@ impl Publishers {
         multiple: bool,
         each: impl FnMut(PromiseId),
     ) -> bool {
+        // The broker may send a confirm on a channel of any role.
         let Some(publisher) = self.on(channel) else {
             return false;
         };
@@ -392,39 +411,40 @@ impl Publishers {
         if publisher.confirms.confirm(tag, multiple, each).is_err() {
             return false;
         }
-        let forgotten = publisher.unconfirmed.forget(tag, multiple);
+        let forgotten = publisher.to_republish.forget(tag, multiple);
         let open = publisher.confirms.open();
         self.may_have_idle |= open == 0;
         self.in_flight -= before - open;
-        self.unconfirmed_bytes -= forgotten;
+        self.republish_bytes -= forgotten;
         true
     }
 
     /// Takes the promise of a returned publish. Its confirm is pending.
-    pub(crate) fn returned(&mut self, channel: u16, tag: u64) -> Option<PromiseId> {
-        let call = self.replied(channel, tag);
+    pub(crate) fn take_returned(&mut self, channel: u16, tag: u64) -> Option<PromiseId> {
+        let call = self.take_call(channel, tag);
         let publisher = self.on(channel)?;
         let Some(promise) = publisher.confirms.take_returned(tag) else {
             return call;
         };
-        let forgotten = publisher.unconfirmed.forget(tag, false);
-        self.unconfirmed_bytes -= forgotten;
+        let forgotten = publisher.to_republish.forget(tag, false);
+        self.republish_bytes -= forgotten;
         Some(promise)
     }
 
     /// Removes the publisher on a channel that is closed.
     pub(crate) fn remove(&mut self, channel: u16) -> Option<Box<Publisher>> {
-        self.leaving.remove(&channel);
+        self.closing.remove(&channel);
         let publisher = self.take(channel)?;
         self.in_flight -= publisher.confirms.open();
         self.calls -= publisher.calls.len();
-        self.unconfirmed_bytes -= publisher.unconfirmed.bytes();
+        self.republish_bytes -= publisher.to_republish.bytes();
         Some(publisher)
     }
 
     /// Starts the deadlines of the publishes since the last call.
     pub(crate) fn stamp(&mut self, now: Instant, timeout: Duration) {
         while let Some(channel) = self.unstamped.pop() {
+            // The channel may be closed.
             let Some(publisher) = self.on(channel) else {
                 continue;
             };
@@ -447,7 +467,7 @@ impl Publishers {
         }
     }
 
-    /// Returns the earliest deadline. It updates only the first entries, so the work does not
+    /// Returns the earliest deadline. Corrects only the entries before it, so the work does not
     /// depend on the number of channels.
     pub(crate) fn deadline(&mut self) -> Option<Instant> {
         while let Some(&(due, channel)) = self.deadlines.first() {
@@ -464,33 +484,34 @@ impl Publishers {
         None
     }
 
-    /// Takes the promises whose deadline has passed. Their publishes no longer count as in flight.
-    /// Promises of calls stay: a call has its own deadline and needs no confirm.
+    /// Passes the promises whose deadline has passed to `each`. Their publishes no longer count as in
+    /// flight. Promises of calls are not passed: a call has its own deadline and needs no confirm.
     pub(crate) fn expire(&mut self, now: Instant, mut each: impl FnMut(PromiseId)) {
         while let Some(&(due, channel)) = self.deadlines.first()
             && due <= now
         {
             self.deadlines.pop_first();
+            // Unreachable: `take` removes the entry of a removed publisher.
             let Some(publisher) = self.on(channel) else {
                 continue;
             };
             let Publisher {
                 confirms,
-                unconfirmed,
+                to_republish,
                 kind,
                 ..
             } = publisher;
             let (before, mut forgotten) = (confirms.open(), 0);
             confirms.expire(now, |tag, promise| {
-                forgotten += unconfirmed.forget(tag, false);
-                if *kind != Kind::Call {
+                forgotten += to_republish.forget(tag, false);
+                if *kind != PublishKind::Call {
                     each(promise);
                 }
             });
             let expired = before - confirms.open();
             self.may_have_idle |= expired > 0;
             self.in_flight -= expired;
-            self.unconfirmed_bytes -= forgotten;
+            self.republish_bytes -= forgotten;
             self.set_due(channel);
         }
     }

@@ -7,7 +7,7 @@ const LATE: Duration = Duration::from_secs(17);
 
 fn publish(publishers: &mut Publishers, promises: &mut Promises, channel: u16) -> PromiseId {
     let promise = promises.open();
-    publishers.sent(channel, promise, None);
+    publishers.add_in_flight(channel, promise, None);
     promise
 }
 
@@ -29,7 +29,7 @@ fn no_more_channels_retire_than_are_needed() {
     let mut publishers = Publishers::default();
     let now = Instant::now();
     for channel in 1..=4_u16 {
-        publishers.add(&channel.to_be_bytes(), Kind::Publish, channel, now);
+        publishers.add(&channel.to_be_bytes(), PublishKind::Confirmed, channel, now);
     }
     assert_eq!(retired(&mut publishers, 4, now), [0_u16; 0]);
     let [second, third] = [now + TURN, now + 2 * TURN];
@@ -53,7 +53,7 @@ fn deadlines_of_many_channels_come_in_order() {
     let now = Instant::now();
     let later = now + TIMEOUT / 2;
     for channel in 1..=1000_u16 {
-        publishers.add(&channel.to_be_bytes(), Kind::Publish, channel, now);
+        publishers.add(&channel.to_be_bytes(), PublishKind::Confirmed, channel, now);
     }
     let early: Vec<_> = (1..=3)
         .map(|channel| publish(&mut publishers, &mut promises, channel))
@@ -80,14 +80,14 @@ fn deadlines_of_many_channels_come_in_order() {
 fn removed_channel_has_no_deadline() {
     let (mut publishers, mut promises) = (Publishers::default(), Promises::default());
     let now = Instant::now();
-    publishers.add(b"a", Kind::Publish, 1, now);
+    publishers.add(b"a", PublishKind::Confirmed, 1, now);
     publish(&mut publishers, &mut promises, 1);
     publishers.stamp(now, TIMEOUT);
     publish(&mut publishers, &mut promises, 1);
     publishers.remove(1);
     assert!(publishers.deadlines.is_empty() && publishers.turns.is_empty());
     // Another publisher uses its number.
-    publishers.add(b"b", Kind::Publish, 1, now);
+    publishers.add(b"b", PublishKind::Confirmed, 1, now);
     publish(&mut publishers, &mut promises, 1);
     publishers.stamp(now + TIMEOUT, TIMEOUT);
     assert_eq!(publishers.deadline(), Some(now + TIMEOUT + LATE));

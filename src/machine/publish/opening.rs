@@ -1,0 +1,98 @@
+//! Opening the channel of an exchange, and closing another one for it.
+
+use crate::machine::channel::{Awaited, Role};
+use crate::machine::context::Context;
+use crate::machine::publish::Publishing;
+use crate::machine::publish::check::REPLY_TO;
+use crate::machine::publish::pending::PublishKind;
+use crate::protocol::method::{basic, confirm};
+use crate::protocol::{ShortStr, TableRef};
+
+/// The reason why there is no channel for an exchange yet.
+pub(crate) enum NoChannel {
+    /// A channel is being closed, and its number will be free.
+    Closing,
+    /// All channels are in use.
+    AllInUse,
+}
+
+impl Publishing {
+    /// Opens the channel of an exchange that has none. If there are too many channels, closes an
+    /// idle one instead.
+    pub(crate) fn open_publisher(
+        &mut self,
+        cx: &mut Context,
+        exchange: &[u8],
+        kind: PublishKind,
+    ) -> Result<u16, NoChannel> {
+        // The last channel of this exchange may just have been closed for another exchange. Its
+        // publishes come first.
+        if self.publishers.is_closing(exchange, kind) {
+            return Err(NoChannel::Closing);
+        }
+        let limit = usize::from(cx.options.limits.publish_channels.max(1));
+        if self.publishers.len() >= limit {
+            // Channels without confirms are idle at once, so they would be closed and opened faster
+            // than the broker can handle.
+            if self.publishers.closing_count() > 0 {
+                return Err(NoChannel::Closing);
+            }
+            let idle = self.publishers.remove_idle();
+            let Some(idle) = idle else {
+                return Err(NoChannel::AllInUse);
+            };
+            cx.close_channel(idle);
+        }
+        if !cx.channels.has_room(Role::Publish) {
+            self.free_channel_number(cx);
+            let is_closing = cx.channels.is_closing_one();
+            return Err(if is_closing {
+                NoChannel::Closing
+            } else {
+                NoChannel::AllInUse
+            });
+        }
+        let number = cx.open_channel(Role::Publish).ok_or(NoChannel::AllInUse)?;
+        if kind != PublishKind::Unconfirmed {
+            cx.write(number, &confirm::Select { nowait: false });
+            cx.await_reply(number, &confirm::Select::INFO, Awaited::Nothing);
+        }
+        if kind == PublishKind::Call {
+            Self::start_reply_consumer(cx, number);
+        }
+        self.publishers.add(exchange, kind, number, cx.now);
+        Ok(number)
+    }
+
+    /// Starts the consumer for the replies to calls on their channel.
+    fn start_reply_consumer(cx: &mut Context, channel: u16) {
+        let consume = basic::Consume {
+            queue: REPLY_TO,
+            // The broker makes the tag. Some brokers key the consumers of direct reply-to by tag,
+            // so a tag that all clients share would mix up their replies.
+            consumer_tag: ShortStr::EMPTY,
+            no_local: false,
+            no_ack: true,
+            exclusive: false,
+            nowait: false,
+            arguments: TableRef::EMPTY,
+        };
+        cx.write(channel, &consume);
+        cx.await_reply(channel, &basic::Consume::INFO, Awaited::Nothing);
+    }
+
+    /// Closes a channel on which nothing is pending, so that its number becomes free. Does nothing
+    /// if a channel is being closed already, or all are in use.
+    pub(crate) fn free_channel_number(&mut self, cx: &mut Context) {
+        if cx.channels.is_closing_one() {
+            return;
+        }
+        let idle = self
+            .publishers
+            .remove_idle()
+            .or_else(|| cx.channels.take_idle(Role::Closing));
+        if let Some(number) = idle {
+            cx.close_channel(number);
+        }
+    }
+}
