@@ -90,7 +90,7 @@ impl Lifecycle {
             }
             _ if self.closing.has_drained(now) => return self.lose(session, Error::Closed),
             State::Handshake(it) if it.deadline <= now => ("the handshake", deadlines.handshake),
-            State::Restoring if session.restores_for_too_long(now) => {
+            State::Restoring if session.has_restore_timed_out(now) => {
                 ("recovering", deadlines.request)
             }
             State::Closing(deadline) | State::Closed(deadline) if deadline.has_passed(now) => {

@@ -72,7 +72,7 @@ impl Lifecycle {
             session.cx.complete(promise, Err(error.clone()));
         }
         if let Some(error) = self.fails_fast(&session.recovery).cloned() {
-            session.fail_waiting(&error);
+            session.fail_all_queued(&error);
         }
         true
     }

@@ -19,7 +19,7 @@ impl Connection {
         if let State::Down(down) = &mut self.lifecycle.state {
             down.expire(now);
         }
-        self.session.continue_restoring(now);
+        self.session.continue_delayed_replay(now);
         if self.is_down() {
             self.expire(now);
             return;

@@ -27,15 +27,16 @@ pub(crate) struct Requests {
 }
 
 impl Requests {
-    /// Queues a request without a reply again if repeating it changes nothing, or completes it with
-    /// the error.
+    /// Handles a request of the lost connection that has no reply. Adds it to `to_repeat` if sending
+    /// it twice has the effect of sending it once. Otherwise completes it: with the error if it is
+    /// the cause of the loss, else with an unknown outcome.
     pub(crate) fn repeat_or_fail(
         &mut self,
         cx: &mut Context,
         mut request: PendingRequest,
         error: &Error,
         blame: &Blame,
-        again: &mut Vec<PendingRequest>,
+        to_repeat: &mut Vec<PendingRequest>,
     ) {
         if !blame.is_on(request.promise) {
             cx.forget_what_may_be_gone(&request);
@@ -46,7 +47,7 @@ impl Requests {
         } else if request.is_repeatable() {
             request.is_suspected |= blame.suspects(request.promise);
             // The recovery may give its queues other names.
-            again.push(cx.with_original_names(request));
+            to_repeat.push(cx.with_original_names(request));
         } else {
             cx.complete(
                 request.promise,
