@@ -169,7 +169,7 @@ impl<S: Read + Write> Evented<S> {
 
     /// Returns the error of a timeout: [`Error::ReadingPaused`] if reading is paused.
     pub(super) fn timed_out(&self, what: &'static str, after: Duration) -> Error {
-        self.link.with(|machine| machine.timed_out(what, after))
+        self.link.with(|machine| machine.timeout_error(what, after))
     }
 
     /// Returns `true` if there may be more to move, so that there is no need to wait.

@@ -1,4 +1,26 @@
 //! The data that all parts of the state machine share.
+//!
+//! Some fields are signals from one part to another:
+//!
+//! - `attention`: the driver has to poll the connection, so it is woken. Set by every call that
+//!   writes, queues, or sets a deadline; cleared by `poll_transmit` and `tend`.
+//! - `may_start`: queued work may be able to start, so the current call or the next `poll_transmit`
+//!   calls `proceed`. Set when a request, a consumer or a transaction is queued, and when a channel
+//!   becomes free; cleared by `start_queued`.
+//! - `disposal`: replies of abandoned promises. `complete` adds them. `proceed` takes them,
+//!   requeues the got message, or ends the consumer or transaction.
+//! - `suspect`: a request that may have closed an earlier connection. While it is pending, no other
+//!   such request starts; if the connection is closed again, it is the cause. Set when the request
+//!   starts; cleared by `Blame::of` at the next loss.
+//! - `Quarantine::one_at_a_time`: topology and consumers are restored one at a time, so that the
+//!   next close shows its cause. Set if the broker closes the connection during a recovery and
+//!   names no step; cleared when the connection is open.
+//! - `Consumer::channel` is 0: the consumer has no channel. Set when the connection is lost or a
+//!   restart is refused; replaced when the consumer starts.
+//!
+//! `Deadline::None` means that nothing is waited for. Where that is a state of its own, the field
+//! says so: a dial is pending (`Down::retry`), or the transport can be dropped (`Down::last_bytes`,
+//! `State::Closed`).
 
 use crate::error::Error;
 use crate::machine::channel::channels::Channels;

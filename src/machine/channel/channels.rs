@@ -179,8 +179,8 @@ impl Channels {
         self.reserved = channels;
     }
 
-    /// Returns `true` if another consumer or transaction may have a channel: requests, publishes and
-    /// the consumers with a reserved channel still find one.
+    /// Returns `true` if another consumer or transaction may have a channel: requests, publishes
+    /// and the consumers with a reserved channel still find one.
     pub(crate) fn may_open_long_lived(&self) -> bool {
         self.long_lived() + self.reserved < self.long_lived_limit()
     }
@@ -190,8 +190,8 @@ impl Channels {
         self.count(Role::Consume) + self.count(Role::Ending) + self.count(Role::Transaction)
     }
 
-    /// Returns `true` if consumers that are not about to end use or reserve all long-lived channels.
-    /// Then no channel can become free for another consumer or transaction.
+    /// Returns `true` if consumers that are not about to end use or reserve all long-lived
+    /// channels. Then no channel can become free for another consumer or transaction.
     pub(crate) fn are_consumed(&self) -> bool {
         self.count(Role::Consume) + self.reserved >= self.long_lived_limit()
     }
@@ -271,8 +271,8 @@ impl Channels {
         Some(assembly)
     }
 
-    /// Records the size in memory of a partly received content, before and after a change. A size of
-    /// 0 means that there is no content.
+    /// Records the size in memory of a partly received content, before and after a change. A size
+    /// of 0 means that there is no content.
     #[inline]
     pub(crate) fn resize_partial(&mut self, before: usize, after: usize) {
         self.partial_bytes = self
@@ -285,8 +285,8 @@ impl Channels {
             + usize::from(after > 0);
     }
 
-    /// Drops the bodies of the largest partly received contents until all together use at most `max`
-    /// bytes. A single one may use as much as the message size limit.
+    /// Drops the bodies of the largest partly received contents until all together use at most
+    /// `max` bytes. A single one may use as much as the message size limit.
     #[inline]
     pub(crate) fn bound_partial(&mut self, max: usize) {
         if self.partial_bytes > max && self.partial_contents > 1 {

@@ -68,8 +68,8 @@ pub(crate) enum Awaited {
     /// The reply completes nothing: `open-ok`, the `select-ok` of a publish channel, the `qos-ok`
     /// before a `consume-ok`, and the `consume-ok` of the replies to calls.
     Nothing,
-    /// The `select-ok` behind the first publish of a channel. It shows that the broker accepted that
-    /// publish.
+    /// The `select-ok` behind the first publish of a channel. It shows that the broker accepted
+    /// that publish.
     Probe,
     /// The reply to a request, except `basic.get`.
     Request(PendingRequest),
@@ -85,8 +85,8 @@ pub(crate) enum Awaited {
     },
     /// The reply to a step of the replay.
     ReplayStep,
-    /// `consume-ok`. `resized` is the change of the prefetch count for which the consumer is started
-    /// again.
+    /// `consume-ok`. `resized` is the change of the prefetch count for which the consumer is
+    /// started again.
     Consume {
         consumer: ConsumerId,
         tag: TagNumber,
@@ -122,8 +122,9 @@ impl Awaited {
 }
 
 impl PendingReply {
-    /// Returns `true` if the method `reply` is this reply. A consumer may have several pending replies
-    /// of a kind. Their tags distinguish them, so `of_tag` is the tag in the reply, if it has one.
+    /// Returns `true` if the method `reply` is this reply. A consumer may have several pending
+    /// replies of a kind. Their tags distinguish them, so `of_tag` is the tag in the reply, if it
+    /// has one.
     pub(crate) fn is_completed_by(
         &self,
         reply: &'static MethodInfo,
@@ -155,12 +156,12 @@ pub(crate) struct Channel {
     pub(crate) prefetch_count: u16,
     /// The prefetch count applies to all tags of its consumer together, including later ones.
     pub(crate) shares_prefetch_count: bool,
-    /// Frames before `open-ok` are for the earlier channel with this number, which the server closed,
-    /// and are discarded. Set when the channel is added, cleared by `open-ok`.
+    /// Frames before `open-ok` are for the earlier channel with this number, which the server
+    /// closed, and are discarded. Set when the channel is added, cleared by `open-ok`.
     pub(crate) discards_until_open: bool,
-    /// The server has closed the channel while our `close` was pending, and `close-ok` is written. No
-    /// second one may follow: a frame after `close-ok` is an error of the connection. Only set for
-    /// the roles `Closing` and `Overdue`.
+    /// The server has closed the channel while our `close` was pending, and `close-ok` is written.
+    /// No second one may follow: a frame after `close-ok` is an error of the connection. Only set
+    /// for the roles `Closing` and `Overdue`.
     pub(crate) sent_close_ok: bool,
     /// The channel is in `Context::acking`, the list of channels with acks to write.
     pub(crate) has_acks: bool,
@@ -218,8 +219,8 @@ impl Channel {
     /// `recover-ok` are requeued, too.
     #[inline]
     pub(crate) fn is_recovering(&self) -> bool {
-        // This is called for each delivery, and the list is usually empty. Iterating over it without
-        // the check takes 19 instructions more.
+        // This is called for each delivery, and the list is usually empty. Iterating over it
+        // without the check takes 19 instructions more.
         !self.pending_replies.is_empty()
             && self
                 .pending_replies
@@ -227,8 +228,8 @@ impl Channel {
                 .any(|pending| matches!(pending.purpose, Awaited::Recover { .. }))
     }
 
-    /// Returns `true` if `consume-ok` or `cancel-ok` is pending. Until then, the broker may deliver to
-    /// a consumer that has ended here, and whose cancel is written or will be.
+    /// Returns `true` if `consume-ok` or `cancel-ok` is pending. Until then, the broker may deliver
+    /// to a consumer that has ended here, and whose cancel is written or will be.
     pub(crate) fn is_consumer_changing(&self) -> bool {
         self.pending_replies
             .iter()

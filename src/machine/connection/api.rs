@@ -1,13 +1,14 @@
 //! The calls of the program. Each is passed on to the part that implements it.
+//!
+//! `Connection::proceed` says which of them start queued work.
 
 use crate::error::Error;
 use crate::machine::channel::content::Delivered;
 use crate::machine::connection::Connection;
 use crate::machine::connection::state::State;
-use crate::machine::session::{Session, Stats};
+use crate::machine::session::Session;
 use crate::machine::{Completion, Consume, Consumer, ConsumerId, ListenerId, PromiseId, Publish};
-use crate::machine::{ConnectionState, Counters, Notice, Reply, ServerProperties};
-use crate::machine::{Settle, TransactionId};
+use crate::machine::{Notice, Reply, Settle, TransactionId};
 use crate::protocol::method::basic;
 use crate::protocol::{Method, ShortStr};
 use std::borrow::Cow;
@@ -20,12 +21,13 @@ impl Connection {
         self.lifecycle.connect(&mut self.session.cx)
     }
 
-    /// Closes the connection. Accepted publishes and requests are sent, and their replies awaited,
-    /// within half of the close timeout. A pending handshake or recovery on an existing transport
-    /// continues meanwhile, but no other transport is dialled.
+    /// Closes the connection, and returns a promise that completes when it is closed. Publishes and
+    /// requests that were accepted are sent first, and their replies are awaited for half of the
+    /// close timeout. Meanwhile, a pending handshake or recovery continues on its transport, but no
+    /// other transport is dialled.
     pub fn close(&mut self) -> PromiseId {
-        let (promise, begins) = self.lifecycle.close(&mut self.session.cx);
-        if begins {
+        let (promise, is_first) = self.lifecycle.close(&mut self.session.cx);
+        if is_first {
             self.lifecycle.begin_closing(&mut self.session);
             self.proceed();
         }
@@ -44,13 +46,13 @@ impl Connection {
         self.session.cx.promises.fetch(promise)
     }
 
-    /// Drops interest in a promise. Its request completes nevertheless: a message that it gets is
-    /// returned to its queue, and a consumer that it starts is cancelled.
+    /// Drops interest in a promise. Its request is still sent. If it gets a message, that is
+    /// returned to its queue; if it starts a consumer or a transaction, that ends at once.
     #[inline]
     pub fn abandon(&mut self, promise: PromiseId) {
         if let Some(reply) = self.session.cx.promises.abandon(promise) {
             self.session.dispose(reply);
-            // The disposed consumer may have had all buffered deliveries, so reading may resume.
+            // If the reply was a consumer, its buffered deliveries are gone, so reading may resume.
             self.proceed_if_needed();
         }
     }
@@ -59,8 +61,8 @@ impl Connection {
     /// `connection.update-secret`). A broker that refuses it closes the connection.
     ///
     /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] if it is not open
-    /// yet, or the secret does not fit into a frame.
+    /// The close reason if the connection is closed; [`Error::Full`] at a limit;
+    /// [`Error::InvalidArgument`] if it is not open yet, or the secret does not fit into a frame.
     pub fn update_secret(
         &mut self,
         new_secret: &[u8],
@@ -96,8 +98,8 @@ impl Connection {
     /// Publishes a message. The promise completes when the broker has confirmed it.
     ///
     /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] for what the
-    /// broker would refuse.
+    /// The close reason if the connection is closed; [`Error::Full`] at a limit;
+    /// [`Error::InvalidArgument`] if the broker would refuse the message.
     pub fn publish(&mut self, publish: &Publish<'_>) -> Result<PromiseId, Error> {
         self.check_open()?;
         let Session { cx, publishing, .. } = &mut self.session;
@@ -105,8 +107,8 @@ impl Connection {
     }
 
     /// Publishes a message without asking for a confirm. The promise completes when the message is
-    /// queued for writing, which is at once unless the message has to wait for a channel. Whether
-    /// the broker accepts it is not reported.
+    /// queued for writing, which is at once unless it has to wait for a channel. It is not reported
+    /// whether the broker accepts the message.
     ///
     /// # Errors
     /// As [`publish`](Self::publish), and [`Error::InvalidArgument`] if the message is mandatory or
@@ -117,12 +119,13 @@ impl Connection {
         publishing.publish_unconfirmed(cx, publish)
     }
 
-    /// Publishes a message that asks for a reply. The promise completes with the reply. Without a
-    /// timeout, that of a request applies. A message that cannot be routed fails the call.
+    /// Publishes a message that asks for a reply. The promise completes with the reply, or with an
+    /// error if the message cannot be routed. Without a timeout, that of a request applies.
     ///
     /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] for what the
-    /// broker would refuse, and if the message has a property that identifies the reply.
+    /// The close reason if the connection is closed; [`Error::Full`] at a limit;
+    /// [`Error::InvalidArgument`] if the broker would refuse the message, or if `reply_to` or
+    /// `correlation_id` is set.
     pub fn call(
         &mut self,
         publish: &Publish<'_>,
@@ -140,12 +143,13 @@ impl Connection {
         publishing.has_capacity_to_publish(cx)
     }
 
-    /// Sends a request: any method of the classes `exchange` and `queue` that has a reply and wants
-    /// it, or `basic.get`.
+    /// Sends a request: `basic.get`, or any method of the classes `exchange` and `queue` that has a
+    /// reply and is sent without `nowait`.
     ///
     /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] if the request
-    /// does not fit into a frame, or the queue name is empty.
+    /// The close reason if the connection is closed; [`Error::Full`] at a limit;
+    /// [`Error::InvalidArgument`] if the request does not fit into a frame, or the queue name is
+    /// empty.
     pub fn request<'a>(&mut self, method: impl Into<Method<'a>>) -> Result<PromiseId, Error> {
         self.check_to_request()?;
         let Session { cx, requests, .. } = &mut self.session;
@@ -160,7 +164,8 @@ impl Connection {
         self.session.has_capacity_to_request()
     }
 
-    /// Returns the current name of a queue.
+    /// Returns the current name of a queue. It differs from the first name if the broker has given
+    /// a server-named queue another name during a recovery.
     #[must_use]
     pub fn current_name<'n>(&self, name: &'n [u8]) -> Cow<'n, [u8]> {
         self.session.cx.current_name(name)
@@ -169,8 +174,9 @@ impl Connection {
     /// Starts a consumer on a channel of its own.
     ///
     /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::InvalidArgument`] if the request
-    /// does not fit into a frame, or the queue name is empty.
+    /// The close reason if the connection is closed; [`Error::Full`] at a limit;
+    /// [`Error::InvalidArgument`] if the request does not fit into a frame, or the queue name is
+    /// empty.
     pub fn consume(&mut self, consume: &Consume<'_>) -> Result<PromiseId, Error> {
         self.check_to_request()?;
         let Session { cx, consuming, .. } = &mut self.session;
@@ -180,7 +186,7 @@ impl Connection {
     }
 
     /// Starts a consumer of several queues, with one channel and one prefetch count for all of
-    /// them. The prefetch count and `no_ack` of each queue are ignored.
+    /// them. `prefetch_count` and `no_ack` replace those of each queue.
     ///
     /// # Errors
     /// As [`consume`](Self::consume); [`Error::InvalidArgument`] if there is no queue.
@@ -203,28 +209,29 @@ impl Connection {
         self.session.consuming.consumers.get(id)
     }
 
-    /// Changes the number of deliveries of a live consumer that may be unsettled; 0 for no limit.
+    /// Changes the prefetch count of a live consumer: how many of its deliveries may be unsettled;
+    /// 0 for no limit.
     ///
-    /// A count that several queues share belongs to the channel and can be changed. Otherwise the
-    /// broker fixes the count when a consumer starts: for a higher count, a second consumer for the
-    /// difference starts on the same channel and with the same buffer; for a lower one, a second
-    /// consumer replaces the first.
+    /// A count that several queues share is that of the channel, and is changed there. Otherwise
+    /// the broker fixes the count when a consumer starts. For a higher count, a second consumer
+    /// starts on the same channel for the difference, and shares the buffer of the first. For a
+    /// lower count, a second consumer replaces the first.
     ///
-    /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::Stale`] if the consumer has ended;
-    /// [`Error::InvalidArgument`] for an exclusive consumer, because the broker allows no second
-    /// one.
+    /// # Errors The close reason if the connection is closed; [`Error::Full`] at a limit;
+    /// [`Error::Stale`] if the consumer has ended; [`Error::InvalidArgument`] for an exclusive
+    /// consumer, because the broker allows no second one.
     pub fn qos(&mut self, id: ConsumerId, prefetch_count: u16) -> Result<PromiseId, Error> {
         self.check_to_request()?;
         let Session { cx, consuming, .. } = &mut self.session;
         consuming.qos(cx, id, prefetch_count)
     }
 
-    /// Makes the broker requeue the unsettled deliveries of a live consumer and deliver them again,
-    /// to this consumer or another. Deliveries that the program still has are stale from then on.
+    /// Sends `basic.recover` for a live consumer: the broker requeues its unsettled deliveries and
+    /// delivers them again, to this consumer or another. Deliveries that the program still has are
+    /// stale from then on. (It does not recover the connection.)
     ///
-    /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::Stale`] if the consumer has ended.
+    /// # Errors The close reason if the connection is closed; [`Error::Full`] at a limit;
+    /// [`Error::Stale`] if the consumer has ended.
     pub fn recover(&mut self, id: ConsumerId) -> Result<PromiseId, Error> {
         self.check_to_request()?;
         let Session { cx, consuming, .. } = &mut self.session;
@@ -233,20 +240,21 @@ impl Connection {
         outcome
     }
 
-    /// Takes up to `most` deliveries of a consumer and appends them to `into`. If there are none,
-    /// `into` may have another allocation afterwards, or none.
+    /// Takes up to `max` deliveries of a consumer and appends them to `into`. An empty `into` may
+    /// be exchanged for another queue, which has another allocation or none.
     pub fn take_deliveries(
         &mut self,
         consumer: ConsumerId,
-        most: usize,
+        max: usize,
         into: &mut VecDeque<Delivered>,
     ) {
         let Session { cx, consuming, .. } = &mut self.session;
-        consuming.take_deliveries(cx, consumer, most, into);
+        consuming.take_deliveries(cx, consumer, max, into);
         self.proceed_if_needed();
     }
 
-    /// Counts deliveries that the program has taken and dropped because they are stale.
+    /// Adds deliveries to the count of lost ones, because the program has taken them and dropped
+    /// them as stale.
     pub fn lose_taken(&mut self, consumer: ConsumerId, count: u64) {
         self.session.consuming.consumers.count_lost(consumer, count);
     }
@@ -262,13 +270,20 @@ impl Connection {
         settled
     }
 
-    /// Returns a delivery to its queue. If it is stale, the broker has already done so.
+    /// Rejects a delivery that its handler dropped without settling it, and requeues it. If it is
+    /// stale, the broker has requeued it already.
+    ///
+    /// It is a reject and not a nack, because RabbitMQ 4.3 and later count a rejected message as a
+    /// failed delivery, and a nacked one not. A handler that drops a delivery has failed with it,
+    /// most likely by a panic, so the queue's delivery limit must be able to stop a message that
+    /// always fails. Deliveries that no handler has read are nacked instead.
     pub fn give_back(&mut self, delivered: &Delivered) {
         let _ = self.settle(delivered, Settle::Reject { requeue: true });
     }
 
-    /// Returns a delivery that the program does not receive to its queue, once the broker has
-    /// confirmed the cancel of its consumer.
+    /// Marks a delivery that the program will not read as unwanted. It is requeued once the broker
+    /// has confirmed the cancel of its consumer: if it were requeued earlier, the broker could
+    /// deliver it to this consumer again.
     ///
     /// Call it before the consumer is cancelled or dropped, or right after it was cancelled. A
     /// delivery that needs no ack is lost.
@@ -277,11 +292,12 @@ impl Connection {
         self.proceed_if_queued();
     }
 
-    /// Ends a consumer. Its buffered deliveries are returned to the queue once the broker has
-    /// confirmed the cancel. Deliveries that need no ack stay buffered, because they would be lost.
+    /// Cancels a consumer. Its buffered deliveries are returned to the queue once the broker has
+    /// confirmed the cancel. Deliveries that need no ack stay buffered: the broker has forgotten
+    /// them.
     ///
-    /// # Errors
-    /// Why the connection is closed; [`Error::Full`]; [`Error::Stale`] if the consumer has ended.
+    /// # Errors The close reason if the connection is closed; [`Error::Full`] at a limit;
+    /// [`Error::Stale`] if the consumer has ended.
     pub fn cancel(&mut self, id: ConsumerId) -> Result<PromiseId, Error> {
         self.check_to_request()?;
         let Session { cx, consuming, .. } = &mut self.session;
@@ -298,10 +314,10 @@ impl Connection {
         self.proceed_if_needed();
     }
 
-    /// Begins a transaction.
+    /// Begins a transaction. The promise completes with its id.
     ///
     /// # Errors
-    /// Why the connection is closed; [`Error::Full`].
+    /// The close reason if the connection is closed; [`Error::Full`] at a limit.
     pub fn transaction(&mut self) -> Result<PromiseId, Error> {
         self.check_to_request()?;
         let Session {
@@ -315,9 +331,9 @@ impl Connection {
     /// Publishes a message within a transaction. The promise is complete at once, without an event.
     /// The commit reports the outcome of the publish.
     ///
-    /// # Errors
-    /// Why the connection is closed, or the transaction has failed; [`Error::Full`];
-    /// [`Error::InvalidArgument`] for what the broker would refuse.
+    /// # Errors The close reason if the connection is closed; the error of the transaction if it
+    /// has failed; [`Error::Full`] at a limit; [`Error::InvalidArgument`] if the broker would
+    /// refuse the message.
     pub fn publish_in(
         &mut self,
         id: TransactionId,
@@ -333,12 +349,12 @@ impl Connection {
         transactions.publish_in(cx, publishing, id, publish)
     }
 
-    /// Gets a message within a transaction, so that its acknowledgement is a part of it. If the
-    /// broker does not reply in time, the transaction fails.
+    /// Gets a message within a transaction, so that acknowledging it is a part of the transaction.
+    /// If the broker does not reply in time, the transaction fails.
     ///
     /// # Errors
-    /// Why the connection is closed, or the transaction has failed; [`Error::Full`];
-    /// [`Error::InvalidArgument`] if the queue name is empty.
+    /// The close reason if the connection is closed; the error of the transaction if it has failed;
+    /// [`Error::Full`] at a limit; [`Error::InvalidArgument`] if the queue name is empty.
     pub fn get_in(&mut self, id: TransactionId, get: basic::Get<'_>) -> Result<PromiseId, Error> {
         self.check_to_request()?;
         let Session {
@@ -347,10 +363,11 @@ impl Connection {
         transactions.get_in(cx, id, get)
     }
 
-    /// Commits a transaction. Its messages that were got and not settled are requeued.
+    /// Commits a transaction. Messages that it got and did not settle are requeued.
     ///
     /// # Errors
-    /// Why the connection is closed, or why the transaction has failed, which ends it.
+    /// The close reason if the connection is closed; the error of the transaction if it has failed,
+    /// which also ends it.
     pub fn commit(&mut self, id: TransactionId) -> Result<PromiseId, Error> {
         self.check_open()?;
         let Session {
@@ -362,7 +379,8 @@ impl Connection {
     /// Rolls a transaction back.
     ///
     /// # Errors
-    /// Why the connection is closed, or why the transaction has failed, which ends it.
+    /// The close reason if the connection is closed; the error of the transaction if it has failed,
+    /// which also ends it.
     pub fn rollback(&mut self, id: TransactionId) -> Result<PromiseId, Error> {
         self.check_open()?;
         let Session {
@@ -371,8 +389,8 @@ impl Connection {
         transactions.rollback(cx, id)
     }
 
-    /// Drops interest in a transaction. Unless it was committed it is rolled back, by closing its
-    /// channel.
+    /// Drops interest in a transaction. An open one is rolled back by closing its channel. A
+    /// pending commit or rollback continues.
     pub fn drop_transaction(&mut self, id: TransactionId) {
         let Session {
             cx, transactions, ..
@@ -390,91 +408,5 @@ impl Connection {
             ..
         } = &self.session;
         transactions.has_capacity_to_transact(cx, publishing)
-    }
-
-    /// Returns the error of a timeout: [`Error::ReadingPaused`] if reading is paused.
-    pub(crate) fn timed_out(&self, what: &'static str, after: Duration) -> Error {
-        self.session.consuming.timed_out(what, after)
-    }
-
-    /// Returns `true` if there is work for the driver that was added while it may sleep.
-    #[must_use]
-    pub fn wants_attention(&self) -> bool {
-        self.session.cx.attention
-    }
-
-    /// Returns `true` if no more input is accepted. The transport can be closed once all output is
-    /// written, or when [`is_over`](Self::is_over) returns `true`.
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        matches!(self.lifecycle.state, State::Closed(_))
-    }
-
-    /// Returns `true` if the deadline for the remaining output has passed, so that the transport
-    /// should be dropped.
-    #[must_use]
-    pub fn is_over(&self) -> bool {
-        self.lifecycle.state.is_over()
-    }
-
-    /// Returns the reason why the connection is closing or closed.
-    #[must_use]
-    pub fn why_closed(&self) -> Option<&Error> {
-        self.lifecycle.close_reason.as_ref()
-    }
-
-    /// Returns the outcome of a closed connection: `Ok` if this side closed it as requested.
-    ///
-    /// # Errors
-    /// The reason, if it ended otherwise.
-    pub fn outcome(&self) -> Result<(), Error> {
-        match &self.lifecycle.close_reason {
-            None | Some(Error::Closed) => Ok(()),
-            Some(error) => Err(error.clone()),
-        }
-    }
-
-    /// Returns the state of the connection.
-    #[must_use]
-    pub fn state(&self) -> ConnectionState {
-        self.lifecycle.report(&self.session.recovery)
-    }
-
-    /// Returns the broker's reason for blocking publishes, or `None` if they are not blocked.
-    #[must_use]
-    pub fn blocked(&self) -> Option<&str> {
-        self.session.publishing.blocked.as_deref()
-    }
-
-    /// Returns the properties that the server sent; empty until the connection is open.
-    #[must_use]
-    pub fn server_properties(&self) -> &ServerProperties {
-        &self.session.cx.server
-    }
-
-    /// Returns `true` if nothing is pending or stored: no promise, no consumer, no message.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        self.session.is_idle()
-    }
-
-    /// Returns the counters of the connection since it was created.
-    #[must_use]
-    pub fn counters(&self) -> Counters {
-        self.session.counters()
-    }
-
-    /// Returns the current figures of the connection.
-    #[inline]
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        self.session.stats()
-    }
-
-    /// Returns the sizes in memory, in bytes, of the partly received contents. While there are
-    /// several, [`Options::max_buffered_bytes`](crate::Options::max_buffered_bytes) limits their
-    /// sum: the bodies and properties of the largest are dropped.
-    pub fn partly_received(&self) -> impl Iterator<Item = usize> + '_ {
-        self.session.partly_received()
     }
 }

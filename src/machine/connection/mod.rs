@@ -19,8 +19,8 @@
 //! - Every state leads to `Closed` if the connection is lost and does not recover. It does not
 //!   recover without [`Recovery`](crate::Recovery), at a limit of it, or after `close`.
 //! - A failed attempt to dial leaves the connection in `Down` if another one is allowed.
-//! - A fault of the server that is reported to it by `connection.close` leads to `Down` if the
-//!   connection recovers, else to `Closing`.
+//! - If the server violates the protocol, `connection.close` reports that to it. Then `Down`
+//!   follows if the connection recovers, else `Closing`.
 //! - After `close`, `Down` leads to `Closed` at once. `Handshake` and `Restoring` continue while
 //!   promises are pending, and lead to `Draining` instead of `Open`.
 //! - `Closed` is final. Its remaining output may be written for a short time.
@@ -33,6 +33,7 @@ pub(crate) mod handshaking;
 pub(crate) mod lifecycle;
 pub(crate) mod recovering;
 pub(crate) mod state;
+pub(crate) mod status;
 pub(crate) mod timeout;
 
 use crate::error::{Broken, Error};
@@ -90,6 +91,17 @@ pub enum Event {
 ///    no `now`. If [`wants_attention`](Self::wants_attention) returns `true` afterwards, a sleeping
 ///    driver has to continue with the output. Outcomes are taken with [`fetch`](Self::fetch),
 ///    [`take_deliveries`](Self::take_deliveries) and [`take_notice`](Self::take_notice).
+///
+/// These methods tell where a connection is in its life:
+///
+/// | method | for | question |
+/// | --- | --- | --- |
+/// | [`is_down`](Self::is_down) | drivers | Is a transport to be dialled? |
+/// | [`is_closed`](Self::is_closed) | drivers | Has the connection ended, so reading stops? |
+/// | [`is_over`](Self::is_over) | drivers | Can the transport be dropped, written or not? |
+/// | [`outcome`](Self::outcome) | drivers | What does the driver return at the end? |
+/// | [`why_closed`](Self::why_closed) | programs | Why is it closing or closed? |
+/// | [`state`](Self::state) | programs | Is it connecting, open, recovering or closed? |
 #[derive(Debug)]
 pub struct Connection {
     lifecycle: Lifecycle,
@@ -140,8 +152,8 @@ impl Connection {
         connection
     }
 
-    /// Records that bytes arrived of which the decoder has none yet, such as a part of a TLS
-    /// record. "Any sent octet is a valid substitute for a heartbeat" (4.2.7).
+    /// Records that bytes arrived, although the decoder has received none yet, as with a part of a
+    /// TLS record. "Any sent octet is a valid substitute for a heartbeat" (4.2.7).
     pub fn handle_partial_input(&mut self, now: Instant) {
         self.session.cx.now = now;
         self.session.cx.transmit.heartbeat.received(now);
@@ -172,9 +184,9 @@ impl Connection {
         self.proceed();
     }
 
-    /// Appends the next output to `out`. Returns `true` if there was any. It appends a small part,
-    /// so that later requests do not wait for all earlier output. Call it again when that part is
-    /// written.
+    /// Appends the next part of the output to `out`. Returns `true` if it appended anything. The
+    /// part is small, so that later requests do not wait for all earlier output. Call it again when
+    /// the part is written.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut Outgoing) -> bool {
         self.stamp(now);
         self.session.cx.attention = false;
@@ -192,8 +204,8 @@ impl Connection {
         cx.attention |= cx.transmit.has_queued();
     }
 
-    /// Returns `true` if [`poll_transmit`](Self::poll_transmit) returns output, apart from
-    /// acknowledgements that are still collected.
+    /// Returns `true` if frames are queued for [`poll_transmit`](Self::poll_transmit).
+    /// Acknowledgements that are still collected do not count.
     pub(crate) fn has_output(&self) -> bool {
         self.session.cx.transmit.has_queued()
     }
@@ -205,7 +217,7 @@ impl Connection {
         self.lifecycle.wants_input(&self.session)
     }
 
-    /// Returns what to dial if it is time to. It returns `None` until
+    /// Returns what to dial, if it is time to dial. Afterwards, it returns `None` until
     /// [`handle_dialled`](Self::handle_dialled) or
     /// [`handle_dial_failure`](Self::handle_dial_failure) has reported the outcome.
     pub fn poll_dial(&mut self, now: Instant) -> Option<Dialling> {
@@ -213,8 +225,8 @@ impl Connection {
         self.lifecycle.poll_dial(&mut self.session, now)
     }
 
-    /// Begins the handshake on a transport to that endpoint. `is_private` means that no other
-    /// program can read the transport.
+    /// Begins the handshake on a new transport to the endpoint with this index. `is_private` means
+    /// that no other program can read the transport.
     pub fn handle_dialled(&mut self, now: Instant, endpoint: usize, is_private: bool) {
         if self.is_down() {
             self.lifecycle
@@ -292,7 +304,7 @@ impl Connection {
         self.session.cx.promises.completed()
     }
 
-    /// Returns `true` if there is no transport, and another is to be dialled. The last one can be
+    /// Returns `true` if the connection has no transport, and dials one. The last transport can be
     /// closed when its output is written.
     #[must_use]
     pub fn is_down(&self) -> bool {
@@ -316,6 +328,18 @@ impl Connection {
     }
 
     /// Starts the queued work that can start. This is the only place that starts queued work.
+    ///
+    /// Every method that takes input or the time calls it, and so does each call of the program
+    /// that
+    ///
+    /// - queues a request, a consumer or a transaction, or frees a channel: such calls set
+    ///   [`Context::may_start`], and end with [`proceed_if_queued`](Self::proceed_if_queued);
+    /// - may take buffered deliveries away, which lets reading resume: such calls end with
+    ///   [`proceed_if_needed`](Self::proceed_if_needed).
+    ///
+    /// The others only write: `publish`, `qos`, `publish_in`, `get_in`, `commit` and `rollback`. So
+    /// does `drop_transaction`, which closes a channel: its number is free after `close-ok`, whose
+    /// arrival starts what waits for it.
     fn proceed(&mut self) {
         let Self {
             lifecycle, session, ..
@@ -331,7 +355,7 @@ impl Connection {
         session.update_reading();
     }
 
-    /// Starts queued work if some is new or a channel has become free.
+    /// Calls [`proceed`](Self::proceed) if work was queued or a channel has become free.
     #[inline]
     fn proceed_if_queued(&mut self) {
         if self.session.cx.may_start {
@@ -339,8 +363,8 @@ impl Connection {
         }
     }
 
-    /// Starts queued work as [`proceed_if_queued`](Self::proceed_if_queued), and resumes reading if
-    /// the deliveries that were taken allow it.
+    /// Calls [`proceed`](Self::proceed) as [`proceed_if_queued`](Self::proceed_if_queued) does, and
+    /// also if taking deliveries may let reading resume.
     #[inline]
     fn proceed_if_needed(&mut self) {
         if self.session.cx.may_start || self.session.consuming.reading.depends_on_taking() {

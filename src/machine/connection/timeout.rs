@@ -99,7 +99,7 @@ impl Connection {
     pub(crate) fn check_wait(&self, ticket: Ticket, what: &'static str) -> Result<(), Error> {
         if self.waits.has_expired(ticket) {
             let after = self.session.cx.options.deadlines.request;
-            return Err(self.timed_out(what, after));
+            return Err(self.timeout_error(what, after));
         }
         Ok(())
     }

@@ -97,8 +97,9 @@ impl Confirms {
         Some(promise)
     }
 
-    /// Confirms a publish, or all publishes up to it, and passes the promises to `each`. "If the multiple field is 1, and the delivery
-    /// tag is zero, this indicates acknowledgement of all outstanding messages" (1.8.3.13).
+    /// Confirms a publish, or all publishes up to it, and passes the promises to `each`. "If the
+    /// multiple field is 1, and the delivery tag is zero, this indicates acknowledgement of all
+    /// outstanding messages" (1.8.3.13).
     pub(crate) fn confirm(
         &mut self,
         tag: u64,

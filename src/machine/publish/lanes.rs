@@ -17,8 +17,8 @@ struct Lane {
 /// All publishes that cannot be written yet.
 ///
 /// A lane is tried when it is new or its channel has changed. If its exchange has no channel and
-/// none can be opened, the lane waits for one, and the lane that is oldest gets the next channel. So
-/// the work does not depend on the number of waiting lanes.
+/// none can be opened, the lane waits for one, and the lane that is oldest gets the next channel.
+/// So the work does not depend on the number of waiting lanes.
 #[derive(Debug, Default)]
 pub(crate) struct Lanes {
     lanes: BTreeMap<LaneId, Lane>,

@@ -4,9 +4,10 @@
 //! - [`Publish`] is a publish as the program requests it, with borrowed parts.
 //! - [`PublishKind`] is how it completes: with a confirm, without one, or with a reply (a call).
 //! - [`PendingPublish`] is a copy of it that is queued, or stored to be republished.
-//! - [`Publisher`] is the channel for one exchange and kind, its [role](crate::machine::channel::Role)
-//!   is `Publish`, and [`Publishers`] are all of them. A channel with confirms has a sequence of its
-//!   own, and an error that closes it affects only that exchange.
+//! - [`Publisher`] is the channel for one exchange and kind, its
+//!   [role](crate::machine::channel::Role) is `Publish`, and [`Publishers`] are all of them. A
+//!   channel with confirms has a sequence of its own, and an error that closes it affects only that
+//!   exchange.
 //! - [`Publishing`] is this part of the state machine: publishers, queued publishes and calls.
 //! - [`basic::Publish`] is the method on the wire.
 
@@ -26,10 +27,10 @@ use crate::machine::context::Context;
 use crate::machine::publish::call_ids::CallIds;
 use crate::machine::publish::check::check_publish;
 use crate::machine::publish::lanes::{LaneId, Lanes};
-use crate::machine::publish::opening::NoChannel;
-use crate::machine::publish::pending::{PendingPublish, PublishKind};
+use crate::machine::publish::pending::{NoChannel, PendingPublish, PublishKind};
 use crate::machine::publish::publishers::NUMBER_HEADER;
-use crate::machine::publish::publishers::{Publisher, Publishers};
+use crate::machine::publish::publishers::Publishers;
+use crate::machine::publish::publishers::publisher::Publisher;
 use crate::machine::{PromiseId, Publish};
 use crate::message::{Message, Returned};
 use crate::protocol::method::basic;
@@ -154,8 +155,8 @@ impl Publishing {
         check_publish(cx, publish)
     }
 
-    /// Returns a channel on which a message can be published now, or `None` if the message has to be
-    /// queued. Opens the exchange's channel if it has none, and resumes it if it was about to be
+    /// Returns a channel on which a message can be published now, or `None` if the message has to
+    /// be queued. Opens the exchange's channel if it has none, and resumes it if it was about to be
     /// closed for another exchange. In any case the driver is asked to poll the connection, because
     /// the message is now written or queued.
     #[inline]
@@ -272,10 +273,10 @@ impl Publishing {
         }
     }
 
-    /// Handles a `basic.ack` or `basic.nack` of publishes. Returns `false` if the tag is not that of
-    /// an unconfirmed publish. "Published messages are assigned ascending sequence numbers, starting
-    /// at 1 with the first Confirm.Select method. The server confirms messages by sending Basic.Ack
-    /// methods referring to these sequence numbers" (class `confirm`).
+    /// Handles a `basic.ack` or `basic.nack` of publishes. Returns `false` if the tag is not that
+    /// of an unconfirmed publish. "Published messages are assigned ascending sequence numbers,
+    /// starting at 1 with the first Confirm.Select method. The server confirms messages by sending
+    /// Basic.Ack methods referring to these sequence numbers" (class `confirm`).
     pub(crate) fn confirm(
         &mut self,
         cx: &mut Context,
@@ -325,9 +326,9 @@ impl Publishing {
         is_known
     }
 
-    /// Completes the promise of a returned publish with the message. "The server MUST acknowledge an unroutable
-    /// mandatory or immediate message only after it sends the Basic.Return" (class `confirm`), so
-    /// its confirm follows and is ignored.
+    /// Completes the promise of a returned publish with the message. "The server MUST acknowledge
+    /// an unroutable mandatory or immediate message only after it sends the Basic.Return" (class
+    /// `confirm`), so its confirm follows and is ignored.
     pub(crate) fn handle_return(
         &mut self,
         cx: &mut Context,
@@ -361,15 +362,16 @@ impl Publishing {
         cx.complete(promise, Err(error));
     }
 
-    /// Completes the publishes in flight on a channel that the broker closed with `error`. It is the
-    /// outcome of the publish that caused it. The outcome of the others is unknown.
+    /// Completes the publishes in flight on a channel that the broker closed with `error`. It is
+    /// the outcome of the publish that caused it. The outcome of the others is unknown.
     ///
     /// - A single publish in flight is the cause.
-    /// - Before the first publish is known to be accepted, that one is the cause, and the broker has
-    ///   ignored all behind it. If the error names the exchange, it is the outcome of all of them.
-    /// - Afterwards, the broker may have accepted some publishes and not have confirmed them yet. The
-    ///   last one is not accepted, because it is the cause or behind it. An error that names the
-    ///   exchange is the outcome of that one.
+    /// - Before the first publish is known to be accepted, that one is the cause, and the broker
+    ///   has ignored all behind it. If the error names the exchange, it is the outcome of all of
+    ///   them.
+    /// - Afterwards, the broker may have accepted some publishes and not have confirmed them yet.
+    ///   The last one is not accepted, because it is the cause or behind it. An error that names
+    ///   the exchange is the outcome of that one.
     pub(crate) fn handle_publisher_closed(
         &mut self,
         cx: &mut Context,
@@ -406,9 +408,9 @@ impl Publishing {
         }
     }
 
-    /// Queues the unconfirmed publishes of a lost connection's channel again, in front of the queued
-    /// ones, if they may be republished. Completes the others and all calls: their outcome is
-    /// unknown.
+    /// Queues the unconfirmed publishes of a lost connection's channel again, in front of the
+    /// queued ones, if they may be republished. Completes the others and all calls: their outcome
+    /// is unknown.
     pub(crate) fn suspend_publisher(
         &mut self,
         cx: &mut Context,

@@ -4,17 +4,9 @@ use crate::machine::channel::{Awaited, Role};
 use crate::machine::context::Context;
 use crate::machine::publish::Publishing;
 use crate::machine::publish::check::REPLY_TO;
-use crate::machine::publish::pending::PublishKind;
+use crate::machine::publish::pending::{NoChannel, PublishKind};
 use crate::protocol::method::{basic, confirm};
 use crate::protocol::{ShortStr, TableRef};
-
-/// The reason why there is no channel for an exchange yet.
-pub(crate) enum NoChannel {
-    /// A channel is being closed, and its number will be free.
-    Closing,
-    /// All channels are in use.
-    AllInUse,
-}
 
 impl Publishing {
     /// Opens the channel of an exchange that has none. If there are too many channels, closes an

@@ -16,8 +16,8 @@ pub(crate) enum PublishKind {
     Call,
 }
 
-/// A copy of a publish. It is queued while the connection is not open, the broker has blocked it, or
-/// there is no channel. It is stored until its confirm arrives if it may be republished.
+/// A copy of a publish. It is queued while the connection is not open, the broker has blocked it,
+/// or there is no channel. It is stored until its confirm arrives if it may be republished.
 #[derive(Debug)]
 pub(crate) struct PendingPublish {
     pub(crate) promise: PromiseId,
@@ -133,4 +133,12 @@ impl ToRepublish {
     pub(crate) fn bytes(&self) -> usize {
         self.0.values().map(PendingPublish::bytes).sum()
     }
+}
+
+/// The reason why there is no channel for an exchange yet.
+pub(crate) enum NoChannel {
+    /// A channel is being closed, and its number will be free.
+    Closing,
+    /// All channels are in use.
+    AllInUse,
 }

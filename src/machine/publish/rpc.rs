@@ -49,7 +49,8 @@ impl Publishing {
         Ok(promise)
     }
 
-    /// Completes the call to which a reply belongs. Drops a late reply and a reply to an unknown call.
+    /// Completes the call to which a reply belongs. Drops a late reply and a reply to an unknown
+    /// call.
     pub(crate) fn handle_reply(&mut self, cx: &mut Context, channel: u16, message: Message) {
         let incarnation = cx.incarnation(channel);
         let correlation_id = message.properties().correlation_id;

@@ -87,9 +87,9 @@ impl Publishing {
         )
     }
 
-    /// Sends a redundant `confirm.select` behind a channel's first publish. Its reply shows that the
-    /// broker accepted that publish, so the exchange exists and the user may publish to it. A second
-    /// `confirm.select` changes nothing.
+    /// Sends a redundant `confirm.select` behind a channel's first publish. Its reply shows that
+    /// the broker accepted that publish, so the exchange exists and the user may publish to it. A
+    /// second `confirm.select` changes nothing.
     pub(crate) fn send_probe(cx: &mut Context, channel: u16) {
         cx.write(channel, &confirm::Select { nowait: false });
         cx.await_reply(channel, &confirm::Select::INFO, Awaited::Probe);

@@ -27,9 +27,9 @@ pub(crate) struct Requests {
 }
 
 impl Requests {
-    /// Handles a request of the lost connection that has no reply. Adds it to `to_repeat` if sending
-    /// it twice has the effect of sending it once. Otherwise completes it: with the error if it is
-    /// the cause of the loss, else with an unknown outcome.
+    /// Handles a request of the lost connection that has no reply. Adds it to `to_repeat` if
+    /// sending it twice has the effect of sending it once. Otherwise completes it: with the error
+    /// if it is the cause of the loss, else with an unknown outcome.
     pub(crate) fn repeat_or_fail(
         &mut self,
         cx: &mut Context,

@@ -129,8 +129,8 @@ impl Session {
         }
     }
 
-    /// Returns for how long the transport has accepted no bytes, if that is too long. Returns `None`
-    /// while the connection is blocked, because the broker then does not read.
+    /// Returns for how long the transport has accepted no bytes, if that is too long. Returns
+    /// `None` while the connection is blocked, because the broker then does not read.
     pub(crate) fn stalled_for(&self, now: Instant) -> Option<Duration> {
         let stalled = self.cx.transmit.stalled_for(now);
         stalled.filter(|_| self.publishing.blocked.is_none())

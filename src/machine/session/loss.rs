@@ -9,8 +9,8 @@ use crate::machine::session::Session;
 use crate::machine::{Ended, PromiseId, Reply};
 
 impl Session {
-    /// Completes the work of the lost connection that cannot be continued, and queues the rest again
-    /// for the next connection.
+    /// Completes the work of the lost connection that cannot be continued, and queues the rest
+    /// again for the next connection.
     pub(crate) fn suspend(&mut self, error: &Error) {
         self.publishing.blocked = None;
         self.cx.acking.clear();

@@ -123,8 +123,8 @@ impl Chunk {
         written
     }
 
-    /// Appends a body frame with the bytes `from..to` of the body. "The content body can be split into as many frames as needed"
-    /// (4.2.6.2).
+    /// Appends a body frame with the bytes `from..to` of the body. "The content body can be split
+    /// into as many frames as needed" (4.2.6.2).
     #[inline]
     pub(crate) fn append_body_frame(
         &mut self,

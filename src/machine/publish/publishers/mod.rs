@@ -1,9 +1,12 @@
 //! The publish channels: one per exchange and [`PublishKind`].
 
+pub(crate) mod publisher;
+
 use crate::machine::ids::PromiseId;
 use crate::machine::promises::Promises;
 use crate::machine::publish::confirms::Confirms;
 use crate::machine::publish::pending::{PendingPublish, PublishKind, ToRepublish};
+use crate::machine::publish::publishers::publisher::Publisher;
 use crate::machine::recovery::name_hasher::NameHasher;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::BuildHasherDefault;
@@ -15,67 +18,6 @@ pub(crate) const NUMBER_HEADER: &str = "x-puka-publish";
 
 /// A header with the number of times that a message was published before with an unknown outcome.
 pub(crate) const REPUBLISHED_HEADER: &str = "x-puka-republished";
-
-/// The publish channel of an exchange. The fields that each publish touches come first and begin a
-/// cache line: with many exchanges, cache misses dominate the cost of a publish.
-#[derive(Debug)]
-#[repr(C, align(64))]
-pub(crate) struct Publisher {
-    last_used: u64,
-    pub(crate) channel: u16,
-    kind: PublishKind,
-    /// `false` while the broker has stopped content with `channel.flow`.
-    flows: bool,
-    /// It takes no more publishes, so that it becomes idle and can be closed for another exchange.
-    is_retiring: bool,
-    /// It was published to since the last [`stamp`](Publishers::stamp).
-    is_unstamped: bool,
-    pub(crate) confirms: Confirms,
-    /// The reply to the probe has arrived, so the broker has accepted the first publish. Until then,
-    /// an error is about the first publish, and the broker has ignored all behind it.
-    pub(crate) is_first_accepted: bool,
-    /// The promises of calls without a reply, by the number of the publish.
-    pub(crate) calls: BTreeMap<u64, PromiseId>,
-    /// The publishes to republish after a loss, by number.
-    pub(crate) to_republish: ToRepublish,
-    exchange: Box<[u8]>,
-    /// Its position in the order of turns.
-    turn: u64,
-    /// When its turn began.
-    since: Instant,
-    /// Its entry in `deadlines`, which is no later than its earliest deadline.
-    due: Option<Instant>,
-}
-
-impl Publisher {
-    /// Returns `true` if more may be published on it now.
-    #[inline]
-    pub(crate) fn takes_more(&self) -> bool {
-        self.flows && !self.is_retiring
-    }
-
-    /// Returns `true` if the broker has stopped content: "If 0, the peer stops sending content
-    /// frames" (1.5.2.3, `active`).
-    pub(crate) fn is_stopped(&self) -> bool {
-        !self.flows
-    }
-
-    /// Returns the name of the exchange.
-    pub(crate) fn exchange(&self) -> &[u8] {
-        &self.exchange
-    }
-
-    /// Returns the kind of its publishes.
-    pub(crate) fn kind(&self) -> PublishKind {
-        self.kind
-    }
-
-    /// Returns `true` if it may be closed. A channel with stopped content may not: the queued
-    /// publishes wait for its `channel.flow`.
-    fn is_idle(&self) -> bool {
-        self.flows && self.confirms.open() == 0 && self.calls.is_empty()
-    }
-}
 
 /// How long an exchange keeps its channel when all channels are busy and others wait for one.
 /// Without a minimum, busy exchanges would take channels from each other after each publish.
@@ -185,8 +127,8 @@ impl Publishers {
     }
 
     /// Removes the publisher that has been idle longest, and returns its channel, which the caller
-    /// closes. A publisher is idle if no confirm and no reply is pending. Confirms whose deadline has
-    /// passed do not count as pending.
+    /// closes. A publisher is idle if no confirm and no reply is pending. Confirms whose deadline
+    /// has passed do not count as pending.
     pub(crate) fn remove_idle(&mut self) -> Option<u16> {
         if !self.may_have_idle {
             return None;
@@ -205,8 +147,8 @@ impl Publishers {
         Some(publisher.channel)
     }
 
-    /// Returns `true` if the exchange's last channel is being closed and may have publishes that the
-    /// broker has not seen. The next publishes must not overtake them on another channel.
+    /// Returns `true` if the exchange's last channel is being closed and may have publishes that
+    /// the broker has not seen. The next publishes must not overtake them on another channel.
     pub(crate) fn is_closing(&self, exchange: &[u8], kind: PublishKind) -> bool {
         self.closing
             .values()
@@ -232,10 +174,10 @@ impl Publishers {
         Some((&publisher.exchange, publisher.kind))
     }
 
-    /// Marks channels as retiring, in the order in which their turns began: until `max` are retiring,
-    /// and one more for each [`TURN`] in which none was marked. More than `max` may be needed, because
-    /// a marked channel may take long to become idle: a queue without a majority confirms nothing,
-    /// and a channel with stopped content is not closed.
+    /// Marks channels as retiring, in the order in which their turns began: until `max` are
+    /// retiring, and one more for each [`TURN`] in which none was marked. More than `max` may be
+    /// needed, because a marked channel may take long to become idle: a queue without a majority
+    /// confirms nothing, and a channel with stopped content is not closed.
     pub(crate) fn retire(&mut self, max: usize, now: Instant) {
         while let Some((turn, channel)) = self
             .turns
@@ -262,8 +204,8 @@ impl Publishers {
         }
     }
 
-    /// Begins another turn of a channel if it is retiring. Returns the channel unless its content is
-    /// stopped.
+    /// Begins another turn of a channel if it is retiring. Returns the channel unless its content
+    /// is stopped.
     pub(crate) fn resume(&mut self, channel: u16, now: Instant) -> Option<u16> {
         self.uses += 1;
         let turn = self.uses;
@@ -393,8 +335,8 @@ impl Publishers {
         self.calls = calls;
     }
 
-    /// Handles a confirm, and passes the promises that it completes to `each`. Returns `false` if the
-    /// tag is not that of an unconfirmed publish.
+    /// Handles a confirm, and passes the promises that it completes to `each`. Returns `false` if
+    /// the tag is not that of an unconfirmed publish.
     pub(crate) fn confirm(
         &mut self,
         channel: u16,
@@ -484,8 +426,9 @@ impl Publishers {
         None
     }
 
-    /// Passes the promises whose deadline has passed to `each`. Their publishes no longer count as in
-    /// flight. Promises of calls are not passed: a call has its own deadline and needs no confirm.
+    /// Passes the promises whose deadline has passed to `each`. Their publishes no longer count as
+    /// in flight. Promises of calls are not passed: a call has its own deadline and needs no
+    /// confirm.
     pub(crate) fn expire(&mut self, now: Instant, mut each: impl FnMut(PromiseId)) {
         while let Some(&(due, channel)) = self.deadlines.first()
             && due <= now
