@@ -73,7 +73,7 @@ impl<T: Outcome> Future for Promise<T> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let outcome = match &mut self.state {
             State::Waiting(handle, id) => match handle.link().poll_promise(*id, cx) {
-                Poll::Ready(answer) => match answer.into_more() {
+                Poll::Ready(answer) => match answer.into_unless_done() {
                     // Most promises complete with `Done`, which needs no boxed reply.
                     None => T::from_reply(Reply::Done, handle),
                     Some(outcome) => outcome.and_then(|reply| T::from_reply(reply, handle)),

@@ -63,7 +63,7 @@ impl Stage {
 /// The data that all parts of the state machine share.
 #[derive(Debug)]
 pub(crate) struct Context {
-    /// The time of the last call that had one.
+    /// The time of the last call with a `now`.
     pub(crate) now: Instant,
     pub(crate) options: Options,
     pub(crate) stage: Stage,
@@ -75,30 +75,29 @@ pub(crate) struct Context {
     pub(crate) username: Option<String>,
     pub(crate) transmit: Transmit,
     pub(crate) channels: Channels,
-    /// Channels with acknowledgements to write.
+    /// Channels with acks to write. `flush_acks` empties it.
     pub(crate) acking: Vec<u16>,
     pub(crate) promises: Promises,
-    /// Replies whose promise was abandoned. `proceed` disposes of them.
+    /// Replies whose promise was abandoned, and that own resources.
     pub(crate) disposal: VecDeque<Reply>,
-    /// Publishes that were republished. The broker may have accepted an earlier attempt, so an
-    /// error does not prove that the broker does not have the message.
+    /// Publishes that were republished. The broker may have accepted an earlier attempt, so their
+    /// errors become [`Error::Unconfirmed`].
     pub(crate) republished: BTreeSet<PromiseId>,
-    /// A request that may have closed an earlier connection. While it is pending, no other such
-    /// request is sent.
+    /// The last started request that may have closed an earlier connection.
     pub(crate) suspect: Option<PromiseId>,
     /// The size of all queued requests, in bytes.
     pub(crate) queued_request_bytes: usize,
     pub(crate) topology: Topology,
     pub(crate) notices: Notices,
-    /// The counters. Deliveries lost since the connection was last open are not included yet,
-    /// because `Consumers` counts them.
+    /// The counters. They do not include the deliveries that were lost since the connection was
+    /// last open: `Consumers` counts those.
     pub(crate) counters: Counters,
-    /// The driver should poll the connection.
+    /// The driver has to poll the connection.
     pub(crate) attention: bool,
-    /// Something is queued that may be able to start, because it is new or a channel has become
-    /// free. `proceed` starts it, at the latest in the next `poll_transmit`.
+    /// Queued work may be able to start, because it is new or a channel has become free.
     pub(crate) may_start: bool,
-    /// A buffer for the method and header of a content, kept for its allocation.
+    /// A buffer for the method and header of a content. It is a field so that its allocation is
+    /// reused.
     pub(crate) content_buffer: Vec<u8>,
 }
 
@@ -130,20 +129,21 @@ impl Context {
 }
 
 impl Context {
-    /// Opens a promise with the request timeout, which starts at the next poll.
+    /// Opens a promise with the request timeout, which starts at the next `stamp`.
     pub(crate) fn timed_promise(&mut self) -> PromiseId {
         self.attention = true;
         self.promises.open_timed(self.options.deadlines.request)
     }
 
-    /// Opens a promise with a deadline that counts towards `max_requests`. It is for requests that
-    /// are written at once and may be repeated any number of times before the broker replies.
+    /// Opens a promise with the request timeout, which counts towards `max_requests`. It is for
+    /// requests that are written at once: no queue limits their number.
     pub(crate) fn counted_promise(&mut self) -> PromiseId {
         self.attention = true;
         self.promises.open_request(self.options.deadlines.request)
     }
 
-    /// Completes a promise. The reply of an abandoned promise is queued for disposal.
+    /// Completes a promise. Queues the reply of an abandoned promise for disposal. Turns the error
+    /// of a republished publish into [`Error::Unconfirmed`].
     #[inline]
     pub(crate) fn complete(&mut self, promise: PromiseId, mut outcome: Result<Reply, Error>) {
         if !self.republished.is_empty()
@@ -166,7 +166,7 @@ impl Context {
         }
     }
 
-    /// Returns `true` if a request that may have closed a connection is pending.
+    /// Returns `true` if a request that may have closed an earlier connection is pending.
     pub(crate) fn has_pending_suspect(&self) -> bool {
         self.suspect
             .is_some_and(|promise| self.promises.is_pending(promise))
@@ -179,8 +179,8 @@ impl Context {
             .map_or(0, |channel| channel.incarnation)
     }
 
-    /// Completes the promises of pending replies on a closed channel with its error.
-    pub(crate) fn complete_awaited(
+    /// Completes the promises of the pending replies of a closed channel with its error.
+    pub(crate) fn fail_pending_replies(
         &mut self,
         assembly: Option<Assembly>,
         replies: VecDeque<PendingReply>,
@@ -217,22 +217,21 @@ impl Context {
         }
     }
 
-    /// Removes the entity that a pending request deletes or unbinds from the record. The broker may
-    /// have executed the request, and a replay would restore an entity that the user deleted.
-    pub(crate) fn forget_what_may_be_gone(&mut self, request: &PendingRequest) {
+    /// Removes an entity from the topology record if a pending request deletes or unbinds it. The
+    /// broker may have executed the request, and a replay would restore what the user deleted.
+    pub(crate) fn forget_possibly_deleted(&mut self, request: &PendingRequest) {
         if let Some(
             method @ (Method::Exchange(exchange::Method::Delete(_) | exchange::Method::Unbind(_))
             | Method::Queue(queue::Method::Delete(_) | queue::Method::Unbind(_))),
         ) = request.method()
         {
-            // The record does not read the reply to these methods, so any method can take its
-            // place.
+            // `note` expects a reply, and does not read that to these methods. Any method will do.
             self.topology.note(&method, &method);
         }
     }
 
-    /// Opens a channel. Its first methods can be written without waiting for `open-ok`, because the
-    /// broker handles the methods of a channel in order.
+    /// Opens a channel, and returns its number, unless all are in use. The next methods need not
+    /// wait for `open-ok`, because the broker handles the methods of a channel in order.
     pub(crate) fn open_channel(&mut self, role: Role) -> Option<u16> {
         let number = self.channels.add(role)?;
         self.write(number, &methods::Open {});
@@ -240,7 +239,7 @@ impl Context {
         Some(number)
     }
 
-    /// Appends a reply to the pending replies of a channel.
+    /// Appends the reply to `method` to the pending replies of a channel.
     #[inline]
     pub(crate) fn await_reply(
         &mut self,
@@ -255,7 +254,7 @@ impl Context {
         }
     }
 
-    /// Writes a method that fits into the smallest frame size that can be negotiated.
+    /// Writes a method. It must fit into the smallest frame size that can be negotiated.
     #[inline]
     pub(crate) fn write(&mut self, channel: u16, method: &impl Encode) {
         let written = self.transmit.append_method(channel, method);
@@ -263,7 +262,9 @@ impl Context {
         self.attention = true;
     }
 
-    /// Returns a channel to the pool, or closes it, if nothing is pending or unsettled on it.
+    /// Returns a channel to the pool if nothing is pending or unsettled on it, or closes it if it
+    /// is not needed or cannot be reused. Does nothing for channels of publishes, transactions and
+    /// the replay, which are never pooled.
     pub(crate) fn release(&mut self, number: u16) {
         // The channel of an ended consumer may be closed already.
         let Some(channel) = self.channels.get_mut(number) else {
@@ -281,6 +282,7 @@ impl Context {
         {
             self.return_unwanted(number);
         }
+        // Looked up again, because `return_unwanted` needs the whole context. It still exists.
         let Some(channel) = self.channels.get_mut(number) else {
             return;
         };
@@ -291,14 +293,14 @@ impl Context {
             }
         } else {
             self.may_start = true;
-            let keeps = !channel.shares_prefetch_count
+            let is_reusable = !channel.shares_prefetch_count
                 && channel.deliveries_without_consumer == 0
                 && !channel.may_be_closed_by_broker
                 && self.channels.idle() < usize::from(self.options.limits.request_channels);
             // The acks precede the next request, because an error of that request may close the
             // channel.
             self.flush_channel_acks(number);
-            if keeps {
+            if is_reusable {
                 self.channels.put_idle(number);
             } else {
                 self.close_channel(number);
@@ -306,7 +308,8 @@ impl Context {
         }
     }
 
-    /// Handles a late reply, on a closed channel, to a request that timed out.
+    /// Handles a late reply to a request that timed out, on the channel that was closed for it: the
+    /// topology record still needs to know that the request succeeded.
     pub(crate) fn absorb_late_reply(&mut self, number: u16, reply: &Method<'_>) {
         let Some(channel) = self.channels.get_mut(number) else {
             return;
@@ -341,7 +344,7 @@ impl Context {
         self.channels.set_role(number, Role::Closing);
     }
 
-    /// Returns the reply for the promise of a request.
+    /// Returns the reply of a request's promise for the broker's reply.
     pub(crate) fn reply_of(method: Method<'_>) -> Reply {
         match method {
             Method::Queue(queue::Method::DeclareOk(ok)) => Reply::Queue(Box::new(Queue {
@@ -355,7 +358,7 @@ impl Context {
         }
     }
 
-    /// Returns the unwanted deliveries of a channel to their queues.
+    /// Requeues the unwanted deliveries of a channel.
     pub(crate) fn return_unwanted(&mut self, number: u16) {
         // A `basic.nack` with `multiple` would cover deliveries whose ack is queued and not
         // written.
@@ -378,7 +381,7 @@ impl Context {
         self.attention = true;
     }
 
-    /// Records a request that the broker has accepted, so that it can be replayed.
+    /// Records a request that the broker has accepted, so that the next connection can replay it.
     pub(crate) fn note(&mut self, request: &PendingRequest, reply: &Method<'_>) {
         if let Some(topology) = self.topology.recorded()
             && let Some(method) = request.method()
@@ -389,7 +392,7 @@ impl Context {
         }
     }
 
-    /// Removes a queue from the record that the broker did not find.
+    /// Removes the queue of a refused request from the record if the broker did not find it.
     pub(crate) fn note_refusal(&mut self, request: &PendingRequest, error: &Error) {
         if !matches!(error, Error::NotFound(_)) {
             return;
@@ -400,7 +403,7 @@ impl Context {
         match method {
             Method::Queue(queue::Method::Declare(it)) => self.topology.forget_queue(it.queue),
             Method::Queue(queue::Method::Purge(it)) => self.topology.forget_queue(it.queue),
-            Method::Basic(crate::protocol::method::basic::Method::Get(it)) => {
+            Method::Basic(basic::Method::Get(it)) => {
                 self.topology.forget_queue(it.queue);
             }
             _ => {}
@@ -430,7 +433,7 @@ impl Context {
         let Some(method) = request.method() else {
             return request;
         };
-        // Most requests name no queue that had another name first.
+        // Most requests name no queue whose first name was another.
         let Some(renamed) = self.topology.unrenamed(method) else {
             return request;
         };
@@ -448,7 +451,7 @@ impl Context {
         }
     }
 
-    /// Counts a stale delivery, and returns its error.
+    /// Counts an attempt to settle a stale delivery, and returns the error.
     #[cold]
     pub(crate) fn stale(&mut self) -> Result<(), Error> {
         self.counters.stale += 1;

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-/// The longest timeout, a hundred years. Timers of some runtimes overflow at instants that
-/// [`Instant`] can represent.
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+/// The longest timeout, a hundred years. The timers of some runtimes overflow at later instants,
+/// even if [`Instant`] can represent them.
+const MAX_TIMEOUT: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Returns the instant `time` after `now`, and at most a hundred years after it.
 ///
@@ -13,7 +13,7 @@ const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// instant, within a factor of two of the remaining time.
 #[inline]
 pub(crate) fn later(now: Instant, time: Duration) -> Instant {
-    let time = time.min(LONGEST);
+    let time = time.min(MAX_TIMEOUT);
     now.checked_add(time)
         .unwrap_or_else(|| near_the_latest(now, time))
 }
@@ -41,12 +41,13 @@ pub(crate) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<In
 ///
 /// Calls such as [`Connection::request`](crate::machine::Connection::request) have no `now`, so
 /// they set [`Deadline::In`], a duration that is not running yet. The driver polls the connection
-/// after each such call, and `poll_transmit`, `poll_dial`, `tend` and `handle_timeout` begin with
-/// `Connection::stamp`, which turns every `In` into an [`At`](Deadline::At). This is the only place
-/// that arms such deadlines, so `poll_timeout` returns those of new work only after one of these
-/// calls.
+/// after each such call. `poll_transmit`, `poll_dial`, `tend` and `handle_timeout` begin with
+/// `Connection::stamp`, which starts every deadline: it turns each `In` into an
+/// [`At`](Deadline::At). So `poll_timeout` returns the deadlines of new work only after one of
+/// these calls.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) enum Deadline {
+    /// Nothing is waited for.
     #[default]
     None,
     /// Set, and not started. It starts at the next [`stamp`](Self::stamp).
@@ -91,7 +92,7 @@ mod tests {
             later(now, Duration::from_secs(1)),
             now + Duration::from_secs(1)
         );
-        assert_eq!(later(now, Duration::MAX), now + LONGEST);
+        assert_eq!(later(now, Duration::MAX), now + MAX_TIMEOUT);
         let end = (0..128).fold(now, |end, halvings| {
             end.checked_add(Duration::MAX / 2_u32.saturating_pow(halvings))
                 .unwrap_or(end)

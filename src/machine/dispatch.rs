@@ -1,5 +1,5 @@
-//! Routing of received frames to the part that they belong to. Any other frame violates the
-//! protocol.
+//! Routing of received frames to the part of the session that handles them. A frame that no part
+//! expects violates the protocol.
 
 use crate::error::{Error, Fault};
 use crate::machine::channel::content::{Assembly, Delivered, Got, INLINE_BODY, Purpose, Recipient};
@@ -21,7 +21,7 @@ impl Session {
         number: u16,
         mut frame: Frame<'_>,
     ) -> Result<(), Error> {
-        let most = self.cx.options.limits.message_size;
+        let max_size = self.cx.options.limits.message_size;
         let Some(channel) = self.cx.channels.get_mut(number) else {
             // RabbitMQ's `channel.close` overtakes deliveries, so deliveries of a channel that it
             // closed may still arrive.
@@ -45,7 +45,7 @@ impl Session {
             if channel.assembly.is_none()
                 && let Some(deliver) = basic::Deliver::decode(frame.payload())
             {
-                let content = frame.with_content(most.min(INLINE_BODY));
+                let content = frame.with_content(max_size.min(INLINE_BODY));
                 self.receive_deliver(number, deliver, content)?;
                 if let Some(left) = content.map(|content| content.left) {
                     frame.skip_content(left);
@@ -65,10 +65,11 @@ impl Session {
         self.receive_content(number, frame)
     }
 
-    /// Handles a content header frame or a body frame. Most deliveries are in the read buffer as a
-    /// whole, and do not reach this method.
+    /// Handles a content header frame or a body frame. Most deliveries do not reach this method,
+    /// because their whole content is in the read buffer and is handled with the method frame.
     fn receive_content(&mut self, number: u16, frame: Frame<'_>) -> Result<(), Error> {
         let limits = &self.cx.options.limits;
+        // Unreachable: the caller has found the channel.
         let Some(channel) = self.cx.channels.get_mut(number) else {
             return Ok(());
         };
@@ -104,11 +105,7 @@ impl Session {
 
     /// Handles a frame on a channel that this side is closing. "After sending this method, any
     /// received methods except Close and Close-OK MUST be discarded" (channel.close).
-    pub(crate) fn receive_on_closing(
-        &mut self,
-        number: u16,
-        frame: &Frame<'_>,
-    ) -> Result<(), Error> {
+    fn receive_on_closing(&mut self, number: u16, frame: &Frame<'_>) -> Result<(), Error> {
         if frame.kind() != FrameKind::Method {
             return Ok(());
         }
@@ -124,12 +121,12 @@ impl Session {
                 let channel = channel.filter(|channel| !channel.sent_close_ok);
                 if let Some(channel) = channel {
                     channel.sent_close_ok = true;
-                    let awaited = std::mem::take(&mut channel.pending_replies);
+                    let pending = std::mem::take(&mut channel.pending_replies);
                     self.cx.write(number, &channels::CloseOk {});
                     let error = Error::from(fault_of(&close));
                     // Requests on the channel have timed out, but the error may show that a queue
                     // is gone.
-                    self.cx.complete_awaited(None, awaited, &error);
+                    self.cx.fail_pending_replies(None, pending, &error);
                     // The error may be about publishes without confirms, which have no promise.
                     self.cx.notices.notify(&Notice::ChannelClosed(error));
                 }
@@ -140,10 +137,10 @@ impl Session {
     }
 
     /// Handles a method on a channel.
-    pub(crate) fn receive_method(&mut self, number: u16, method: Method<'_>) -> Result<(), Error> {
+    fn receive_method(&mut self, number: u16, method: Method<'_>) -> Result<(), Error> {
         let id = method.id();
         match method {
-            Method::Basic(basic::Method::GetOk(got)) => self.receive_got(number, &got)?,
+            Method::Basic(basic::Method::GetOk(got)) => self.receive_get_ok(number, &got)?,
             Method::Basic(basic::Method::Return(returned)) => {
                 let text = returned.reply_text.to_str_lossy().into();
                 let purpose = Purpose::Returned {
@@ -162,7 +159,7 @@ impl Session {
                 self.consuming.server_cancels(&mut self.cx, number, cancel)
             }
             Method::Channel(channels::Method::Close(close)) => {
-                self.channel_closed(number, close)?
+                self.handle_channel_closed(number, close)?
             }
             Method::Channel(channels::Method::Flow(flow)) => {
                 let active = flow.active;
@@ -179,9 +176,10 @@ impl Session {
         Ok(())
     }
 
-    /// Handles a `basic.deliver`, together with its content if that has arrived as well.
+    /// Handles a `basic.deliver`. If its content has arrived as well, handles the whole delivery,
+    /// else begins to receive the content.
     #[inline]
-    pub(crate) fn receive_deliver(
+    fn receive_deliver(
         &mut self,
         number: u16,
         deliver: basic::Deliver<'_>,
@@ -215,9 +213,9 @@ impl Session {
         }
     }
 
-    /// Handles a whole delivery, which is the reply to a call or for a consumer.
+    /// Handles a whole delivery: the reply to a call, or a message for a consumer.
     #[inline]
-    pub(crate) fn receive_delivery(
+    fn receive_delivery(
         &mut self,
         number: u16,
         recipient: Option<Recipient>,
@@ -234,9 +232,9 @@ impl Session {
             .deliver(&mut self.cx, number, recipient, tag, redelivered, message)
     }
 
-    /// Begins to receive a content on a channel.
+    /// Begins to receive the content of a method on a channel.
     #[inline]
-    pub(crate) fn begin_content(
+    fn begin_content(
         &mut self,
         number: u16,
         purpose: Purpose,
@@ -254,7 +252,7 @@ impl Session {
     }
 
     /// Handles a `basic.ack` or `basic.nack` of publishes.
-    pub(crate) fn receive_confirm(
+    fn receive_confirm(
         &mut self,
         number: u16,
         tag: u64,
@@ -264,7 +262,8 @@ impl Session {
     ) -> Result<(), Error> {
         let channel = self.cx.channels.get(number);
         let pending = channel.and_then(|channel| channel.pending_replies.front());
-        // Publishes are confirmed only after `select-ok`.
+        // A publish channel has pending replies without a purpose until it is in confirm mode, and
+        // publishes are confirmed only then.
         let is_selecting = pending.is_some_and(|it| matches!(it.purpose, Awaited::Nothing));
         if !is_selecting
             && self
@@ -278,7 +277,7 @@ impl Session {
     }
 
     /// Handles `get-ok`. The message follows.
-    pub(crate) fn receive_got(&mut self, number: u16, got: &basic::GetOk<'_>) -> Result<(), Error> {
+    fn receive_get_ok(&mut self, number: u16, got: &basic::GetOk<'_>) -> Result<(), Error> {
         let channel = self.cx.channels.get_mut(number);
         let pending = channel.and_then(|channel| channel.pending_replies.pop_front());
         let Some(PendingReply {
@@ -310,8 +309,8 @@ impl Session {
         Ok(())
     }
 
-    /// Handles a message whose content has arrived.
-    pub(crate) fn receive_message(
+    /// Handles a message whose content has arrived in several frames.
+    fn receive_message(
         &mut self,
         number: u16,
         purpose: Purpose,
@@ -352,16 +351,18 @@ impl Session {
                         .handle_return(&mut self.cx, number, code, &text, message);
                 } else {
                     self.transactions
-                        .returned_in_transaction(number, code, &text, message);
+                        .handle_return_in_transaction(number, code, &text, message);
                 }
                 Ok(())
             }
         }
     }
 
-    /// Handles a method that must be a pending reply.
-    pub(crate) fn receive_reply(&mut self, number: u16, method: Method<'_>) -> Result<(), Error> {
+    /// Handles a method that must be a pending reply of its channel. Completes the reply, and
+    /// releases the channel if it has no other use.
+    fn receive_reply(&mut self, number: u16, method: Method<'_>) -> Result<(), Error> {
         let id = method.id();
+        // Unreachable: `receive_on_channel` has found the channel.
         let Some(channel) = self.cx.channels.get_mut(number) else {
             return Ok(());
         };
@@ -372,17 +373,14 @@ impl Session {
         };
         let info = method.info();
         let is_completed = |pending: &PendingReply| pending.is_completed_by(info, of_tag);
-        let place = channel
-            .pending_replies
+        // The reply completes the first pending one that it matches. It may overtake those before
+        // it only as `may_be_overtaken` allows.
+        let replies = &mut channel.pending_replies;
+        let index = replies
             .iter()
-            .position(|it| is_completed(it) || !it.purpose.may_be_overtaken());
-        let place = place.filter(|place| {
-            channel
-                .pending_replies
-                .get(*place)
-                .is_some_and(is_completed)
-        });
-        let Some(pending) = place.and_then(|place| channel.pending_replies.remove(place)) else {
+            .position(|it| is_completed(it) || !it.purpose.may_be_overtaken())
+            .filter(|index| replies.get(*index).is_some_and(is_completed));
+        let Some(pending) = index.and_then(|index| replies.remove(index)) else {
             // RabbitMQ replies to a cancel twice if the quorum queue is deleted at that moment.
             if id == basic::CancelOk::ID {
                 return Ok(());
@@ -398,7 +396,7 @@ impl Session {
         Ok(())
     }
 
-    /// Completes the pending reply.
+    /// Completes a pending reply with the method that arrived for it.
     fn complete_reply(
         &mut self,
         number: u16,
@@ -452,19 +450,23 @@ impl Session {
                 self.consuming.cancel_ok(&mut self.cx, consumer, tag)
             }
             Awaited::Transaction { id, .. } => {
-                self.transactions.transaction_replied(&mut self.cx, id)
+                self.transactions.handle_transaction_reply(&mut self.cx, id)
             }
         }
     }
 
-    /// Handles a channel that the server closes. Its requests complete with the error, and no other
-    /// channel is affected.
-    pub(crate) fn channel_closed(
+    /// Handles a `channel.close` of the server: completes the channel's requests with the error. No
+    /// other channel is affected.
+    ///
+    /// # Errors
+    /// The error that ends the connection, if it was the channel of a strict replay.
+    fn handle_channel_closed(
         &mut self,
         number: u16,
         close: channels::Close<'_>,
     ) -> Result<(), Error> {
         self.cx.write(number, &channels::CloseOk {});
+        // Unreachable: `receive_on_channel` has found the channel.
         let Some(mut channel) = self.cx.channels.remove_closed_by_server(number) else {
             return Ok(());
         };
@@ -472,7 +474,7 @@ impl Session {
         let error: Error = fault_of(&close).into();
         let pending = std::mem::take(&mut channel.pending_replies);
         self.cx
-            .complete_awaited(channel.assembly.take(), pending, &error);
+            .fail_pending_replies(channel.assembly.take(), pending, &error);
         if let Some(consumer) = channel.consumer.take() {
             self.recovery
                 .consumer_closed(&mut self.cx, &mut self.consuming, consumer, &error);
@@ -480,7 +482,7 @@ impl Session {
         self.publishing
             .handle_publisher_closed(&mut self.cx, number, &error);
         self.transactions
-            .transaction_closed(&mut self.cx, number, &error);
+            .handle_transaction_closed(&mut self.cx, number, &error);
         if channel.role == Role::Restore {
             outcome = self.recovery.step_failed(&mut self.cx, &error);
         }

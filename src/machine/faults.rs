@@ -1,4 +1,4 @@
-//! Errors for faults of the server, and for faults that the server reports.
+//! Errors for protocol violations by the server, and for closes that the server sends.
 
 use crate::error::{Error, Fault};
 use crate::protocol::method::channel as channels;

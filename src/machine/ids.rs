@@ -1,7 +1,7 @@
-//! Identifiers of what a program uses. They are small and `Copy`, and are never confused with
-//! another.
+//! Identifiers of what a program uses. They are small and `Copy`. Each kind has a type of its own,
+//! and an identifier is never used again.
 
-/// Identifies a promise. An index is reused with another generation.
+/// Identifies a promise. Its index is reused with another generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PromiseId {
     pub(crate) index: u32,
@@ -24,7 +24,7 @@ pub struct TransactionId(pub(crate) u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListenerId(pub(crate) u64);
 
-/// Identifies a consumer. An index is reused with another turn.
+/// Identifies a consumer. Its index is reused with another turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConsumerId {
     pub(crate) turn: u64,

@@ -15,7 +15,7 @@
 //! 4. It passes on the events of [`Connection::poll_event`], and runs the steps that
 //!    [`Connection::poll_login`] and [`Connection::poll_filter`] return.
 //!
-//! Each part has its own folder and does not depend on `Connection`, which combines them.
+//! Each part has its own folder and does not use `Connection`, which combines the parts.
 
 mod channel;
 mod connection;

@@ -72,21 +72,23 @@ pub enum Notice {
     Lost(u64),
 }
 
-/// The largest number of queued notices of a listener. Above it, the oldest is dropped.
-const MOST: usize = 256;
+/// The largest number of queued notices of a listener. At this number, the oldest is dropped.
+const MAX_QUEUED: usize = 256;
 
 /// A listener and its queued notices.
 #[derive(Debug, Default)]
 struct Listener {
     notices: VecDeque<Notice>,
+    /// The number of dropped notices that is not reported yet.
     lost: u64,
+    /// An event has told the program to take notices, and it has taken none since.
     announced: bool,
 }
 
 impl Listener {
-    /// Queues a notice. Returns `true` if the listener is to be announced.
+    /// Queues a notice. Returns `true` if the listener has to be announced.
     fn push(&mut self, notice: &Notice) -> bool {
-        if self.notices.len() == MOST {
+        if self.notices.len() == MAX_QUEUED {
             self.notices.pop_front();
             self.lost += 1;
         }
@@ -99,7 +101,9 @@ impl Listener {
 #[derive(Debug, Default)]
 pub(crate) struct Notices {
     listeners: BTreeMap<ListenerId, Listener>,
+    /// The number of listeners that were ever added.
     issued: u64,
+    /// Listeners with notices, for which an event is to be reported.
     announcements: VecDeque<ListenerId>,
 }
 
@@ -137,7 +141,7 @@ impl Notices {
         }
     }
 
-    /// Takes the next notice of a listener.
+    /// Takes the next notice of a listener. The number of lost ones comes first.
     pub(crate) fn take(&mut self, id: ListenerId) -> Option<Notice> {
         let listener = self.listeners.get_mut(&id)?;
         listener.announced = false;
@@ -189,7 +193,10 @@ mod tests {
         }
         assert!(matches!(notices.take(slow), Some(Notice::Lost(744))));
         assert!(matches!(notices.take(slow), Some(Notice::Blocked(reason)) if &*reason == "744"));
-        assert_eq!(std::iter::from_fn(|| notices.take(slow)).count(), MOST - 1);
+        assert_eq!(
+            std::iter::from_fn(|| notices.take(slow)).count(),
+            MAX_QUEUED - 1
+        );
         assert!(notices.take(gone).is_none());
     }
 }

@@ -1,7 +1,7 @@
 //! Promises: pending ones, and completed ones whose result is not fetched.
 //!
-//! A promise completes exactly once. If it was abandoned, its reply is returned to the caller,
-//! which disposes of it.
+//! A promise completes exactly once. If it was abandoned, [`Promises::complete`] returns the reply
+//! to its caller, which disposes of it: it may own a consumer or an unsettled message.
 
 use crate::error::Error;
 use crate::machine::channel::content::Got;
@@ -54,21 +54,21 @@ type Outcome = Result<Reply, Error>;
 
 /// The fetched result of a promise.
 #[derive(Debug)]
-pub(crate) struct Completion(Option<Box<More>>);
+pub(crate) struct Completion(Option<Box<SlotData>>);
 
 impl Completion {
-    /// Returns the result, or `None` if it is [`Reply::Done`].
+    /// Returns the result, or `None` if it is [`Reply::Done`]. The caller saves a conversion.
     #[inline]
-    pub(crate) fn into_more(self) -> Option<Outcome> {
+    pub(crate) fn into_unless_done(self) -> Option<Outcome> {
         match *self.0? {
-            More::Outcome(outcome) => Some(outcome),
-            More::Deadline(_) => None,
+            SlotData::Outcome(outcome) => Some(outcome),
+            SlotData::Deadline(_) => None,
         }
     }
 
     /// Returns the result.
     pub(crate) fn into_outcome(self) -> Outcome {
-        self.into_more().unwrap_or(Ok(Reply::Done))
+        self.into_unless_done().unwrap_or(Ok(Reply::Done))
     }
 }
 
@@ -80,9 +80,9 @@ enum PromiseState {
     Completed,
 }
 
-/// The data of a state.
+/// The data of a slot's state, for the states that have data.
 #[derive(Debug)]
-enum More {
+enum SlotData {
     /// The data of `Pending`.
     Deadline(PromiseDeadline),
     /// The data of `Completed`.
@@ -103,23 +103,24 @@ struct PromiseDeadline {
 struct Slot {
     generation: u32,
     state: PromiseState,
-    /// It counts as a pending request.
+    /// It counts towards the limit on pending requests.
     is_request: bool,
-    /// The data of the state. Publishes, of which there are many, need none: they have no deadline
-    /// here, and most complete with [`Reply::Done`]. It is boxed, so that a slot stays small.
-    more: Option<Box<More>>,
+    /// The data of the state; `None` for [`Reply::Done`]. Publishes, of which there are many, have
+    /// no deadline here, and most complete with `Done`, so they need no data. It is boxed so that a
+    /// slot stays small.
+    data: Option<Box<SlotData>>,
 }
 
 impl Slot {
     /// Frees the slot for another promise. Returns the data of its state.
-    fn free(&mut self) -> Option<Box<More>> {
+    fn free(&mut self) -> Option<Box<SlotData>> {
         self.generation = self.generation.wrapping_add(1);
         self.state = PromiseState::Free;
-        self.more.take()
+        self.data.take()
     }
 
     fn deadline(&self) -> Option<&PromiseDeadline> {
-        if let Some(More::Deadline(deadline)) = self.more.as_deref() {
+        if let Some(SlotData::Deadline(deadline)) = self.data.as_deref() {
             Some(deadline)
         } else {
             None
@@ -129,7 +130,7 @@ impl Slot {
     /// Removes the deadline. Returns its instant if it has started.
     fn remove_deadline(&mut self) -> Option<Instant> {
         let at = self.deadline()?.at;
-        self.more = None;
+        self.data = None;
         at
     }
 }
@@ -141,13 +142,17 @@ pub(crate) struct Promises {
     /// Free indices. The one freed last is reused first, because its slot is still in the CPU
     /// cache. The generation distinguishes its promises.
     free: Vec<u32>,
+    /// The number of pending promises.
     pending: usize,
+    /// The number of pending promises that count as requests.
     requests: usize,
+    /// The started deadlines, the earliest first.
     deadlines: BTreeSet<(Instant, PromiseId)>,
-    /// Promises whose deadline starts when the time is next known. A promise stays in the list if
-    /// its deadline was removed or has started already. Searching the list would make timing many
-    /// promises again quadratic.
+    /// Promises whose deadline starts at the next `stamp`. A promise stays in the list if its
+    /// deadline was removed or has started already: searching the list for each restarted deadline
+    /// would take quadratic time.
     unstamped: Vec<PromiseId>,
+    /// Completed promises that `poll_completed` has not returned.
     completed: VecDeque<PromiseId>,
 }
 
@@ -171,7 +176,7 @@ impl Promises {
             generation: 0,
             state: pending,
             is_request: false,
-            more: None,
+            data: None,
         });
         PromiseId {
             index,
@@ -179,8 +184,8 @@ impl Promises {
         }
     }
 
-    /// Opens a promise that is completed from the start. No task can wait for it yet, so no event
-    /// is reported.
+    /// Opens a promise that is completed with [`Reply::Done`] from the start. No task can wait for
+    /// it yet, so no event is reported.
     #[inline]
     pub(crate) fn open_done(&mut self) -> PromiseId {
         let id = self.open();
@@ -239,20 +244,21 @@ impl Promises {
         self.pending
     }
 
-    /// Completes a promise. Returns the reply if the promise was abandoned or is completed already.
+    /// Completes a promise. Returns the reply if the promise does not take it, because it was
+    /// abandoned or is completed already.
     #[inline]
     pub(crate) fn complete(&mut self, id: PromiseId, outcome: Outcome) -> Option<Reply> {
         let Some(slot) = self.complete_slot(id) else {
             return outcome.ok();
         };
         if !matches!(outcome, Ok(Reply::Done)) {
-            slot.more = Some(More::Outcome(outcome).into());
+            slot.data = Some(SlotData::Outcome(outcome).into());
         }
         None
     }
 
-    /// Completes a promise with [`Reply::Done`], as for most publishes. There is nothing to dispose
-    /// of.
+    /// Completes a promise with [`Reply::Done`], which needs no disposal. Most publishes complete
+    /// so.
     #[inline]
     pub(crate) fn done(&mut self, id: PromiseId) {
         self.complete_slot(id);
@@ -297,7 +303,7 @@ impl Promises {
         Some(Completion(slot.free()))
     }
 
-    /// Drops interest in a promise. Returns a reply that was not fetched.
+    /// Drops interest in a promise. Returns its reply if it is completed, for disposal.
     #[inline]
     pub(crate) fn abandon(&mut self, id: PromiseId) -> Option<Reply> {
         if let Some(PromiseState::Pending { abandoned }) = self.slot(id).map(|slot| &mut slot.state)
@@ -313,7 +319,7 @@ impl Promises {
         self.completed.len()
     }
 
-    /// Returns the next completed promise that was not abandoned.
+    /// Returns the next completed promise. Those that were abandoned before are not reported.
     pub(crate) fn poll_completed(&mut self) -> Option<PromiseId> {
         self.completed.pop_front()
     }
@@ -322,10 +328,10 @@ impl Promises {
     pub(crate) fn stamp(&mut self, now: Instant) {
         while let Some(id) = self.unstamped.pop() {
             if let Some(slot) = self.slot(id)
-                && let Some(More::Deadline(PromiseDeadline {
+                && let Some(SlotData::Deadline(PromiseDeadline {
                     at: at @ None,
                     timeout,
-                })) = slot.more.as_deref_mut()
+                })) = slot.data.as_deref_mut()
             {
                 let deadline = later(now, *timeout);
                 *at = Some(deadline);
@@ -351,7 +357,7 @@ impl Promises {
         if self.is_pending(id)
             && let Some(slot) = self.slot(id)
         {
-            slot.more = Some(More::Deadline(PromiseDeadline { at: None, timeout }).into());
+            slot.data = Some(SlotData::Deadline(PromiseDeadline { at: None, timeout }).into());
             self.unstamped.push(id);
         }
     }
@@ -436,7 +442,7 @@ mod tests {
         assert!(
             promises
                 .fetch(completed)
-                .is_some_and(|completion| completion.into_more().is_none())
+                .is_some_and(|completion| completion.into_unless_done().is_none())
         );
         let reused = promises.open();
         assert_eq!(reused.index, completed.index);

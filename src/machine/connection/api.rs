@@ -323,7 +323,7 @@ impl Connection {
         let Session {
             cx, transactions, ..
         } = &mut self.session;
-        let outcome = transactions.transaction(cx);
+        let outcome = transactions.begin_transaction(cx);
         self.proceed_if_needed();
         outcome
     }

@@ -6,16 +6,16 @@ use crate::machine::deadline::Deadline;
 use crate::machine::{Notice, PromiseId, Reply};
 use std::time::{Duration, Instant};
 
-/// A close that the program has requested.
+/// The close that the program has requested, if it has.
 #[derive(Debug, Default)]
 pub(crate) struct Closing {
     /// Promises that complete when the connection is closed.
     promises: Vec<PromiseId>,
-    /// The number of promises that did not complete before the connection was closed.
+    /// The number of other promises that completed without a reply because of the close.
     incomplete: usize,
     /// When the connection stops waiting for pending requests.
     drain_deadline: Deadline,
-    /// Listeners have received the last notice.
+    /// The last notice was sent.
     is_notified: bool,
 }
 
@@ -36,18 +36,18 @@ impl Closing {
         &self.promises
     }
 
-    /// Begins to wait for pending requests, for half of the close timeout.
+    /// Starts the deadline for pending promises, half of the close timeout.
     pub(crate) fn begin(&mut self, timeout: Duration) {
         self.drain_deadline = Deadline::In(timeout / 2);
     }
 
-    /// Ends the wait for pending requests.
+    /// Removes the deadline for pending promises.
     pub(crate) fn end_draining(&mut self) {
         self.drain_deadline = Deadline::None;
     }
 
-    /// Returns the deadline for draining and `close-ok`. The first half of the timeout may have
-    /// passed already, before the connection was open.
+    /// Returns the deadline for draining and `close-ok` together. Half of the timeout is left if
+    /// the first half was spent waiting for the connection to open.
     pub(crate) fn time_left(&self, timeout: Duration) -> Deadline {
         match self.drain_deadline {
             Deadline::At(_) => Deadline::In(timeout / 2),
@@ -66,8 +66,8 @@ impl Closing {
         cx.promises.pending().saturating_sub(self.promises.len())
     }
 
-    /// Counts promises that completed without a reply because the program closes the connection, or
-    /// because their timeout passed during the close.
+    /// Adds to the number of promises that completed without a reply during the close: because the
+    /// connection ended, or because their timeout passed.
     pub(crate) fn count_incomplete(&mut self, promises: usize) {
         if self.has_begun() {
             self.incomplete += promises;
@@ -100,13 +100,13 @@ impl Closing {
         }
     }
 
-    /// Returns `true` if the deadline for pending requests has passed.
+    /// Returns `true` if the deadline for pending promises has passed.
     #[inline]
-    pub(crate) fn has_drained(&self, now: Instant) -> bool {
+    pub(crate) fn is_drain_overdue(&self, now: Instant) -> bool {
         self.drain_deadline.has_passed(now)
     }
 
-    /// Returns when the connection stops waiting for pending requests.
+    /// Returns when the connection stops waiting for pending promises.
     #[inline]
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.drain_deadline.instant()

@@ -19,9 +19,9 @@ impl Connecting {
         self.promises.push(promise);
     }
 
-    /// Completes abandoned promises. Otherwise a program that calls `connect` repeatedly while
-    /// there is no broker would add promises without limit. It runs when their number has doubled
-    /// since the last time, so each call checks two of them on average.
+    /// Completes abandoned promises, if there are twice as many promises as after the last time.
+    /// Otherwise a program that calls `connect` repeatedly while there is no broker would add
+    /// promises without limit. On average, each call checks two of them.
     fn complete_abandoned(&mut self, cx: &mut Context) {
         if self.promises.len() < self.cleanup_at {
             return;
@@ -56,7 +56,7 @@ impl Connecting {
         }
     }
 
-    /// Removes the promises. The caller completes them with all others.
+    /// Removes the promises without completing them. The caller completes them with all others.
     pub(crate) fn clear(&mut self) {
         self.promises.clear();
     }

@@ -12,7 +12,7 @@ use crate::protocol::method::{Encode, connection as methods};
 use crate::protocol::{DecodeError, MethodId, ReplyCode, ShortStr};
 use std::time::Instant;
 
-/// Writes a method after which nothing is written.
+/// Queues a method of channel 0 behind all other output, because no frame may follow it.
 fn write_last(cx: &mut Context, method: &impl Encode) {
     let written = cx.transmit.append_last_method(method);
     // `close` is cut to fit into the smallest frame.
@@ -20,7 +20,8 @@ fn write_last(cx: &mut Context, method: &impl Encode) {
     cx.attention = true;
 }
 
-/// Writes `connection.close`, with a text that is cut to the length of a short string.
+/// Queues `connection.close` behind all other output. Its text is cut to the length of a short
+/// string.
 fn write_close(cx: &mut Context, code: ReplyCode, text: &str, method: MethodId) {
     let close = methods::Close {
         reply_code: code.value(),
@@ -32,8 +33,8 @@ fn write_close(cx: &mut Context, code: ReplyCode, text: &str, method: MethodId) 
 }
 
 impl Lifecycle {
-    /// Returns a promise that completes when the connection is closed, and `true` if the close
-    /// should begin.
+    /// Returns a promise that completes when the connection is closed, and `true` if the caller has
+    /// to begin closing.
     pub(crate) fn close(&mut self, cx: &mut Context) -> (PromiseId, bool) {
         let promise = cx.promises.open();
         cx.attention = true;
@@ -50,7 +51,8 @@ impl Lifecycle {
         )
     }
 
-    /// Begins to close the connection.
+    /// Begins to close the connection: starts the drain deadline, ends the consumers, and fails
+    /// what has not begun.
     pub(crate) fn begin_closing(&mut self, session: &mut Session) {
         let cx = &mut session.cx;
         self.closing.begin(cx.options.deadlines.close);
@@ -81,14 +83,14 @@ impl Lifecycle {
         }
     }
 
-    /// Handles the deadlines of the state.
+    /// Handles the deadlines of the state and of the close.
     pub(crate) fn handle_timeout(&mut self, session: &mut Session, now: Instant) {
         let deadlines = &session.cx.options.deadlines;
         let (what, after) = match &self.state {
-            State::Draining(deadline) if self.closing.has_drained(now) => {
+            State::Draining(deadline) if self.closing.is_drain_overdue(now) => {
                 return self.send_close(session, *deadline);
             }
-            _ if self.closing.has_drained(now) => return self.lose(session, Error::Closed),
+            _ if self.closing.is_drain_overdue(now) => return self.lose(session, Error::Closed),
             State::Handshake(it) if it.deadline <= now => ("the handshake", deadlines.handshake),
             State::Restoring if session.has_restore_timed_out(now) => {
                 ("recovering", deadlines.request)
@@ -112,8 +114,9 @@ impl Lifecycle {
         self.give_up(session, Error::Closed);
     }
 
-    /// Handles a close by the server: replies, and completes everything with the reason.
-    pub(crate) fn server_closes(&mut self, session: &mut Session, close: methods::Close<'_>) {
+    /// Handles `connection.close` of the server: replies, and dials again if the connection
+    /// recovers, else completes everything with the reason.
+    pub(crate) fn handle_server_close(&mut self, session: &mut Session, close: methods::Close<'_>) {
         write_last(&mut session.cx, &methods::CloseOk {});
         if matches!(self.state, State::Closing(_)) {
             // Both sides close at once. The server's `close-ok` may never arrive.
@@ -129,8 +132,9 @@ impl Lifecycle {
         self.end(session, fault.into(), in_handshake);
     }
 
-    /// Handles a violation of the protocol by the server, or a server that lacks a feature that the
-    /// client needs. Reports it to the server if possible.
+    /// Ends the connection because of an error in the server's input: a protocol violation, or a
+    /// server that the client cannot use. Reports a violation to the server by `connection.close`,
+    /// except during the handshake.
     pub(crate) fn fail(&mut self, session: &mut Session, error: Error) {
         if matches!(self.state, State::Closing(_)) && self.is_undecodable {
             // `close-ok` can no longer be parsed.
@@ -164,7 +168,8 @@ impl Lifecycle {
         }
     }
 
-    /// Ends the input. Dials again if the connection recovers, else completes everything.
+    /// Ends the input, and lets the remaining output be written. Dials again if the connection
+    /// recovers, else completes everything.
     fn end(&mut self, session: &mut Session, error: Error, in_handshake: bool) {
         if !self.go_down(session, &error, in_handshake) {
             self.become_closed(session);
@@ -172,8 +177,8 @@ impl Lifecycle {
         }
     }
 
-    /// Ends the handshake. The transport closes once the queued output is written.
-    pub(crate) fn abort(&mut self, session: &mut Session, error: Error) {
+    /// Ends the handshake with an error, and lets the remaining output be written.
+    pub(crate) fn abort_handshake(&mut self, session: &mut Session, error: Error) {
         self.end(session, error, true);
     }
 
@@ -209,18 +214,20 @@ impl Lifecycle {
         session.cx.attention = true;
     }
 
-    /// Enters the closed state, and discards the remaining output.
+    /// Enters the closed state without a time for the remaining output, so the transport is
+    /// dropped.
     fn become_over(&mut self, session: &mut Session) {
         self.enter(&mut session.cx, State::Closed(Deadline::None));
         session.cx.attention = true;
     }
 
-    /// Completes the promises of `close` with this outcome, and enters the closed state.
+    /// Completes the promises of `close`, and enters the closed state: with a time for the
+    /// remaining output the first time, unless closing has timed out.
     pub(crate) fn end_closing(&mut self, session: &mut Session, outcome: Result<(), Error>) {
-        let timed_out = outcome.is_err();
+        let has_timed_out = outcome.is_err();
         let error = outcome.err().unwrap_or(Error::Closed);
         self.closing.complete(&mut session.cx, &error);
-        if matches!(self.state, State::Closed(_)) || timed_out {
+        if matches!(self.state, State::Closed(_)) || has_timed_out {
             self.become_over(session);
         } else {
             self.become_closed(session);
@@ -235,7 +242,9 @@ impl Lifecycle {
             return;
         }
         let error = match (&self.state, &cause) {
-            (State::Handshake(it), Broken::Eof | Broken::Io(_)) => it.handshake.at_end(&cause),
+            (State::Handshake(it), Broken::Eof | Broken::Io(_)) => {
+                it.handshake.error_at_end(&cause)
+            }
             _ => None,
         };
         self.lose(session, error.unwrap_or(Error::ConnectionBroken(cause)));
@@ -244,7 +253,7 @@ impl Lifecycle {
     /// Handles a failed attempt to dial.
     pub(crate) fn handle_dial_failure(&mut self, session: &mut Session, error: Error) {
         if !self.go_down(session, &error, false) {
-            self.finish(session, error);
+            self.close_at_once(session, error);
         }
     }
 
@@ -254,17 +263,18 @@ impl Lifecycle {
         let in_handshake = matches!(self.state, State::Handshake(_));
         session.cx.transmit.discard_all();
         if !self.go_down(session, &error, in_handshake) {
-            self.finish(session, error);
+            self.close_at_once(session, error);
         }
     }
 
-    /// Closes the connection and completes every promise.
-    fn finish(&mut self, session: &mut Session, error: Error) {
+    /// Closes the connection at once and completes every promise.
+    fn close_at_once(&mut self, session: &mut Session, error: Error) {
         self.become_over(session);
         self.give_up(session, error);
     }
 
-    /// Completes every promise with the error, except those of `close`, which complete at the end.
+    /// Completes every promise with the error. Those of `close` complete when the state is
+    /// `Closed`.
     fn give_up(&mut self, session: &mut Session, error: Error) {
         let error = self.close_reason.get_or_insert(error).clone();
         session.cx.attention = true;

@@ -13,7 +13,7 @@ use crate::protocol::{Frame, FrameKind, Method, MethodId, ProtocolHeader, ReplyC
 use std::time::Instant;
 
 impl Lifecycle {
-    /// Handles a frame.
+    /// Handles a frame. Passes frames of other channels than 0 to the session.
     #[inline]
     pub(crate) fn receive(
         &mut self,
@@ -61,7 +61,9 @@ impl Lifecycle {
     ) -> Result<(), Error> {
         let id = method.id();
         match method {
-            Method::Connection(methods::Method::Close(close)) => self.server_closes(session, close),
+            Method::Connection(methods::Method::Close(close)) => {
+                self.handle_server_close(session, close)
+            }
             Method::Connection(methods::Method::CloseOk(_))
                 if matches!(self.state, State::Closing(_)) =>
             {
@@ -120,13 +122,14 @@ impl Lifecycle {
         }
     }
 
-    /// Handles a method of the handshake.
+    /// Handles a method of the handshake, and enters the next state.
     fn continue_handshake(&mut self, session: &mut Session, now: Instant, method: Method<'_>) {
         let Some(Handshaking {
             handshake,
             deadline,
         }) = self.take_handshake()
         else {
+            // Unreachable: the caller has checked the state.
             return;
         };
         let cx = &mut session.cx;
@@ -134,7 +137,7 @@ impl Lifecycle {
         let next = match handshake.handle(method, &cx.options, cx.transmit.outbox()) {
             // No `connection.close` is sent, because the peers have not agreed on anything yet
             // (spec 2.2.4).
-            Err(error) => return self.abort(session, error),
+            Err(error) => return self.abort_handshake(session, error),
             Ok(HandshakeStep::Next(handshake)) => handshake,
             Ok(HandshakeStep::Tuned(tuned)) => {
                 cx.transmit.set_frame_max(tuned.limits.frame_max);
@@ -178,7 +181,7 @@ impl Lifecycle {
         let cx = &mut session.cx;
         cx.attention = true;
         match handshake.handle_login(outcome, &cx.options, cx.transmit.outbox()) {
-            Err(error) => self.abort(session, error),
+            Err(error) => self.abort_handshake(session, error),
             Ok(handshake) => {
                 self.state = State::Handshake(Handshaking {
                     handshake,

@@ -15,9 +15,8 @@ use crate::protocol::{EncodeError, ShortStr};
 use std::collections::VecDeque;
 use std::time::Instant;
 
-/// The number of queued output bytes below which reading never pauses, even if the options set a
-/// lower limit.
-const LEAST_OUTGOING: usize = 64 << 10;
+/// Reading never pauses below this number of output bytes, even if the options set a lower limit.
+const MIN_OUTGOING_LIMIT: usize = 64 << 10;
 
 /// The state of the connection, from the first attempt to dial until it is closed.
 #[derive(Debug)]
@@ -36,7 +35,8 @@ pub(crate) struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// Returns a lifecycle that begins its handshake, or a closed one if the options are refused.
+    /// Returns a lifecycle that begins its handshake, or a closed one if the options were
+    /// `refused`.
     pub(crate) fn new(now: Instant, cx: &mut Context, refused: Option<Error>) -> Self {
         let mut lifecycle = Self {
             state: State::Closed(Default::default()),
@@ -68,7 +68,7 @@ impl Lifecycle {
         self.enter(cx, State::handshake(handshake, now, timeout));
     }
 
-    /// Enters a state. The context has a copy without data, which other parts read.
+    /// Enters a state, and copies it without its data to the context, for the other parts.
     pub(crate) fn enter(&mut self, cx: &mut Context, state: State) {
         cx.stage = state.stage();
         self.state = state;
@@ -88,14 +88,15 @@ impl Lifecycle {
             (State::Closing(_) | State::Closed(_), None) => Err(Error::Closed),
             _ if self.closing.has_begun() => Err(Error::Closed),
             _ => self
-                .fails_fast(recovery)
+                .fail_fast_error(recovery)
                 .map_or(Ok(()), |error| Err(error.clone())),
         }
     }
 
-    /// Returns the reason of the loss if requests fail while there is no connection.
+    /// Returns the cause of the loss if there is no connection, and the options make requests fail
+    /// until there is one.
     #[inline]
-    pub(crate) fn fails_fast<'r>(&self, recovery: &'r Recovering) -> Option<&'r Error> {
+    pub(crate) fn fail_fast_error<'r>(&self, recovery: &'r Recovering) -> Option<&'r Error> {
         recovery
             .fails_fast()
             .filter(|_| self.state.is_before_open())
@@ -104,18 +105,18 @@ impl Lifecycle {
     /// Returns `true` if input should be read.
     pub(crate) fn wants_input(&self, session: &Session) -> bool {
         // While the connection closes, or before it is open, there are no deliveries to bound.
-        let closing = self.closing.has_begun()
+        let has_no_deliveries = self.closing.has_begun()
             || matches!(self.state, State::Handshake(_) | State::Closing(_));
-        // The limit bounds the replies to a peer that sends without end and never reads.
+        // This bounds the replies to a peer that sends without end and never reads.
         let limit = session.cx.options.limits.outgoing_bytes;
-        let most = limit.saturating_mul(2).max(LEAST_OUTGOING);
-        (session.consuming.reading.is_on() || closing)
-            && session.cx.transmit.len() < most
+        let max = limit.saturating_mul(2).max(MIN_OUTGOING_LIMIT);
+        (session.consuming.reading.is_on() || has_no_deliveries)
+            && session.cx.transmit.len() < max
             && !self.is_undecodable
             && self.state.has_transport()
     }
 
-    /// Returns the state for the program.
+    /// Returns the state as the program sees it.
     pub(crate) fn report(&self, recovery: &Recovering) -> ConnectionState {
         match (&self.state, &self.close_reason) {
             (_, Some(error)) => ConnectionState::Closed(error.clone()),
@@ -169,7 +170,7 @@ impl Lifecycle {
         Ok(promise)
     }
 
-    /// Records whether the transport is private. It also is if the options declare so.
+    /// Records whether the transport is private: it is, or the options declare it.
     pub(crate) fn set_private(&self, options: &mut Options, is_private: bool) {
         options.login.encrypted_transport = is_private || self.declares_encrypted;
     }

@@ -156,7 +156,7 @@ impl Connection {
     /// TLS record. "Any sent octet is a valid substitute for a heartbeat" (4.2.7).
     pub fn handle_partial_input(&mut self, now: Instant) {
         self.session.cx.now = now;
-        self.session.cx.transmit.heartbeat.received(now);
+        self.session.cx.transmit.heartbeat.record_received(now);
     }
 
     /// Handles the frames that the decoder has. Call it when bytes arrive, even if they complete no
@@ -230,7 +230,7 @@ impl Connection {
     pub fn handle_dialled(&mut self, now: Instant, endpoint: usize, is_private: bool) {
         if self.is_down() {
             self.lifecycle
-                .dialled(&mut self.session, now, endpoint, is_private);
+                .handle_dialled(&mut self.session, now, endpoint, is_private);
         }
     }
 

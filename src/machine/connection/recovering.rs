@@ -9,17 +9,18 @@ use crate::machine::{Dialling, Recovered};
 use std::time::Instant;
 
 impl Lifecycle {
-    /// Returns what to dial, once, if it is time to.
+    /// Returns what to dial, if it is time to dial and the last attempt has ended.
     pub(crate) fn poll_dial(&mut self, session: &mut Session, now: Instant) -> Option<Dialling> {
         // The driver may ask in any state, and only this one dials.
         let State::Down(down) = &mut self.state else {
             return None;
         };
-        down.poll(now).then(|| session.recovery.begin_dialling())
+        down.begin_if_due(now)
+            .then(|| session.recovery.begin_dialling())
     }
 
-    /// Begins the handshake on a transport to that endpoint.
-    pub(crate) fn dialled(
+    /// Begins the handshake on a transport to the endpoint with this index.
+    pub(crate) fn handle_dialled(
         &mut self,
         session: &mut Session,
         now: Instant,
@@ -37,16 +38,17 @@ impl Lifecycle {
         cx.attention = true;
     }
 
-    /// Handles the loss of the connection. Returns `true` if the connection is dialled again, and
-    /// keeps what the next one can continue.
+    /// Enters the `Down` state after a loss or a failed attempt, if the connection is dialled
+    /// again, and keeps the work that the next transport can continue. Returns `false` if it is not
+    /// dialled again: the caller closes it.
     pub(crate) fn go_down(
         &mut self,
         session: &mut Session,
         error: &Error,
         in_handshake: bool,
     ) -> bool {
-        // The stage is read and not the state, because a handshake is taken out of the state while
-        // it handles a method.
+        // The stage is read and not the state, which is `Closed` while a handshake handles a method
+        // (`take_handshake`).
         let (stage, counters) = (session.cx.stage, &mut session.cx.counters);
         match stage {
             Stage::Open | Stage::Draining => counters.lost += 1,
@@ -71,13 +73,13 @@ impl Lifecycle {
         for promise in std::mem::take(&mut self.updating_secret) {
             session.cx.complete(promise, Err(error.clone()));
         }
-        if let Some(error) = self.fails_fast(&session.recovery).cloned() {
+        if let Some(error) = self.fail_fast_error(&session.recovery).cloned() {
             session.fail_all_queued(&error);
         }
         true
     }
 
-    /// Begins to restore topology and consumers. Opens the connection at once if there are none.
+    /// Begins to restore topology and consumers. Without recovery, opens the connection at once.
     pub(crate) fn restore(&mut self, session: &mut Session) {
         let Session {
             cx,

@@ -5,8 +5,8 @@ use crate::machine::deadline::{Deadline, later};
 use crate::machine::handshake::Handshake;
 use std::time::{Duration, Instant};
 
-/// The timeout for writing the remaining output once no more input is accepted.
-const LAST_BYTES: Duration = Duration::from_secs(1);
+/// The longest time for writing the remaining output once no more input is accepted.
+const LAST_BYTES_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The state of a connection. Its discriminant has a byte of its own, because it is read at every
 /// step.
@@ -21,13 +21,15 @@ pub(crate) enum State {
     Restoring,
     /// Requests are written and input is handled.
     Open,
-    /// The program has asked to close the connection, and what is pending may still complete. The
-    /// deadline is that of the next state.
+    /// The program has asked to close the connection, and pending promises may still complete. The
+    /// deadline is passed on to `Closing`. That of `Draining` itself is in
+    /// [`Closing`](crate::machine::connection::closing::Closing).
     Draining(Deadline),
-    /// `connection.close` is sent; everything but `close` and `close-ok` is discarded. At the
-    /// deadline, `close-ok` is no longer waited for.
+    /// `connection.close` is sent, and all input but `close` and `close-ok` is discarded. At the
+    /// deadline, the connection closes without `close-ok`.
     Closing(Deadline),
-    /// No more input is accepted. At the deadline, the remaining output is discarded.
+    /// No more input is accepted. At the deadline, the remaining output is discarded. `None` means
+    /// that it is discarded or written, and the transport can be dropped.
     Closed(Deadline),
 }
 
@@ -42,7 +44,7 @@ impl State {
 
     /// Returns the closed state with a short deadline for the remaining output.
     pub(crate) fn closed(timeout: Duration) -> Self {
-        Self::Closed(Deadline::In(LAST_BYTES.min(timeout)))
+        Self::Closed(Deadline::In(LAST_BYTES_TIMEOUT.min(timeout)))
     }
 
     /// Returns the state without its data.
@@ -58,13 +60,13 @@ impl State {
         }
     }
 
-    /// Returns `true` if there is a transport, from which input is accepted.
+    /// Returns `true` if there is a transport from which input is accepted.
     #[inline]
     pub(crate) fn has_transport(&self) -> bool {
         !matches!(self, Self::Closed(_) | Self::Down(_))
     }
 
-    /// Returns `true` if the connection is not open yet, or not open again.
+    /// Returns `true` if the connection is not open yet, or not open again after a loss.
     pub(crate) fn is_before_open(&self) -> bool {
         matches!(self, Self::Down(_) | Self::Handshake(_) | Self::Restoring)
     }
@@ -89,7 +91,7 @@ impl State {
         }
     }
 
-    /// Returns the deadline of the state.
+    /// Returns the deadline of the state if it has started.
     #[inline]
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self {
@@ -141,12 +143,12 @@ impl Down {
     pub(crate) fn after(delay: Duration) -> Self {
         Self {
             retry: Deadline::In(delay),
-            last_bytes: Deadline::In(LAST_BYTES),
+            last_bytes: Deadline::In(LAST_BYTES_TIMEOUT),
         }
     }
 
-    /// Returns `true`, once, if it is time to dial.
-    pub(crate) fn poll(&mut self, now: Instant) -> bool {
+    /// Returns `true` if it is time to dial, and records that a transport is being dialled.
+    pub(crate) fn begin_if_due(&mut self, now: Instant) -> bool {
         let is_due = self.retry.has_passed(now);
         if is_due {
             self.retry = Deadline::None;

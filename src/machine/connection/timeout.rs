@@ -73,7 +73,7 @@ impl Connection {
 
     /// Starts the deadlines of new work, and returns when to call
     /// [`handle_timeout`](Self::handle_timeout) or [`poll_dial`](Self::poll_dial) at the latest. It
-    /// is for a connection without a transport, which has no output to poll.
+    /// replaces [`poll_transmit`](Self::poll_transmit) while there is no transport.
     pub fn tend(&mut self, now: Instant) -> Option<Instant> {
         self.session.cx.attention = false;
         self.stamp(now);
@@ -95,7 +95,7 @@ impl Connection {
         self.waits.end(ticket);
     }
 
-    /// Returns an error if the timeout of a wait for capacity has passed.
+    /// Returns an error if the timeout of a wait for capacity has passed. `what` names the wait.
     pub(crate) fn check_wait(&self, ticket: Ticket, what: &'static str) -> Result<(), Error> {
         if self.waits.has_expired(ticket) {
             let after = self.session.cx.options.deadlines.request;
@@ -104,7 +104,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Returns the next wait for capacity whose timeout has passed, so that its task is woken.
+    /// Returns the next wait for capacity whose timeout has passed, so that the caller wakes its
+    /// task.
     pub(crate) fn poll_expired_wait(&mut self) -> Option<Ticket> {
         self.waits.poll_expired()
     }

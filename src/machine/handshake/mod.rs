@@ -16,7 +16,7 @@ use crate::protocol::frame::INITIAL_FRAME_MAX;
 use crate::protocol::method::{Encode, connection as methods};
 use crate::protocol::{EncodeError, Method, ProtocolHeader, ReplyCode, ShortStr, Table};
 
-/// The state of the handshake, by what it waits for.
+/// The state of the handshake, named after the method or outcome that is expected next.
 #[derive(Debug)]
 pub(crate) enum Handshake {
     Start(AwaitStart),
@@ -66,9 +66,9 @@ struct Login {
     properties: ServerProperties,
 }
 
-/// The largest number of challenges in a login. No mechanism needs as many, and a server must not
-/// keep a client busy with them.
-const MOST_CHALLENGES: u8 = 8;
+/// The largest number of challenges in a login. No mechanism needs as many. Without a limit, a
+/// server could keep a client busy.
+const MAX_CHALLENGES: u8 = 8;
 
 /// The state that waits for `connection.open-ok`.
 #[derive(Debug)]
@@ -80,7 +80,7 @@ pub(crate) struct AwaitOpenOk {
 
 /// The smallest `frame_max` that RabbitMQ accepts since 4.1, because `start-ok` may contain long
 /// tokens. It closes the transport over a lower one without a reason.
-const LEAST_OF_RABBITMQ: u32 = 8192;
+const RABBITMQ_MIN_FRAME_MAX: u32 = 8192;
 
 const LOCALE: ShortStr<'static> = ShortStr::literal("en_US");
 
@@ -91,6 +91,7 @@ impl Handshake {
         Self::Start(AwaitStart)
     }
 
+    /// Handles a method of the server, and writes the reply. Returns what follows.
     pub(crate) fn handle(
         self,
         method: Method<'_>,
@@ -111,14 +112,14 @@ impl Handshake {
                 Ok(HandshakeStep::Open(state.properties))
             }
             (state, method) => {
-                let text = format!("expected {}, got {}", state.awaited(), method.id());
+                let text = format!("expected {}, got {}", state.expected(), method.id());
                 Err(Fault::by_client(ReplyCode::COMMAND_INVALID, text, method.id()).into())
             }
         }
     }
 
-    /// Returns the method that this state waits for.
-    fn awaited(&self) -> &'static str {
+    /// Returns the name of the expected method, for the error text.
+    fn expected(&self) -> &'static str {
         match self {
             Self::Start(_) => "connection.start",
             Self::Response(_) => "nothing",
@@ -127,11 +128,12 @@ impl Handshake {
         }
     }
 
-    /// Returns the reason that the end of the transport implies in this state.
-    pub(crate) fn at_end(&self, cause: &Broken) -> Option<Error> {
+    /// Returns the error that the end of the transport means in this state, if it means more than a
+    /// lost connection: RabbitMQ closes the transport without a reason in these cases.
+    pub(crate) fn error_at_end(&self, cause: &Broken) -> Option<Error> {
         match self {
             Self::Tune(_) => Some(Error::LoginRefused),
-            Self::OpenOk(state) if state.limits.frame_max < LEAST_OF_RABBITMQ => {
+            Self::OpenOk(state) if state.limits.frame_max < RABBITMQ_MIN_FRAME_MAX => {
                 let (frame_max, cause) = (state.limits.frame_max, cause.clone().into());
                 Some(Error::ConnectionBroken(Broken::SmallFrameMax {
                     frame_max,
@@ -201,19 +203,20 @@ impl AwaitStart {
             properties: ServerProperties::new(start.server_properties),
         };
         let step = LoginStep::begin(mechanism, options.login.credentials.clone());
-        login.proceed(step, options, out)
+        login.begin_step(step, options, out)
     }
 }
 
 impl Login {
-    /// Responds at once, unless that runs the user's code.
-    fn proceed(
+    /// Runs a login step and writes its response. If it runs the user's code, returns the state
+    /// that waits for its outcome instead.
+    fn begin_step(
         self,
         step: LoginStep,
         options: &Options,
         out: &mut Outbox,
     ) -> Result<Handshake, Error> {
-        if step.is_the_users() {
+        if step.runs_user_code() {
             return Ok(Handshake::Response(AwaitResponse {
                 step: Some(step),
                 login: self,
@@ -222,6 +225,7 @@ impl Login {
         self.respond(step.run(), options, out).map(Handshake::Tune)
     }
 
+    /// Writes the response of a login step: `start-ok` with the first one, `secure-ok` afterwards.
     fn respond(
         mut self,
         outcome: LoginOutcome,
@@ -234,7 +238,7 @@ impl Login {
                 response: &response.bytes.0,
             };
             out.append_method(0, INITIAL_FRAME_MAX, &secure_ok)
-                .map_err(too_large)?;
+                .map_err(too_large_to_log_in)?;
         } else {
             let client_properties = client_properties(options)?;
             let start_ok = methods::StartOk {
@@ -244,7 +248,7 @@ impl Login {
                 locale: LOCALE,
             };
             out.append_method(0, INITIAL_FRAME_MAX, &start_ok)
-                .map_err(too_large)?;
+                .map_err(too_large_to_log_in)?;
             self.username = response.username;
         }
         Ok(AwaitTune {
@@ -254,7 +258,7 @@ impl Login {
     }
 }
 
-fn too_large(error: EncodeError) -> Error {
+fn too_large_to_log_in(error: EncodeError) -> Error {
     Error::invalid(
         "credentials and client properties",
         format!("{error} before tuning (initial_frame_max)"),
@@ -270,13 +274,13 @@ impl AwaitTune {
     ) -> Result<Handshake, Error> {
         let Self { session, mut login } = self;
         login.challenges += 1;
-        if login.challenges > MOST_CHALLENGES {
-            let text = format!("more than {MOST_CHALLENGES} challenges in one login");
+        if login.challenges > MAX_CHALLENGES {
+            let text = format!("more than {MAX_CHALLENGES} challenges in one login");
             return Err(
                 Fault::by_client(ReplyCode::COMMAND_INVALID, text, methods::Secure::ID).into(),
             );
         }
-        login.proceed(LoginStep::respond(session, secure.challenge), options, out)
+        login.begin_step(LoginStep::respond(session, secure.challenge), options, out)
     }
 
     fn handle(

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 pub struct ServerProperties(Table);
 
 impl ServerProperties {
+    /// Copies the properties of `connection.start`.
     pub(crate) fn new(table: TableRef<'_>) -> Self {
         Self(table.to_table())
     }
@@ -24,6 +25,7 @@ impl ServerProperties {
         self.text("version")
     }
 
+    /// Returns a property that is a string, or an empty one.
     fn text(&self, name: &str) -> Cow<'_, str> {
         match self.0.get(name) {
             Some(Value::String(bytes)) => String::from_utf8_lossy(bytes),

@@ -5,19 +5,22 @@ use crate::options::Limits;
 use crate::protocol::frame::FRAME_MIN_SIZE;
 use crate::protocol::method::connection::{Tune, TuneOk};
 
-/// The limits where neither side names one: RabbitMQ's defaults.
-const CHANNEL_MAX: u16 = 2047;
-const FRAME_MAX: u32 = 131_072;
+/// The limit on channels if neither side sets one: RabbitMQ's default.
+const DEFAULT_CHANNEL_MAX: u16 = 2047;
+
+/// The limit on frame sizes if neither side sets one: RabbitMQ's default.
+const DEFAULT_FRAME_MAX: u32 = 131_072;
 
 /// The largest frame in bytes to which a server can raise the limit.
 const FRAME_CEILING: u32 = 16 << 20;
 
-/// Returns the reply to the server's proposal.
+/// Returns the reply to the server's proposal `tune`: the lower limit of both sides. `wish` are the
+/// limits of the options.
 ///
 /// "If the client specifies a channel max that is higher than the value provided by the server, the
 /// server MUST close the connection without attempting a negotiated close" (1.4.2.6), and the same
-/// is said of the frame max. RabbitMQ also closes the transport over 0 where it named a limit. For
-/// the heartbeat, 0 means that a side does not ask for one.
+/// is said of the frame max. RabbitMQ also closes the transport if the client answers a limit with
+/// 0. For the heartbeat, 0 means that a side does not ask for one.
 ///
 /// # Errors
 /// [`Error::BadTuning`] if the frame max is too small.
@@ -30,9 +33,13 @@ pub(crate) fn negotiate(tune: Tune, wish: &Limits) -> Result<TuneOk, Error> {
         });
     }
     Ok(TuneOk {
-        channel_max: lower(tune.channel_max, wish.channel_max, CHANNEL_MAX),
+        channel_max: lower(tune.channel_max, wish.channel_max, DEFAULT_CHANNEL_MAX),
         // Without a limit of the user, the server's alone would allow frames of any size.
-        frame_max: lower(tune.frame_max.min(FRAME_CEILING), wish.frame_max, FRAME_MAX),
+        frame_max: lower(
+            tune.frame_max.min(FRAME_CEILING),
+            wish.frame_max,
+            DEFAULT_FRAME_MAX,
+        ),
         heartbeat: lower(tune.heartbeat, wish.heartbeat, 0),
     })
 }

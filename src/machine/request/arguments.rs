@@ -1,4 +1,4 @@
-//! The arguments of what a program asks for.
+//! The arguments of the calls of a program.
 
 use crate::protocol::{Properties, ShortStr, TableRef};
 use bytes::Bytes;

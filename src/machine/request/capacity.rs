@@ -13,10 +13,11 @@ pub(crate) struct CapacityWaits {
     /// The deadlines by ticket; `None` before the next [`stamp`](Self::stamp). All waits have the
     /// same timeout, so the order of the tickets is the order of the deadlines.
     deadlines: BTreeMap<Ticket, Option<Instant>>,
+    /// The last ticket.
     issued: Ticket,
-    /// The last ticket with a deadline.
+    /// The last ticket whose deadline has started.
     stamped: Ticket,
-    /// Tasks to wake because their deadline has passed.
+    /// Tasks to wake, because their deadline has passed.
     expired: VecDeque<Ticket>,
 }
 
@@ -33,7 +34,7 @@ impl CapacityWaits {
         self.deadlines.remove(&ticket);
     }
 
-    /// Returns `true` if the deadline has passed.
+    /// Returns `true` if the deadline of a wait that was not ended has passed.
     pub(crate) fn has_expired(&self, ticket: Ticket) -> bool {
         !self.deadlines.contains_key(&ticket)
     }

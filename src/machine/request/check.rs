@@ -1,12 +1,12 @@
-//! Checks of requests.
+//! Checks of a request before it is queued.
 
 use crate::error::Error;
 use crate::protocol::method::{basic, exchange, queue};
 use crate::protocol::{Method, ShortStr};
 
-/// Returns `true` if a method asks for no reply. "If set, the server will not respond to the
-/// method. The client should not wait for a reply method" (domain `no-wait`). Without a reply,
-/// nothing shows when its channel is free again.
+/// Returns `true` if a method is sent without a reply. "If set, the server will not respond to the
+/// method. The client should not wait for a reply method" (domain `no-wait`). Without a reply, it
+/// would be unknown when its channel is free again.
 pub(crate) fn is_nowait(method: &Method<'_>) -> bool {
     use exchange::Method as Exchange;
     use queue::Method as Queue;
@@ -23,10 +23,10 @@ pub(crate) fn is_nowait(method: &Method<'_>) -> bool {
     }
 }
 
-/// Refuses an empty queue name. "In methods where the queue name may be blank, and that has no
-/// specific significance, this refers to the 'current' queue for the channel, meaning the last
-/// queue that the client declared on the channel" (domain `queue-name`). Channels are pooled, so
-/// that could be a queue which another task of the program declared.
+/// Checks that a queue name is not empty. "In methods where the queue name may be blank, and that
+/// has no specific significance, this refers to the 'current' queue for the channel, meaning the
+/// last queue that the client declared on the channel" (domain `queue-name`). Channels are pooled,
+/// so that could be a queue which another task of the program declared.
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] if the name is empty.
@@ -40,8 +40,8 @@ pub(crate) fn check_queue_name(queue: ShortStr<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Returns the queue of a method. `None` for `queue.declare`, whose empty name asks the broker for
-/// one.
+/// Returns the queue of a method whose queue name must not be empty. `queue.declare` is not one of
+/// them: an empty name asks the broker for a name.
 pub(crate) fn queue_of<'a>(method: &Method<'a>) -> Option<ShortStr<'a>> {
     match method {
         Method::Queue(queue::Method::Bind(it)) => Some(it.queue),

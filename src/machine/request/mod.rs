@@ -1,12 +1,11 @@
-//! Requests over pooled channels: each channel has one request at a time.
+//! Requests over pooled channels: each channel has at most one pending request.
 
 pub(crate) mod arguments;
 pub(crate) mod capacity;
 pub(crate) mod check;
 pub(crate) mod pending;
 
-use crate::error::Broken;
-use crate::error::Error;
+use crate::error::{Broken, Error};
 use crate::machine::PromiseId;
 use crate::machine::channel::channels::GetCapacity;
 use crate::machine::channel::{Awaited, Role};
@@ -39,11 +38,12 @@ impl Requests {
         to_repeat: &mut Vec<PendingRequest>,
     ) {
         if !blame.is_on(request.promise) {
-            cx.forget_what_may_be_gone(&request);
+            cx.forget_possibly_deleted(&request);
         }
         if request.in_transaction || blame.is_on(request.promise) {
             cx.complete(request.promise, Err(error.clone()));
         } else if !cx.promises.is_pending(request.promise) {
+            // Its deadline has passed.
         } else if request.is_repeatable() {
             request.is_suspected |= blame.suspects(request.promise);
             // The recovery may give its queues other names.
@@ -101,36 +101,38 @@ impl Requests {
         Ok(promise)
     }
 
-    /// Starts the queued requests for which there are channels.
+    /// Starts the queued requests for which there are channels. Drops those whose deadline has
+    /// passed, and fails a `basic.get` for whose message there can be no channel.
     pub(crate) fn start_requests(&mut self, cx: &mut Context, publishing: &mut Publishing) {
         while let Some(request) = self.queue.front() {
             if request.is_suspected && cx.has_pending_suspect() {
                 return;
             }
             let is_get_to_settle = request.is_get_to_settle();
-            // A request whose deadline has passed is not sent.
-            let is_waiting = cx.promises.is_pending(request.promise);
+            let has_timed_out = !cx.promises.is_pending(request.promise);
             let capacity = if is_get_to_settle {
                 cx.channels.get_capacity()
             } else {
                 GetCapacity::Yes
             };
             let number = match capacity {
-                _ if !is_waiting => None,
+                _ if has_timed_out => None,
                 GetCapacity::No => None,
                 GetCapacity::Later => return,
                 GetCapacity::Yes => {
-                    let Some(number) = self.pooled_channel(cx, publishing) else {
+                    let Some(number) = Self::pooled_channel(cx, publishing) else {
                         return;
                     };
                     Some(number)
                 }
             };
+            // Unreachable: the front request was read above.
             let Some(request) = self.queue.pop_front() else {
                 return;
             };
             cx.queued_request_bytes -= request.payload.len();
             let Some(number) = number else {
+                // This has no effect on a request whose deadline has passed.
                 cx.complete(request.promise, Err(Error::ChannelLimit));
                 continue;
             };
@@ -151,12 +153,9 @@ impl Requests {
         }
     }
 
-    /// Returns a channel for one request, from the pool if possible.
-    pub(crate) fn pooled_channel(
-        &mut self,
-        cx: &mut Context,
-        publishing: &mut Publishing,
-    ) -> Option<u16> {
+    /// Returns a channel for one request: from the pool, or a new one. If all channel numbers are
+    /// in use, closes an idle publish channel, whose number will be free, and returns `None`.
+    fn pooled_channel(cx: &mut Context, publishing: &mut Publishing) -> Option<u16> {
         if let Some(number) = cx.channels.take_idle(Role::Request) {
             return Some(number);
         }
@@ -173,15 +172,16 @@ impl Requests {
         None
     }
 
-    /// Closes the channels of requests that timed out, so that the pool can replace them. A
-    /// transaction whose get timed out fails.
-    pub(crate) fn close_overdue(&mut self, cx: &mut Context) {
+    /// Closes the channels of requests that timed out, so that the pool can replace them.
+    pub(crate) fn close_overdue(cx: &mut Context) {
         let promises = &cx.promises;
+        // Most channels may belong to consumers, so the search ends when all busy ones are found.
         let (mut busy, mut overdue) = (cx.channels.busy(), Vec::new());
         for number in cx.channels.numbers() {
             if busy == 0 {
                 break;
             }
+            // Unreachable: `numbers` returns those of channels.
             let Some(channel) = cx.channels.get(number) else {
                 continue;
             };

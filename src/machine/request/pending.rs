@@ -1,4 +1,4 @@
-//! A pending request as bytes, which can be sent again on another connection.
+//! A pending request, encoded, so that it can be sent again on another connection.
 
 use crate::machine::PromiseId;
 use crate::protocol::method::{Encode, MethodInfo, basic, exchange, queue};
@@ -14,12 +14,13 @@ pub(crate) struct PendingRequest {
     pub(crate) payload: Box<[u8]>,
     /// It belongs to a transaction.
     pub(crate) in_transaction: bool,
-    /// It may have closed an earlier connection. No other such request is sent until its reply
-    /// arrives.
+    /// It may have closed an earlier connection. Such requests are sent one at a time, so that the
+    /// next close shows which one is the cause.
     pub(crate) is_suspected: bool,
 }
 
 impl PendingRequest {
+    /// Encodes a method.
     pub(crate) fn new(promise: PromiseId, info: &'static MethodInfo, method: &impl Encode) -> Self {
         let mut payload = Vec::new();
         let mut out = Writer::new(&mut payload);
@@ -46,9 +47,7 @@ impl PendingRequest {
     pub(crate) fn method(&self) -> Option<Method<'_>> {
         Method::decode(&self.payload).ok()
     }
-}
 
-impl PendingRequest {
     /// Returns `true` if sending it twice has the same effect and the same reply as sending it
     /// once.
     pub(crate) fn is_repeatable(&self) -> bool {

@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::machine::context::Stage;
 use crate::machine::deadline::earlier;
 use crate::machine::recovery::replay::Replay;
+use crate::machine::request::Requests;
 use crate::machine::session::Session;
 use std::time::{Duration, Instant};
 
@@ -58,7 +59,7 @@ impl Session {
         let mut count = 0;
         while let Some((promise, after)) = self.cx.promises.expired(now) {
             let timeout = self.consuming.timed_out("the request", after);
-            let error = self.transactions.of_unknown_outcome(promise, timeout);
+            let error = self.transactions.error_at_timeout(promise, timeout);
             self.cx.complete(promise, Err(error));
             count += 1;
         }
@@ -66,14 +67,13 @@ impl Session {
             self.remove_completed_queued();
             let Self {
                 cx,
-                requests,
                 publishing,
                 consuming,
                 transactions,
                 ..
             } = self;
             publishing.publishers.forget_completed_calls(&cx.promises);
-            requests.close_overdue(cx);
+            Requests::close_overdue(cx);
             transactions.fail_overdue_transactions(cx, consuming);
         }
         let after = self.cx.options.deadlines.request;

@@ -164,7 +164,7 @@ impl Session {
         if cx.stage == Stage::Restoring {
             self.recovery.restore_deadline = Deadline::In(cx.options.deadlines.request);
         }
-        cx.transmit.heartbeat.resume();
+        cx.transmit.heartbeat.record_resumed();
     }
 
     /// Disposes of the reply of an abandoned promise: settles its delivery, ends its consumer or

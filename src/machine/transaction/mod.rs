@@ -23,9 +23,9 @@ use crate::protocol::Table;
 use crate::protocol::method::{Encode, MethodInfo, basic, tx};
 
 impl Transactions {
-    /// Returns the error of a promise that the broker has not completed. It is unknown whether a
-    /// commit took effect.
-    pub(crate) fn of_unknown_outcome(&self, promise: PromiseId, error: Error) -> Error {
+    /// Returns the error of a promise whose deadline has passed: [`Error::Unconfirmed`] for a
+    /// commit, which may have taken effect, else `error`.
+    pub(crate) fn error_at_timeout(&self, promise: PromiseId, error: Error) -> Error {
         if self.is_committing(promise) {
             Error::Unconfirmed(error.into())
         } else {
@@ -33,7 +33,7 @@ impl Transactions {
         }
     }
 
-    /// Fails the transactions of a lost connection. Those that have not begun are queued again.
+    /// Fails the transactions of a lost connection. Those without a `select-ok` are queued again.
     pub(crate) fn suspend_transactions(&mut self, cx: &mut Context, error: &Error, blame: &Blame) {
         for phase in self.suspend(error) {
             match phase {
@@ -50,7 +50,9 @@ impl Transactions {
                 TransactionPhase::Committing(promise) => {
                     cx.complete(promise, Err(Error::Unconfirmed(error.clone().into())));
                 }
+                // The broker rolls back the transactions of a lost connection.
                 TransactionPhase::RollingBack(promise) => cx.complete(promise, Ok(Reply::Done)),
+                // Unreachable: `suspend` does not return these.
                 TransactionPhase::Open | TransactionPhase::Failed(_) => {}
             }
         }
@@ -63,8 +65,8 @@ impl Transactions {
             && self.all_flow()
     }
 
-    /// Begins a transaction. It is queued for a channel.
-    pub(crate) fn transaction(&mut self, cx: &mut Context) -> Result<PromiseId, Error> {
+    /// Queues a transaction for a channel. The promise completes when it has begun.
+    pub(crate) fn begin_transaction(&mut self, cx: &mut Context) -> Result<PromiseId, Error> {
         let promise = cx.timed_promise();
         self.queued.push_back(PendingTransaction {
             promise,
@@ -74,7 +76,8 @@ impl Transactions {
         Ok(promise)
     }
 
-    /// Starts the queued transactions for which there are channels.
+    /// Starts the queued transactions for which there are channels. Fails them if no channel can
+    /// become free.
     pub(crate) fn start_transactions(&mut self, cx: &mut Context, publishing: &mut Publishing) {
         while let Some(&PendingTransaction {
             promise,
@@ -106,13 +109,12 @@ impl Transactions {
                 cx.suspect = Some(promise);
             }
             let id = self.add(number, promise);
-            self.transact(cx, id, number, &tx::Select::INFO, &tx::Select {});
+            Self::write_tx(cx, id, number, &tx::Select::INFO, &tx::Select {});
         }
     }
 
-    /// Writes a method of a transaction, which expects a reply.
-    pub(crate) fn transact(
-        &mut self,
+    /// Writes a method of the class `tx`, and adds its pending reply.
+    fn write_tx(
         cx: &mut Context,
         id: TransactionId,
         channel: u16,
@@ -124,6 +126,9 @@ impl Transactions {
     }
 
     /// Returns the channel of an open transaction.
+    ///
+    /// # Errors
+    /// The error of a failed transaction; [`Error::Stale`] if it has ended or is ending.
     pub(crate) fn transaction_channel(&self, id: TransactionId) -> Result<u16, Error> {
         match self
             .get(id)
@@ -166,7 +171,7 @@ impl Transactions {
         Ok(cx.promises.open_done())
     }
 
-    /// Gets a message within a transaction, so that its acknowledgement belongs to the transaction.
+    /// Gets a message within a transaction, so that acknowledging it is a part of the transaction.
     /// If the broker does not reply in time, the transaction fails.
     pub(crate) fn get_in(
         &mut self,
@@ -194,16 +199,17 @@ impl Transactions {
         Ok(promise)
     }
 
-    /// Commits a transaction. Messages that it got and did not settle return to their queues.
+    /// Commits a transaction. Messages that it got and did not settle are requeued, because its
+    /// channel closes.
     pub(crate) fn commit(
         &mut self,
         cx: &mut Context,
         id: TransactionId,
     ) -> Result<PromiseId, Error> {
-        let number = self.end_transaction(cx, id)?;
+        let number = self.flush_transaction(cx, id)?;
         let promise = cx.timed_promise();
         self.set_phase(id, TransactionPhase::Committing(promise));
-        self.transact(cx, id, number, &tx::Commit::INFO, &tx::Commit {});
+        Self::write_tx(cx, id, number, &tx::Commit::INFO, &tx::Commit {});
         Ok(promise)
     }
 
@@ -213,20 +219,16 @@ impl Transactions {
         cx: &mut Context,
         id: TransactionId,
     ) -> Result<PromiseId, Error> {
-        let number = self.end_transaction(cx, id)?;
+        let number = self.flush_transaction(cx, id)?;
         let promise = cx.timed_promise();
         self.set_phase(id, TransactionPhase::RollingBack(promise));
-        self.transact(cx, id, number, &tx::Rollback::INFO, &tx::Rollback {});
+        Self::write_tx(cx, id, number, &tx::Rollback::INFO, &tx::Rollback {});
         Ok(promise)
     }
 
-    /// Writes the queued acknowledgements of a transaction, the last part of it. Returns its
-    /// channel.
-    pub(crate) fn end_transaction(
-        &mut self,
-        cx: &mut Context,
-        id: TransactionId,
-    ) -> Result<u16, Error> {
+    /// Writes the collected acks of a transaction that is about to end, and returns its channel.
+    /// Removes a failed transaction, because the caller reports its error.
+    fn flush_transaction(&mut self, cx: &mut Context, id: TransactionId) -> Result<u16, Error> {
         let found = self.transaction_channel(id);
         let Ok(number) = found else {
             self.remove(id);
@@ -240,20 +242,21 @@ impl Transactions {
     }
 
     /// Sets the phase of a transaction.
-    pub(crate) fn set_phase(&mut self, id: TransactionId, phase: TransactionPhase) {
+    fn set_phase(&mut self, id: TransactionId, phase: TransactionPhase) {
         if let Some(transaction) = self.get_mut(id) {
             transaction.phase = phase;
         }
     }
 
-    /// Drops a transaction. An open one is rolled back by closing its channel.
+    /// Drops a transaction. An open one is rolled back by closing its channel. One that is
+    /// starting, committing or rolling back ends with its reply.
     pub(crate) fn drop_transaction(&mut self, cx: &mut Context, id: TransactionId) {
         let Some(transaction) = self.get(id) else {
             return;
         };
         match transaction.phase {
             TransactionPhase::Open => {
-                self.roll_back(cx, transaction.channel, &Error::Stale);
+                Self::close_transaction_channel(cx, transaction.channel, &Error::Stale);
                 self.remove(id);
             }
             TransactionPhase::Failed(_) => drop(self.remove(id)),
@@ -265,19 +268,19 @@ impl Transactions {
 
     /// Closes the channel of a transaction, so that the broker rolls it back. Completes its pending
     /// gets with the error.
-    pub(crate) fn roll_back(&mut self, cx: &mut Context, number: u16, error: &Error) {
+    fn close_transaction_channel(cx: &mut Context, number: u16, error: &Error) {
         let assembly = cx.channels.take_assembly(number);
         if let Some(channel) = cx.channels.get_mut(number) {
             channel.unsettled.forget();
-            let awaited = std::mem::take(&mut channel.pending_replies);
-            cx.complete_awaited(assembly, awaited, error);
+            let pending = std::mem::take(&mut channel.pending_replies);
+            cx.fail_pending_replies(assembly, pending, error);
         }
         cx.close_channel(number);
     }
 
     /// Fails the open transactions in which a get timed out, and closes their channels. A broker
-    /// replies in order, so it cannot confirm the commit before it has replied to the get. The
-    /// entries of such gets would otherwise add up without limit.
+    /// replies in order, so it could not confirm the commit before it has replied to the get. The
+    /// pending replies of such gets would otherwise add up without limit.
     pub(crate) fn fail_overdue_transactions(
         &mut self,
         cx: &mut Context,
@@ -296,12 +299,14 @@ impl Transactions {
             let after = cx.options.deadlines.request;
             let error = consuming.timed_out("a get of the transaction", after);
             self.set_phase(id, TransactionPhase::Failed(error.clone()));
-            self.roll_back(cx, number, &error);
+            Self::close_transaction_channel(cx, number, &error);
         }
     }
 
     /// Handles the reply to `tx.select`, `tx.commit` or `tx.rollback`.
-    pub(crate) fn transaction_replied(&mut self, cx: &mut Context, id: TransactionId) {
+    pub(crate) fn handle_transaction_reply(&mut self, cx: &mut Context, id: TransactionId) {
+        // Unreachable: a transaction is removed only when its channel is closed, and then its
+        // pending replies are dropped.
         let Some(transaction) = self.get_mut(id) else {
             return;
         };
@@ -316,20 +321,23 @@ impl Transactions {
                 self.drop_transaction(cx, id);
                 cx.complete(promise, Ok(Reply::Done));
             }
+            // Unreachable: an open transaction has no pending reply, and a failed one no channel.
             phase @ (TransactionPhase::Open | TransactionPhase::Failed(_)) => {
                 transaction.phase = phase
             }
         }
     }
 
-    /// Stores a returned mandatory publish. The commit reports it.
-    pub(crate) fn returned_in_transaction(
+    /// Stores a returned mandatory publish, which the commit reports. Drops it if it is more than
+    /// were published.
+    pub(crate) fn handle_return_in_transaction(
         &mut self,
         channel: u16,
         code: u16,
         text: &str,
         message: Message,
     ) {
+        // The peer may return a message on a channel of any role.
         let Some((_, transaction)) = self.on(channel) else {
             return;
         };
@@ -346,7 +354,13 @@ impl Transactions {
 
     /// Fails a transaction whose channel the broker closed. "Note that if a commit fails, the
     /// server raises a channel exception" (1.9.2.4). Nothing of the transaction takes effect.
-    pub(crate) fn transaction_closed(&mut self, cx: &mut Context, channel: u16, error: &Error) {
+    pub(crate) fn handle_transaction_closed(
+        &mut self,
+        cx: &mut Context,
+        channel: u16,
+        error: &Error,
+    ) {
+        // Most channels have no transaction.
         let Some((id, transaction)) = self.on(channel) else {
             return;
         };

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 pub(crate) enum TransactionPhase {
     /// `select-ok` is pending.
     Starting(PromiseId),
+    /// It has begun.
     Open,
     /// `commit-ok` is pending.
     Committing(PromiseId),
@@ -20,14 +21,14 @@ pub(crate) enum TransactionPhase {
     Failed(Error),
 }
 
-/// A transaction with a channel.
+/// A transaction. It has a channel unless it has failed.
 #[derive(Debug)]
 pub(crate) struct Transaction {
     pub(crate) channel: u16,
     pub(crate) phase: TransactionPhase,
     /// `false` while the broker has stopped content with `channel.flow`.
     pub(crate) flows: bool,
-    /// The number of mandatory publishes that were not returned.
+    /// The number of mandatory publishes that were not returned. It bounds `returned`.
     pub(crate) mandatory: usize,
     /// The returned publishes.
     pub(crate) returned: Vec<Returned>,
@@ -37,13 +38,17 @@ pub(crate) struct Transaction {
 #[derive(Debug)]
 pub(crate) struct PendingTransaction {
     pub(crate) promise: PromiseId,
-    /// As in [`PendingRequest`](crate::machine::request::pending::PendingRequest).
+    /// It may have closed an earlier connection. See
+    /// [`PendingRequest`](crate::machine::request::pending::PendingRequest).
     pub(crate) is_suspected: bool,
 }
 
+/// The transactions of a connection.
 #[derive(Debug, Default)]
 pub(crate) struct Transactions {
+    /// The transactions with a channel, and the failed ones whose error is not reported.
     transactions: BTreeMap<TransactionId, Transaction>,
+    /// The number of transactions that were ever added.
     issued: u64,
     /// The transactions that are queued for a channel.
     pub(crate) queued: VecDeque<PendingTransaction>,
@@ -80,16 +85,16 @@ impl Transactions {
         self.transactions.remove(&id)
     }
 
-    /// Returns the transaction on a channel.
+    /// Returns the transaction that uses a channel.
     pub(crate) fn on(&mut self, channel: u16) -> Option<(TransactionId, &mut Transaction)> {
-        let is_it = |transaction: &Transaction| {
+        let uses_channel = |transaction: &Transaction| {
             transaction.channel == channel
                 && !matches!(transaction.phase, TransactionPhase::Failed(_))
         };
         let found = self
             .transactions
             .iter_mut()
-            .find(|(_, transaction)| is_it(transaction));
+            .find(|(_, transaction)| uses_channel(transaction));
         found.map(|(id, transaction)| (*id, transaction))
     }
 
@@ -119,8 +124,8 @@ impl Transactions {
             .any(|phase| matches!(phase, TransactionPhase::Committing(found) if *found == promise))
     }
 
-    /// Fails the open transactions after a loss of the connection. Removes the others and returns
-    /// their phases.
+    /// Fails the open transactions after a loss of the connection. Removes those with a pending
+    /// reply, and returns their phases.
     pub(crate) fn suspend(&mut self, error: &Error) -> Vec<TransactionPhase> {
         let mut ended = Vec::new();
         for (id, transaction) in std::mem::take(&mut self.transactions) {

@@ -17,18 +17,19 @@ pub(crate) struct Heartbeat {
     /// close the connection" (4.2.7). RabbitMQ sends every half timeout, so the timeout is two
     /// intervals.
     dead_at: Option<Instant>,
-    /// The server's silence counts. "The client should start [..] monitoring heartbeats after
+    /// The server's silence is measured. "The client should start [..] monitoring heartbeats after
     /// receiving Connection.Open" (4.2.7), that is `open-ok`.
     watching: bool,
-    /// The last call came so late that the process or the computer must have been suspended. What
-    /// the server sent may be unread, so it was given more time.
+    /// The last call came so late that the process or the computer must have been suspended. Bytes
+    /// of the server may be unread, so it has been given more time, once.
     has_grace: bool,
-    /// Reading was resumed, so the silence before was not that of the server.
-    resumed: bool,
+    /// Reading was resumed. The silence before was not that of the server, so it is measured from
+    /// the next `stamp`.
+    was_resumed: bool,
 }
 
 impl Heartbeat {
-    /// Returns the heartbeats before the negotiation: none.
+    /// Returns the state before a timeout is negotiated: no heartbeats.
     pub(crate) fn none(now: Instant) -> Self {
         Self {
             timeout: None,
@@ -37,7 +38,7 @@ impl Heartbeat {
             dead_at: None,
             watching: false,
             has_grace: false,
-            resumed: false,
+            was_resumed: false,
         }
     }
 
@@ -45,13 +46,13 @@ impl Heartbeat {
     /// Connection.Tune method" (4.2.7).
     pub(crate) fn set_timeout(&mut self, seconds: u16, now: Instant) {
         self.timeout = (seconds != 0).then(|| Duration::from_secs(seconds.into()));
-        self.sent(now);
+        self.record_sent(now);
     }
 
-    /// Starts to count the server's silence.
+    /// Starts to measure the server's silence.
     pub(crate) fn watch(&mut self, now: Instant) {
         self.watching = true;
-        self.alive(now);
+        self.restart_silence(now);
     }
 
     /// Returns the negotiated timeout.
@@ -61,38 +62,38 @@ impl Heartbeat {
 
     /// Records that bytes were sent. The next heartbeat is due after half the timeout, as with
     /// RabbitMQ. "Any sent octet is a valid substitute for a heartbeat" (4.2.7).
-    pub(crate) fn sent(&mut self, now: Instant) {
+    pub(crate) fn record_sent(&mut self, now: Instant) {
         self.send_at = self.timeout.map(|timeout| later(now, timeout / 2));
     }
 
     /// Records that reading continues after a pause. The time is known at the next
     /// [`stamp`](Self::stamp).
-    pub(crate) fn resume(&mut self) {
-        self.resumed = true;
+    pub(crate) fn record_resumed(&mut self) {
+        self.was_resumed = true;
     }
 
-    /// Restarts the watch if reading was resumed.
+    /// Restarts the measurement of silence if reading was resumed.
     pub(crate) fn stamp(&mut self, now: Instant) {
-        if std::mem::take(&mut self.resumed) {
-            self.received(now);
+        if std::mem::take(&mut self.was_resumed) {
+            self.record_received(now);
         }
     }
 
     /// Records that bytes were received. Any byte counts, also a part of a frame: "incoming traffic
     /// (i.e. received bytes)" (4.2.7).
-    pub(crate) fn received(&mut self, now: Instant) {
-        self.alive(now);
+    pub(crate) fn record_received(&mut self, now: Instant) {
+        self.restart_silence(now);
         self.has_grace = false;
     }
 
-    /// Restarts the time after which the server is considered dead.
-    fn alive(&mut self, now: Instant) {
+    /// Restarts the measurement of the server's silence.
+    fn restart_silence(&mut self, now: Instant) {
         self.last_received = now;
         let timeout = self.timeout.filter(|_| self.watching);
         self.dead_at = timeout.map(|timeout| later(now, timeout.saturating_add(timeout / 4)));
     }
 
-    /// Returns when the next call is needed.
+    /// Returns when a heartbeat is due, or the server is considered dead if that is earlier.
     #[inline]
     pub(crate) fn deadline(&self, reading: bool) -> Option<Instant> {
         if reading {
@@ -108,12 +109,12 @@ impl Heartbeat {
         self.send_at.is_some_and(|at| at <= now)
     }
 
-    /// Returns how long the server has been silent, if that is too long. Silence does not count
-    /// while reading is paused.
+    /// Returns how long the server has been silent, if that is too long. Restarts the measurement
+    /// while reading is paused. Grants more time, once, if the call comes very late.
     pub(crate) fn silent_for(&mut self, now: Instant, reading: bool) -> Option<Duration> {
         let timeout = self.timeout?;
         if !reading {
-            self.alive(now);
+            self.restart_silence(now);
             return None;
         }
         let dead_at = self.dead_at.filter(|at| *at <= now)?;

@@ -145,7 +145,7 @@ impl Transmit {
         }
         // This also applies if nothing is moved, because the driver has enough bytes: when they
         // are written, they prove that the client is alive.
-        self.heartbeat.sent(now);
+        self.heartbeat.record_sent(now);
         let bytes = self.outbox.transfer(self.in_flight_bytes, all, out);
         self.in_flight_bytes += bytes;
         bytes > 0

@@ -1,16 +1,18 @@
-//! The bytes that the driver writes to the transport.
+//! The bytes that the driver has and writes to the transport.
 
 use crate::machine::transmit::chunk::Chunk;
 use std::collections::VecDeque;
 
-/// The largest number of empty chunks to reuse.
-const EMPTY_CHUNKS: usize = 2;
+/// The largest number of empty chunks that are stored for reuse.
+const MAX_EMPTY_CHUNKS: usize = 2;
 
 /// The bytes to write to the transport, in order.
 #[derive(Default)]
 pub struct Outgoing {
     chunks: VecDeque<Chunk>,
+    /// The number of unwritten bytes of all chunks.
     len: usize,
+    /// Written chunks for reuse.
     empty_chunks: Vec<Chunk>,
 }
 
@@ -51,7 +53,7 @@ impl Outgoing {
                 return;
             }
             if let Some(mut chunk) = self.chunks.pop_front()
-                && self.empty_chunks.len() < EMPTY_CHUNKS
+                && self.empty_chunks.len() < MAX_EMPTY_CHUNKS
             {
                 chunk.clear();
                 self.empty_chunks.push(chunk);

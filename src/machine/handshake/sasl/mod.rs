@@ -44,9 +44,10 @@ impl LoginOutcome {
     }
 }
 
-/// What a login step runs.
+/// The data of a [`LoginStep`].
 enum SaslStep {
     Begin(Mechanism, CredentialSource),
+    /// The mechanism and the challenge.
     Respond(SaslSession, Vec<u8>),
 }
 
@@ -66,10 +67,9 @@ pub(crate) struct SecretBytes(pub(crate) Vec<u8>);
 pub(crate) enum SaslSession {
     /// The mechanism has no further response.
     Done(AuthMechanism),
-    /// RABBIT-CR-DEMO, whose challenge asks for the password.
-    Asked {
-        password: String,
-    },
+    /// RABBIT-CR-DEMO. The next challenge asks for the password.
+    PasswordAsked { password: String },
+    /// A mechanism of the user.
     Own(Box<dyn SaslMechanism>),
 }
 
@@ -91,7 +91,7 @@ impl fmt::Debug for SaslSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Done(mechanism) => f.debug_tuple("Done").field(mechanism).finish(),
-            Self::Asked { .. } => f.debug_struct("Asked").finish_non_exhaustive(),
+            Self::PasswordAsked { .. } => f.debug_struct("PasswordAsked").finish_non_exhaustive(),
             Self::Own(_) => f.debug_tuple("Own").finish_non_exhaustive(),
         }
     }
@@ -137,8 +137,8 @@ impl LoginStep {
         matches!(self.0, SaslStep::Begin(..))
     }
 
-    /// Returns `true` if it runs the user's code.
-    pub(crate) fn is_the_users(&self) -> bool {
+    /// Returns `true` if [`run`](Self::run) runs the user's code.
+    pub(crate) fn runs_user_code(&self) -> bool {
         match &self.0 {
             SaslStep::Begin(mechanism, credentials) => {
                 matches!(mechanism, Mechanism::Own { .. })
@@ -164,6 +164,7 @@ impl LoginStep {
     }
 }
 
+/// Returns the first response of a mechanism.
 fn begin(mechanism: Mechanism, credentials: &CredentialSource) -> Result<Response, Error> {
     match mechanism {
         // EXTERNAL takes the identity from the transport, and ANONYMOUS has none. Neither needs
@@ -199,9 +200,10 @@ fn begin(mechanism: Mechanism, credentials: &CredentialSource) -> Result<Respons
     }
 }
 
+/// Returns the response to a challenge.
 fn respond(session: SaslSession, challenge: &[u8]) -> Result<Response, Error> {
     let (bytes, session) = match session {
-        SaslSession::Asked { password } => (
+        SaslSession::PasswordAsked { password } => (
             format!("My password is {password}").into_bytes(),
             SaslSession::Done(AuthMechanism::RabbitCrDemo),
         ),
@@ -224,6 +226,7 @@ fn respond(session: SaslSession, challenge: &[u8]) -> Result<Response, Error> {
     })
 }
 
+/// Returns the first response of a known mechanism, and what handles a challenge.
 fn initial_response(
     mechanism: AuthMechanism,
     credentials: &Credentials,
@@ -237,7 +240,7 @@ fn initial_response(
             let password = credentials.password().to_owned();
             return Ok((
                 credentials.username().as_bytes().to_vec(),
-                SaslSession::Asked { password },
+                SaslSession::PasswordAsked { password },
             ));
         }
         AuthMechanism::External | AuthMechanism::Anonymous => Vec::new(),
