@@ -26,6 +26,7 @@ use crate::error::Error;
 use crate::machine::channel::channels::Channels;
 use crate::machine::channel::content::{Assembly, Purpose};
 use crate::machine::channel::{Awaited, PendingReply, Resize, Role};
+use crate::machine::ids::ChannelNumber;
 use crate::machine::notices::Notices;
 use crate::machine::promises::Promises;
 use crate::machine::recovery::topology::Topology;
@@ -76,7 +77,7 @@ pub(crate) struct Context {
     pub(crate) transmit: Transmit,
     pub(crate) channels: Channels,
     /// Channels with acks to write. `flush_acks` empties it.
-    pub(crate) acking: Vec<u16>,
+    pub(crate) acking: Vec<ChannelNumber>,
     pub(crate) promises: Promises,
     /// Replies whose promise was abandoned, and that own resources.
     pub(crate) disposal: VecDeque<Reply>,
@@ -173,7 +174,7 @@ impl Context {
     }
 
     /// Returns the incarnation of a channel, or 0 if it does not exist.
-    pub(crate) fn incarnation(&self, channel: u16) -> u64 {
+    pub(crate) fn incarnation(&self, channel: ChannelNumber) -> u64 {
         self.channels
             .get(channel)
             .map_or(0, |channel| channel.incarnation)
@@ -232,7 +233,7 @@ impl Context {
 
     /// Opens a channel, and returns its number, unless all are in use. The next methods need not
     /// wait for `open-ok`, because the broker handles the methods of a channel in order.
-    pub(crate) fn open_channel(&mut self, role: Role) -> Option<u16> {
+    pub(crate) fn open_channel(&mut self, role: Role) -> Option<ChannelNumber> {
         let number = self.channels.add(role)?;
         self.write(number, &methods::Open {});
         self.await_reply(number, &methods::Open::INFO, Awaited::Nothing);
@@ -243,7 +244,7 @@ impl Context {
     #[inline]
     pub(crate) fn await_reply(
         &mut self,
-        number: u16,
+        number: ChannelNumber,
         method: &'static MethodInfo,
         purpose: Awaited,
     ) {
@@ -256,16 +257,16 @@ impl Context {
 
     /// Writes a method. It must fit into the smallest frame size that can be negotiated.
     #[inline]
-    pub(crate) fn write(&mut self, channel: u16, method: &impl Encode) {
+    pub(crate) fn write(&mut self, channel: ChannelNumber, method: &impl Encode) {
         let written = self.transmit.append_method(channel, method);
         debug_assert!(written.is_ok(), "{written:?}");
         self.attention = true;
     }
 
-    /// Returns a channel to the pool if nothing is pending or unsettled on it, or closes it if it
-    /// is not needed or cannot be reused. Does nothing for channels of publishes, transactions and
-    /// the replay, which are never pooled.
-    pub(crate) fn release(&mut self, number: u16) {
+    /// Returns a channel to the pool if nothing is pending or unsettled on it, or closes it if it is
+    /// not needed or cannot be reused. Marks it as `Settling` if only unsettled messages keep it.
+    /// Does nothing for channels of publishes, transactions and the replay, which are never pooled.
+    pub(crate) fn release(&mut self, number: ChannelNumber) {
         // The channel of an ended consumer may be closed already.
         let Some(channel) = self.channels.get_mut(number) else {
             return;
@@ -310,7 +311,7 @@ impl Context {
 
     /// Handles a late reply to a request that timed out, on the channel that was closed for it: the
     /// topology record still needs to know that the request succeeded.
-    pub(crate) fn absorb_late_reply(&mut self, number: u16, reply: &Method<'_>) {
+    pub(crate) fn absorb_late_reply(&mut self, number: ChannelNumber, reply: &Method<'_>) {
         let Some(channel) = self.channels.get_mut(number) else {
             return;
         };
@@ -331,7 +332,7 @@ impl Context {
     }
 
     /// Closes a channel that is no longer needed. Its number is free after `close-ok`.
-    pub(crate) fn close_channel(&mut self, number: u16) {
+    pub(crate) fn close_channel(&mut self, number: ChannelNumber) {
         self.write(
             number,
             &methods::Close {
@@ -359,7 +360,7 @@ impl Context {
     }
 
     /// Requeues the unwanted deliveries of a channel.
-    pub(crate) fn return_unwanted(&mut self, number: u16) {
+    pub(crate) fn return_unwanted(&mut self, number: ChannelNumber) {
         // A `basic.nack` with `multiple` would cover deliveries whose ack is queued and not
         // written.
         self.flush_channel_acks(number);
@@ -459,7 +460,7 @@ impl Context {
     }
 
     /// Writes the collected acks of a channel.
-    pub(crate) fn flush_channel_acks(&mut self, number: u16) {
+    pub(crate) fn flush_channel_acks(&mut self, number: ChannelNumber) {
         // The server may have closed the channel since the ack.
         let Some(channel) = self.channels.get_mut(number) else {
             return;

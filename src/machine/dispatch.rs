@@ -7,6 +7,7 @@ use crate::machine::channel::{Awaited, PendingReply, Resize, Role};
 use crate::machine::context::{Context, Stage};
 use crate::machine::deadline::Deadline;
 use crate::machine::faults::{fault_of, violation};
+use crate::machine::ids::ChannelNumber;
 use crate::machine::session::Session;
 use crate::machine::{Notice, Reply};
 use crate::message::Message;
@@ -18,7 +19,7 @@ impl Session {
     #[inline]
     pub(crate) fn receive_on_channel(
         &mut self,
-        number: u16,
+        number: ChannelNumber,
         mut frame: Frame<'_>,
     ) -> Result<(), Error> {
         let max_size = self.cx.options.limits.message_size;
@@ -67,7 +68,7 @@ impl Session {
 
     /// Handles a content header frame or a body frame. Most deliveries do not reach this method,
     /// because their whole content is in the read buffer and is handled with the method frame.
-    fn receive_content(&mut self, number: u16, frame: Frame<'_>) -> Result<(), Error> {
+    fn receive_content(&mut self, number: ChannelNumber, frame: Frame<'_>) -> Result<(), Error> {
         let limits = &self.cx.options.limits;
         // Unreachable: the caller has found the channel.
         let Some(channel) = self.cx.channels.get_mut(number) else {
@@ -105,7 +106,11 @@ impl Session {
 
     /// Handles a frame on a channel that this side is closing. "After sending this method, any
     /// received methods except Close and Close-OK MUST be discarded" (channel.close).
-    fn receive_on_closing(&mut self, number: u16, frame: &Frame<'_>) -> Result<(), Error> {
+    fn receive_on_closing(
+        &mut self,
+        number: ChannelNumber,
+        frame: &Frame<'_>,
+    ) -> Result<(), Error> {
         if frame.kind() != FrameKind::Method {
             return Ok(());
         }
@@ -137,7 +142,7 @@ impl Session {
     }
 
     /// Handles a method on a channel.
-    fn receive_method(&mut self, number: u16, method: Method<'_>) -> Result<(), Error> {
+    fn receive_method(&mut self, number: ChannelNumber, method: Method<'_>) -> Result<(), Error> {
         let id = method.id();
         match method {
             Method::Basic(basic::Method::GetOk(got)) => self.receive_get_ok(number, &got)?,
@@ -181,7 +186,7 @@ impl Session {
     #[inline]
     fn receive_deliver(
         &mut self,
-        number: u16,
+        number: ChannelNumber,
         deliver: basic::Deliver<'_>,
         content: Option<WholeContent<'_>>,
     ) -> Result<(), Error> {
@@ -217,7 +222,7 @@ impl Session {
     #[inline]
     fn receive_delivery(
         &mut self,
-        number: u16,
+        number: ChannelNumber,
         recipient: Option<Recipient>,
         tag: u64,
         redelivered: bool,
@@ -236,7 +241,7 @@ impl Session {
     #[inline]
     fn begin_content(
         &mut self,
-        number: u16,
+        number: ChannelNumber,
         purpose: Purpose,
         exchange: ShortStr<'_>,
         routing_key: ShortStr<'_>,
@@ -254,7 +259,7 @@ impl Session {
     /// Handles a `basic.ack` or `basic.nack` of publishes.
     fn receive_confirm(
         &mut self,
-        number: u16,
+        number: ChannelNumber,
         tag: u64,
         multiple: bool,
         accepted: bool,
@@ -277,7 +282,11 @@ impl Session {
     }
 
     /// Handles `get-ok`. The message follows.
-    fn receive_get_ok(&mut self, number: u16, got: &basic::GetOk<'_>) -> Result<(), Error> {
+    fn receive_get_ok(
+        &mut self,
+        number: ChannelNumber,
+        got: &basic::GetOk<'_>,
+    ) -> Result<(), Error> {
         let channel = self.cx.channels.get_mut(number);
         let pending = channel.and_then(|channel| channel.pending_replies.pop_front());
         let Some(PendingReply {
@@ -312,7 +321,7 @@ impl Session {
     /// Handles a message whose content has arrived in several frames.
     fn receive_message(
         &mut self,
-        number: u16,
+        number: ChannelNumber,
         purpose: Purpose,
         message: Message,
     ) -> Result<(), Error> {
@@ -360,7 +369,7 @@ impl Session {
 
     /// Handles a method that must be a pending reply of its channel. Completes the reply, and
     /// releases the channel if it has no other use.
-    fn receive_reply(&mut self, number: u16, method: Method<'_>) -> Result<(), Error> {
+    fn receive_reply(&mut self, number: ChannelNumber, method: Method<'_>) -> Result<(), Error> {
         let id = method.id();
         // Unreachable: `receive_on_channel` has found the channel.
         let Some(channel) = self.cx.channels.get_mut(number) else {
@@ -399,7 +408,7 @@ impl Session {
     /// Completes a pending reply with the method that arrived for it.
     fn complete_reply(
         &mut self,
-        number: u16,
+        number: ChannelNumber,
         purpose: Awaited,
         of_tag: Option<ShortStr<'_>>,
         method: Method<'_>,
@@ -462,7 +471,7 @@ impl Session {
     /// The error that ends the connection, if it was the channel of a strict replay.
     fn handle_channel_closed(
         &mut self,
-        number: u16,
+        number: ChannelNumber,
         close: channels::Close<'_>,
     ) -> Result<(), Error> {
         self.cx.write(number, &channels::CloseOk {});

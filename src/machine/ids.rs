@@ -1,5 +1,9 @@
 //! Identifiers of what a program uses. They are small and `Copy`. Each kind has a type of its own,
-//! and an identifier is never used again.
+//! and an old identifier is not confused with a new one.
+
+/// The number of a channel in its frames. A variable is named `number` where a
+/// [`Channel`](crate::machine::channel::Channel) is in scope as well, and `channel` elsewhere.
+pub(crate) type ChannelNumber = u16;
 
 /// Identifies a promise. Its index is reused with another generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

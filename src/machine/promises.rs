@@ -57,7 +57,7 @@ type Outcome = Result<Reply, Error>;
 pub(crate) struct Completion(Option<Box<SlotData>>);
 
 impl Completion {
-    /// Returns the result, or `None` if it is [`Reply::Done`]. The caller saves a conversion.
+    /// Returns the result, or `None` if it is [`Reply::Done`], which needs no conversion.
     #[inline]
     pub(crate) fn into_unless_done(self) -> Option<Outcome> {
         match *self.0? {

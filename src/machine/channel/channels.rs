@@ -2,7 +2,7 @@
 
 use crate::machine::channel::content::Assembly;
 use crate::machine::channel::{Channel, Role};
-use crate::machine::ids::ConsumerId;
+use crate::machine::ids::{ChannelNumber, ConsumerId};
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
@@ -36,18 +36,18 @@ pub(crate) struct Channels {
     /// Free numbers, the lowest first. Tables indexed by channel number stay small, and so does the
     /// work of iterating over them. Numbers are reused sooner this way; `closed_by_server` handles
     /// frames that are late.
-    freed: BinaryHeap<Reverse<u16>>,
+    freed: BinaryHeap<Reverse<ChannelNumber>>,
     /// Numbers whose last channel the server closed. Frames that it sent before may follow its
     /// `close`.
-    closed_by_server: BTreeSet<u16>,
+    closed_by_server: BTreeSet<ChannelNumber>,
     /// The idle channels of the pool; the one used last is at the end.
-    idle: Vec<u16>,
+    idle: Vec<ChannelNumber>,
     /// The number of channels by role.
     roles: [usize; Role::COUNT],
     /// The number of channels that are reserved for consumers which are started again.
     reserved: usize,
     /// The highest channel number.
-    max: u16,
+    max: ChannelNumber,
     /// The number of channels that were ever added.
     incarnations: u64,
     /// The size in memory of all partly received contents.
@@ -58,19 +58,19 @@ pub(crate) struct Channels {
 
 impl Channels {
     /// Sets the highest channel number.
-    pub(crate) fn set_max(&mut self, max: u16) {
+    pub(crate) fn set_max(&mut self, max: ChannelNumber) {
         self.max = max;
     }
 
     /// Returns the channel with this number, unless the number is free.
     #[inline]
-    pub(crate) fn get(&self, number: u16) -> Option<&Channel> {
+    pub(crate) fn get(&self, number: ChannelNumber) -> Option<&Channel> {
         self.slots.get(usize::from(number))?.as_deref()
     }
 
     /// Returns the channel with this number, unless the number is free.
     #[inline]
-    pub(crate) fn get_mut(&mut self, number: u16) -> Option<&mut Channel> {
+    pub(crate) fn get_mut(&mut self, number: ChannelNumber) -> Option<&mut Channel> {
         self.slots.get_mut(usize::from(number))?.as_deref_mut()
     }
 
@@ -126,26 +126,26 @@ impl Channels {
     }
 
     /// Takes the channel that was used last out of the pool, and gives it a role.
-    pub(crate) fn take_idle(&mut self, role: Role) -> Option<u16> {
+    pub(crate) fn take_idle(&mut self, role: Role) -> Option<ChannelNumber> {
         let number = self.idle.pop()?;
         self.set_role(number, role);
         Some(number)
     }
 
     /// Puts a channel on which nothing is pending into the pool.
-    pub(crate) fn put_idle(&mut self, number: u16) {
+    pub(crate) fn put_idle(&mut self, number: ChannelNumber) {
         if self.set_role(number, Role::Idle) {
             self.idle.push(number);
         }
     }
 
     /// Removes a channel from the pool. The caller has to change its role.
-    pub(crate) fn leave_pool(&mut self, number: u16) {
+    pub(crate) fn leave_pool(&mut self, number: ChannelNumber) {
         self.idle.retain(|idle| *idle != number);
     }
 
     /// Changes the role of a channel. Returns `false` if there is no such channel.
-    pub(crate) fn set_role(&mut self, number: u16, role: Role) -> bool {
+    pub(crate) fn set_role(&mut self, number: ChannelNumber, role: Role) -> bool {
         let Some(channel) = self.get_mut(number) else {
             return false;
         };
@@ -197,7 +197,7 @@ impl Channels {
     }
 
     /// Marks the channel of a consumer that is ending as about to be free.
-    pub(crate) fn end_consumer(&mut self, number: u16) {
+    pub(crate) fn end_consumer(&mut self, number: ChannelNumber) {
         if self
             .get(number)
             .is_some_and(|channel| channel.role == Role::Consume)
@@ -207,7 +207,7 @@ impl Channels {
     }
 
     /// Removes an ended consumer from its channel, if it is still there.
-    pub(crate) fn remove_consumer(&mut self, number: u16, id: ConsumerId) {
+    pub(crate) fn remove_consumer(&mut self, number: ChannelNumber, id: ConsumerId) {
         let channel = self.get_mut(number);
         let removed = channel.and_then(|channel| channel.consumer.take_if(|it| *it == id));
         if removed.is_some() {
@@ -227,7 +227,7 @@ impl Channels {
     }
 
     /// Adds a channel with the lowest free number, unless all numbers for its role are in use.
-    pub(crate) fn add(&mut self, role: Role) -> Option<u16> {
+    pub(crate) fn add(&mut self, role: Role) -> Option<ChannelNumber> {
         if !self.has_room(role) {
             return None;
         }
@@ -253,7 +253,7 @@ impl Channels {
     }
 
     /// Removes a closed channel and frees its number.
-    pub(crate) fn remove(&mut self, number: u16) -> Option<Box<Channel>> {
+    pub(crate) fn remove(&mut self, number: ChannelNumber) -> Option<Box<Channel>> {
         let channel = self.slots.get_mut(usize::from(number))?.take()?;
         if channel.role == Role::Idle {
             self.leave_pool(number);
@@ -265,7 +265,7 @@ impl Channels {
     }
 
     /// Takes the partly received content of a channel.
-    pub(crate) fn take_assembly(&mut self, number: u16) -> Option<Assembly> {
+    pub(crate) fn take_assembly(&mut self, number: ChannelNumber) -> Option<Assembly> {
         let assembly = self.get_mut(number)?.assembly.take()?;
         self.resize_partial(assembly.size(), 0);
         Some(assembly)
@@ -318,7 +318,9 @@ impl Channels {
     }
 
     /// Removes all channels and returns them with their numbers, because the connection is lost.
-    pub(crate) fn start_over(&mut self) -> impl Iterator<Item = (u16, Box<Channel>)> + use<> {
+    pub(crate) fn start_over(
+        &mut self,
+    ) -> impl Iterator<Item = (ChannelNumber, Box<Channel>)> + use<> {
         let next = Self {
             incarnations: self.incarnations,
             ..Self::default()
@@ -330,19 +332,22 @@ impl Channels {
     }
 
     /// Removes a channel that the server has closed and frees its number.
-    pub(crate) fn remove_closed_by_server(&mut self, number: u16) -> Option<Box<Channel>> {
+    pub(crate) fn remove_closed_by_server(
+        &mut self,
+        number: ChannelNumber,
+    ) -> Option<Box<Channel>> {
         let channel = self.remove(number)?;
         self.closed_by_server.insert(number);
         Some(channel)
     }
 
     /// Returns `true` if the number is free because the server closed its channel.
-    pub(crate) fn was_closed_by_server(&self, number: u16) -> bool {
+    pub(crate) fn was_closed_by_server(&self, number: ChannelNumber) -> bool {
         self.closed_by_server.contains(&number)
     }
 
     /// Returns the numbers of all channels.
-    pub(crate) fn numbers(&self) -> impl Iterator<Item = u16> + use<'_> {
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = ChannelNumber> + use<'_> {
         (0..=u16::MAX)
             .zip(&self.slots)
             .filter(|(_, slot)| slot.is_some())

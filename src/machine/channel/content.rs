@@ -1,7 +1,7 @@
 //! Assembling a message from its method, its content header and its body frames (spec 4.2.6).
 
 use crate::error::Fault;
-use crate::machine::ids::ConsumerId;
+use crate::machine::ids::{ChannelNumber, ConsumerId};
 use crate::machine::request::pending::PendingRequest;
 use crate::message::{Ends, Message};
 use crate::protocol::method::MethodId;
@@ -31,7 +31,7 @@ pub struct Delivered {
     pub(crate) epoch: u32,
     /// The incarnation of the channel. Only the same incarnation can settle the delivery.
     pub(crate) incarnation: u64,
-    pub(crate) channel: u16,
+    pub(crate) channel: ChannelNumber,
     /// The broker may have delivered it before.
     pub redelivered: bool,
     /// The consumer reads from an offset of a stream.

@@ -29,7 +29,7 @@ pub(crate) enum State {
     /// deadline, the connection closes without `close-ok`.
     Closing(Deadline),
     /// No more input is accepted. At the deadline, the remaining output is discarded. `None` means
-    /// that it is discarded or written, and the transport can be dropped.
+    /// that the transport can be dropped at once.
     Closed(Deadline),
 }
 

@@ -24,6 +24,7 @@ pub(crate) mod writing;
 
 use crate::error::Error;
 use crate::machine::context::Context;
+use crate::machine::ids::ChannelNumber;
 use crate::machine::publish::call_ids::CallIds;
 use crate::machine::publish::check::check_publish;
 use crate::machine::publish::lanes::{LaneId, Lanes};
@@ -130,7 +131,7 @@ impl Publishing {
     pub(crate) fn record_sent(
         &mut self,
         cx: &mut Context,
-        channel: u16,
+        channel: ChannelNumber,
         promise: PromiseId,
         to_republish: Option<PendingPublish>,
     ) {
@@ -165,7 +166,7 @@ impl Publishing {
         cx: &mut Context,
         exchange: ShortStr<'_>,
         kind: PublishKind,
-    ) -> Option<u16> {
+    ) -> Option<ChannelNumber> {
         cx.attention = true;
         let exchange = exchange.as_bytes();
         if !self.may_publish(cx) || !self.queued.is_empty() && self.queued.has(exchange, kind) {
@@ -246,7 +247,7 @@ impl Publishing {
 
     /// Writes all queued publishes of a lane, and completes those that cannot be encoded. The empty
     /// lane is removed.
-    fn write_lane(&mut self, cx: &mut Context, lane: LaneId, channel: u16) {
+    fn write_lane(&mut self, cx: &mut Context, lane: LaneId, channel: ChannelNumber) {
         while let Some(pending) = self.queued.pop(lane) {
             if !cx.promises.is_pending(pending.promise) {
                 continue;
@@ -280,7 +281,7 @@ impl Publishing {
     pub(crate) fn confirm(
         &mut self,
         cx: &mut Context,
-        channel: u16,
+        channel: ChannelNumber,
         tag: u64,
         multiple: bool,
         accepted: bool,
@@ -332,7 +333,7 @@ impl Publishing {
     pub(crate) fn handle_return(
         &mut self,
         cx: &mut Context,
-        channel: u16,
+        channel: ChannelNumber,
         code: u16,
         text: &str,
         message: Message,
@@ -375,7 +376,7 @@ impl Publishing {
     pub(crate) fn handle_publisher_closed(
         &mut self,
         cx: &mut Context,
-        channel: u16,
+        channel: ChannelNumber,
         error: &Error,
     ) {
         // Most channels are no publish channels.

@@ -2,6 +2,7 @@
 
 use crate::machine::channel::{Awaited, Role};
 use crate::machine::context::Context;
+use crate::machine::ids::ChannelNumber;
 use crate::machine::publish::Publishing;
 use crate::machine::publish::check::REPLY_TO;
 use crate::machine::publish::pending::{NoChannel, PublishKind};
@@ -16,7 +17,7 @@ impl Publishing {
         cx: &mut Context,
         exchange: &[u8],
         kind: PublishKind,
-    ) -> Result<u16, NoChannel> {
+    ) -> Result<ChannelNumber, NoChannel> {
         // The last channel of this exchange may just have been closed for another exchange. Its
         // publishes come first.
         if self.publishers.is_closing(exchange, kind) {
@@ -57,7 +58,7 @@ impl Publishing {
     }
 
     /// Starts the consumer for the replies to calls on their channel.
-    fn start_reply_consumer(cx: &mut Context, channel: u16) {
+    fn start_reply_consumer(cx: &mut Context, channel: ChannelNumber) {
         let consume = basic::Consume {
             queue: REPLY_TO,
             // The broker makes the tag. Some brokers key the consumers of direct reply-to by tag,

@@ -6,6 +6,7 @@
 
 use crate::error::Error;
 use crate::machine::context::Context;
+use crate::machine::ids::ChannelNumber;
 use crate::machine::publish::Publishing;
 use crate::machine::publish::pending::{PendingPublish, PublishKind};
 use crate::machine::{PromiseId, Publish, Reply};
@@ -51,7 +52,12 @@ impl Publishing {
 
     /// Completes the call to which a reply belongs. Drops a late reply and a reply to an unknown
     /// call.
-    pub(crate) fn handle_reply(&mut self, cx: &mut Context, channel: u16, message: Message) {
+    pub(crate) fn handle_reply(
+        &mut self,
+        cx: &mut Context,
+        channel: ChannelNumber,
+        message: Message,
+    ) {
         let incarnation = cx.incarnation(channel);
         let correlation_id = message.properties().correlation_id;
         let number = correlation_id.and_then(|id| self.call_ids.number(incarnation, id.as_bytes()));

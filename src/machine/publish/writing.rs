@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::machine::Publish;
 use crate::machine::channel::Awaited;
 use crate::machine::context::Context;
+use crate::machine::ids::ChannelNumber;
 use crate::machine::publish::Publishing;
 use crate::machine::publish::check::{REPLY_TO, publish_method};
 use crate::machine::publish::publishers::{NUMBER_HEADER, REPUBLISHED_HEADER};
@@ -16,7 +17,7 @@ impl Publishing {
     pub(crate) fn write_publish(
         &mut self,
         cx: &mut Context,
-        channel: u16,
+        channel: ChannelNumber,
         publish: &Publish<'_>,
         attempts: u32,
     ) -> Result<(), Error> {
@@ -61,7 +62,7 @@ impl Publishing {
     pub(crate) fn write_call(
         &mut self,
         cx: &mut Context,
-        channel: u16,
+        channel: ChannelNumber,
         publish: &Publish<'_>,
     ) -> Result<(), Error> {
         // The channel has a publisher: `ready_channel` or `write_queued` has returned it.
@@ -90,7 +91,7 @@ impl Publishing {
     /// Sends a redundant `confirm.select` behind a channel's first publish. Its reply shows that
     /// the broker accepted that publish, so the exchange exists and the user may publish to it. A
     /// second `confirm.select` changes nothing.
-    pub(crate) fn send_probe(cx: &mut Context, channel: u16) {
+    pub(crate) fn send_probe(cx: &mut Context, channel: ChannelNumber) {
         cx.write(channel, &confirm::Select { nowait: false });
         cx.await_reply(channel, &confirm::Select::INFO, Awaited::Probe);
     }

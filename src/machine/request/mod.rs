@@ -10,6 +10,7 @@ use crate::machine::PromiseId;
 use crate::machine::channel::channels::GetCapacity;
 use crate::machine::channel::{Awaited, Role};
 use crate::machine::context::Context;
+use crate::machine::ids::ChannelNumber;
 use crate::machine::publish::Publishing;
 use crate::machine::recovery::blame::Blame;
 use crate::machine::request::check::{check_queue_name, is_nowait, queue_of};
@@ -155,7 +156,7 @@ impl Requests {
 
     /// Returns a channel for one request: from the pool, or a new one. If all channel numbers are
     /// in use, closes an idle publish channel, whose number will be free, and returns `None`.
-    fn pooled_channel(cx: &mut Context, publishing: &mut Publishing) -> Option<u16> {
+    fn pooled_channel(cx: &mut Context, publishing: &mut Publishing) -> Option<ChannelNumber> {
         if let Some(number) = cx.channels.take_idle(Role::Request) {
             return Some(number);
         }

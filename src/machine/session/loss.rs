@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::machine::channel::content::Purpose;
 use crate::machine::channel::{Awaited, Channel};
+use crate::machine::ids::ChannelNumber;
 use crate::machine::recovery::blame::Blame;
 use crate::machine::request::pending::PendingRequest;
 use crate::machine::session::Session;
@@ -104,7 +105,7 @@ impl Session {
         recovery.filtering = None;
         cx.acking.clear();
         consuming.end_consumers(cx, &Ended::ConnectionBroken(error.clone()));
-        let numbers: Vec<u16> = cx.channels.numbers().collect();
+        let numbers: Vec<ChannelNumber> = cx.channels.numbers().collect();
         for number in numbers {
             cx.channels.remove(number);
             // Most channels have no publisher.

@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::machine::channel::{Awaited, Channel, Role};
 use crate::machine::consume::Consuming;
 use crate::machine::context::Context;
+use crate::machine::ids::ChannelNumber;
 use crate::machine::publish::Publishing;
 use crate::machine::publish::check::{check_publish, publish_method};
 use crate::machine::recovery::blame::Blame;
@@ -117,7 +118,7 @@ impl Transactions {
     fn write_tx(
         cx: &mut Context,
         id: TransactionId,
-        channel: u16,
+        channel: ChannelNumber,
         of: &'static MethodInfo,
         method: &impl Encode,
     ) {
@@ -129,7 +130,7 @@ impl Transactions {
     ///
     /// # Errors
     /// The error of a failed transaction; [`Error::Stale`] if it has ended or is ending.
-    pub(crate) fn transaction_channel(&self, id: TransactionId) -> Result<u16, Error> {
+    pub(crate) fn transaction_channel(&self, id: TransactionId) -> Result<ChannelNumber, Error> {
         match self
             .get(id)
             .map(|transaction| (&transaction.phase, transaction.channel))
@@ -228,7 +229,11 @@ impl Transactions {
 
     /// Writes the collected acks of a transaction that is about to end, and returns its channel.
     /// Removes a failed transaction, because the caller reports its error.
-    fn flush_transaction(&mut self, cx: &mut Context, id: TransactionId) -> Result<u16, Error> {
+    fn flush_transaction(
+        &mut self,
+        cx: &mut Context,
+        id: TransactionId,
+    ) -> Result<ChannelNumber, Error> {
         let found = self.transaction_channel(id);
         let Ok(number) = found else {
             self.remove(id);
@@ -268,7 +273,7 @@ impl Transactions {
 
     /// Closes the channel of a transaction, so that the broker rolls it back. Completes its pending
     /// gets with the error.
-    fn close_transaction_channel(cx: &mut Context, number: u16, error: &Error) {
+    fn close_transaction_channel(cx: &mut Context, number: ChannelNumber, error: &Error) {
         let assembly = cx.channels.take_assembly(number);
         if let Some(channel) = cx.channels.get_mut(number) {
             channel.unsettled.forget();
@@ -287,7 +292,7 @@ impl Transactions {
         consuming: &mut Consuming,
     ) {
         let (channels, promises) = (&cx.channels, &cx.promises);
-        let is_overdue = |number: u16| {
+        let is_overdue = |number: ChannelNumber| {
             let mut requests = channels.get(number).into_iter().flat_map(Channel::requests);
             requests.any(|request| !promises.is_pending(request.promise))
         };
@@ -321,7 +326,7 @@ impl Transactions {
                 self.drop_transaction(cx, id);
                 cx.complete(promise, Ok(Reply::Done));
             }
-            // Unreachable: an open transaction has no pending reply, and a failed one no channel.
+            // Unreachable: no `tx` reply is pending in an open transaction, and a failed one has no channel.
             phase @ (TransactionPhase::Open | TransactionPhase::Failed(_)) => {
                 transaction.phase = phase
             }
@@ -332,7 +337,7 @@ impl Transactions {
     /// were published.
     pub(crate) fn handle_return_in_transaction(
         &mut self,
-        channel: u16,
+        channel: ChannelNumber,
         code: u16,
         text: &str,
         message: Message,
@@ -357,7 +362,7 @@ impl Transactions {
     pub(crate) fn handle_transaction_closed(
         &mut self,
         cx: &mut Context,
-        channel: u16,
+        channel: ChannelNumber,
         error: &Error,
     ) {
         // Most channels have no transaction.

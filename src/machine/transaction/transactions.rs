@@ -1,7 +1,7 @@
 //! The transactions of a connection, and their phases (spec 1.9).
 
 use crate::error::Error;
-use crate::machine::ids::{PromiseId, TransactionId};
+use crate::machine::ids::{ChannelNumber, PromiseId, TransactionId};
 use crate::message::Returned;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -24,7 +24,7 @@ pub(crate) enum TransactionPhase {
 /// A transaction. It has a channel unless it has failed.
 #[derive(Debug)]
 pub(crate) struct Transaction {
-    pub(crate) channel: u16,
+    pub(crate) channel: ChannelNumber,
     pub(crate) phase: TransactionPhase,
     /// `false` while the broker has stopped content with `channel.flow`.
     pub(crate) flows: bool,
@@ -56,7 +56,7 @@ pub(crate) struct Transactions {
 
 impl Transactions {
     /// Adds a transaction on a channel.
-    pub(crate) fn add(&mut self, channel: u16, promise: PromiseId) -> TransactionId {
+    pub(crate) fn add(&mut self, channel: ChannelNumber, promise: PromiseId) -> TransactionId {
         self.issued += 1;
         let id = TransactionId(self.issued);
         let phase = TransactionPhase::Starting(promise);
@@ -86,7 +86,10 @@ impl Transactions {
     }
 
     /// Returns the transaction that uses a channel.
-    pub(crate) fn on(&mut self, channel: u16) -> Option<(TransactionId, &mut Transaction)> {
+    pub(crate) fn on(
+        &mut self,
+        channel: ChannelNumber,
+    ) -> Option<(TransactionId, &mut Transaction)> {
         let uses_channel = |transaction: &Transaction| {
             transaction.channel == channel
                 && !matches!(transaction.phase, TransactionPhase::Failed(_))
@@ -99,7 +102,7 @@ impl Transactions {
     }
 
     /// Returns the open transactions with their channels.
-    pub(crate) fn open(&self) -> impl Iterator<Item = (TransactionId, u16)> + '_ {
+    pub(crate) fn open(&self) -> impl Iterator<Item = (TransactionId, ChannelNumber)> + '_ {
         let open = self
             .transactions
             .iter()

@@ -1,5 +1,6 @@
 //! Whole frames to write: small parts are copied into one buffer, large bodies are shared.
 
+use crate::machine::ids::ChannelNumber;
 use crate::machine::request::arguments::{Body, COPIED_BODY};
 use crate::protocol::frame::{self, FRAME_END};
 use crate::protocol::method::Encode;
@@ -102,7 +103,7 @@ impl Chunk {
     #[inline]
     pub(crate) fn append_content_start(
         &mut self,
-        channel: u16,
+        channel: ChannelNumber,
         frame_max: u32,
         method: &impl Encode,
         properties: &Properties<'_>,
@@ -128,7 +129,7 @@ impl Chunk {
     #[inline]
     pub(crate) fn append_body_frame(
         &mut self,
-        channel: u16,
+        channel: ChannelNumber,
         body: &Body<'_>,
         from: usize,
         to: usize,

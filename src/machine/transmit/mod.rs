@@ -11,6 +11,7 @@ pub(crate) mod outgoing;
 
 use crate::machine::Body;
 use crate::machine::deadline::later;
+use crate::machine::ids::ChannelNumber;
 use crate::machine::transmit::heartbeat::Heartbeat;
 use crate::machine::transmit::outbox::Outbox;
 use crate::machine::transmit::outgoing::Outgoing;
@@ -100,7 +101,7 @@ impl Transmit {
     #[inline]
     pub(crate) fn append_method(
         &mut self,
-        channel: u16,
+        channel: ChannelNumber,
         method: &impl Encode,
     ) -> Result<(), EncodeError> {
         self.outbox.append_method(channel, self.frame_max, method)
@@ -116,7 +117,7 @@ impl Transmit {
     #[inline]
     pub(crate) fn append_content(
         &mut self,
-        channel: u16,
+        channel: ChannelNumber,
         method: &impl Encode,
         properties: &Properties<'_>,
         body: &Body<'_>,

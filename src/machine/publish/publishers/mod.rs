@@ -2,7 +2,7 @@
 
 pub(crate) mod publisher;
 
-use crate::machine::ids::PromiseId;
+use crate::machine::ids::{ChannelNumber, PromiseId};
 use crate::machine::promises::Promises;
 use crate::machine::publish::confirms::Confirms;
 use crate::machine::publish::pending::{PendingPublish, PublishKind, ToRepublish};
@@ -24,7 +24,7 @@ pub(crate) const REPUBLISHED_HEADER: &str = "x-puka-republished";
 const TURN: Duration = Duration::from_millis(100);
 
 /// The numbers of an exchange's channels, one for each [`PublishKind`].
-type ExchangeChannels = [Option<u16>; 3];
+type ExchangeChannels = [Option<ChannelNumber>; 3];
 
 /// The publishers of a connection.
 #[derive(Debug, Default)]
@@ -48,7 +48,7 @@ pub(crate) struct Publishers {
     /// The number of calls whose reply is pending.
     calls: usize,
     /// The channels that are not retiring, in the order in which their turns began.
-    turns: BTreeMap<u64, u16>,
+    turns: BTreeMap<u64, ChannelNumber>,
     /// The number of channels that are retiring.
     retiring: usize,
     /// When the last channel began to retire.
@@ -57,12 +57,12 @@ pub(crate) struct Publishers {
     may_have_idle: bool,
     /// Channels that are being closed and may have publishes that the broker has not seen, with
     /// their exchanges.
-    closing: BTreeMap<u16, (PublishKind, Box<[u8]>)>,
+    closing: BTreeMap<ChannelNumber, (PublishKind, Box<[u8]>)>,
     /// Channels that were published to since the last [`stamp`](Self::stamp).
-    unstamped: Vec<u16>,
+    unstamped: Vec<ChannelNumber>,
     /// Channels with deadlines, by an instant no later than the channel's earliest deadline. A
     /// confirm does not update the entry.
-    deadlines: BTreeSet<(Instant, u16)>,
+    deadlines: BTreeSet<(Instant, ChannelNumber)>,
 }
 
 impl Publishers {
@@ -88,7 +88,13 @@ impl Publishers {
     }
 
     /// Adds the publisher of an exchange on a new channel.
-    pub(crate) fn add(&mut self, exchange: &[u8], kind: PublishKind, channel: u16, now: Instant) {
+    pub(crate) fn add(
+        &mut self,
+        exchange: &[u8],
+        kind: PublishKind,
+        channel: ChannelNumber,
+        now: Instant,
+    ) {
         let index = usize::from(channel);
         if self.publishers.len() <= index {
             self.publishers.resize_with(index + 1, || None);
@@ -129,7 +135,7 @@ impl Publishers {
     /// Removes the publisher that has been idle longest, and returns its channel, which the caller
     /// closes. A publisher is idle if no confirm and no reply is pending. Confirms whose deadline
     /// has passed do not count as pending.
-    pub(crate) fn remove_idle(&mut self) -> Option<u16> {
+    pub(crate) fn remove_idle(&mut self) -> Option<ChannelNumber> {
         if !self.may_have_idle {
             return None;
         }
@@ -162,12 +168,16 @@ impl Publishers {
     }
 
     /// Records that the broker has closed a channel, so it has seen its publishes.
-    pub(crate) fn record_closed(&mut self, channel: u16) {
+    pub(crate) fn record_closed(&mut self, channel: ChannelNumber) {
         self.closing.remove(&channel);
     }
 
     /// Stops content or resumes it. Returns the exchange of the channel.
-    pub(crate) fn set_flow(&mut self, channel: u16, active: bool) -> Option<(&[u8], PublishKind)> {
+    pub(crate) fn set_flow(
+        &mut self,
+        channel: ChannelNumber,
+        active: bool,
+    ) -> Option<(&[u8], PublishKind)> {
         self.may_have_idle = true;
         let publisher = self.on(channel)?;
         publisher.flows = active;
@@ -206,7 +216,7 @@ impl Publishers {
 
     /// Begins another turn of a channel if it is retiring. Returns the channel unless its content
     /// is stopped.
-    pub(crate) fn resume(&mut self, channel: u16, now: Instant) -> Option<u16> {
+    pub(crate) fn resume(&mut self, channel: ChannelNumber, now: Instant) -> Option<ChannelNumber> {
         self.uses += 1;
         let turn = self.uses;
         let publisher = self.on(channel)?;
@@ -220,7 +230,7 @@ impl Publishers {
     }
 
     /// Removes a publisher from all indices. The caller corrects the counts of its publishes.
-    fn take(&mut self, channel: u16) -> Option<Box<Publisher>> {
+    fn take(&mut self, channel: ChannelNumber) -> Option<Box<Publisher>> {
         let publisher = self.publishers.get_mut(usize::from(channel))?.take()?;
         self.len -= 1;
         self.retiring -= usize::from(publisher.is_retiring);
@@ -264,7 +274,7 @@ impl Publishers {
 
     /// Returns the publisher on a channel.
     #[inline]
-    pub(crate) fn on(&mut self, channel: u16) -> Option<&mut Publisher> {
+    pub(crate) fn on(&mut self, channel: ChannelNumber) -> Option<&mut Publisher> {
         self.publishers
             .get_mut(usize::from(channel))?
             .as_deref_mut()
@@ -275,7 +285,7 @@ impl Publishers {
     #[inline]
     pub(crate) fn add_in_flight(
         &mut self,
-        channel: u16,
+        channel: ChannelNumber,
         promise: PromiseId,
         to_republish: Option<PendingPublish>,
     ) -> bool {
@@ -309,13 +319,13 @@ impl Publishers {
     }
 
     /// Returns `true` if the publishes on a channel are calls.
-    pub(crate) fn has_calls_on(&mut self, channel: u16) -> bool {
+    pub(crate) fn has_calls_on(&mut self, channel: ChannelNumber) -> bool {
         self.on(channel)
             .is_some_and(|publisher| publisher.kind == PublishKind::Call)
     }
 
     /// Takes the promise of a call by its number, if it has no reply yet.
-    pub(crate) fn take_call(&mut self, channel: u16, call: u64) -> Option<PromiseId> {
+    pub(crate) fn take_call(&mut self, channel: ChannelNumber, call: u64) -> Option<PromiseId> {
         let promise = self.on(channel)?.calls.remove(&call)?;
         self.calls -= 1;
         self.may_have_idle = true;
@@ -339,7 +349,7 @@ impl Publishers {
     /// the tag is not that of an unconfirmed publish.
     pub(crate) fn confirm(
         &mut self,
-        channel: u16,
+        channel: ChannelNumber,
         tag: u64,
         multiple: bool,
         each: impl FnMut(PromiseId),
@@ -362,7 +372,7 @@ impl Publishers {
     }
 
     /// Takes the promise of a returned publish. Its confirm is pending.
-    pub(crate) fn take_returned(&mut self, channel: u16, tag: u64) -> Option<PromiseId> {
+    pub(crate) fn take_returned(&mut self, channel: ChannelNumber, tag: u64) -> Option<PromiseId> {
         let call = self.take_call(channel, tag);
         let publisher = self.on(channel)?;
         let Some(promise) = publisher.confirms.take_returned(tag) else {
@@ -374,7 +384,7 @@ impl Publishers {
     }
 
     /// Removes the publisher on a channel that is closed.
-    pub(crate) fn remove(&mut self, channel: u16) -> Option<Box<Publisher>> {
+    pub(crate) fn remove(&mut self, channel: ChannelNumber) -> Option<Box<Publisher>> {
         self.closing.remove(&channel);
         let publisher = self.take(channel)?;
         self.in_flight -= publisher.confirms.open();
@@ -399,7 +409,7 @@ impl Publishers {
     }
 
     /// Inserts the channel's entry in `deadlines`. The channel must not have one.
-    fn set_due(&mut self, channel: u16) {
+    fn set_due(&mut self, channel: ChannelNumber) {
         let Some(publisher) = self.on(channel) else {
             return;
         };

@@ -1,6 +1,6 @@
 //! One publish channel.
 
-use crate::machine::ids::PromiseId;
+use crate::machine::ids::{ChannelNumber, PromiseId};
 use crate::machine::publish::confirms::Confirms;
 use crate::machine::publish::pending::{PublishKind, ToRepublish};
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use std::time::Instant;
 #[repr(C, align(64))]
 pub(crate) struct Publisher {
     pub(super) last_used: u64,
-    pub(crate) channel: u16,
+    pub(crate) channel: ChannelNumber,
     pub(super) kind: PublishKind,
     /// `false` while the broker has stopped content with `channel.flow`.
     pub(super) flows: bool,

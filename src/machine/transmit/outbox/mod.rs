@@ -15,6 +15,7 @@
 
 use crate::fairness::{CHANNEL_TURN_BYTES, ORDERED_BYTES, UNWRITTEN_BYTES, WRITE_BYTES};
 use crate::machine::Body;
+use crate::machine::ids::ChannelNumber;
 use crate::machine::transmit::chunk::Chunk;
 use crate::machine::transmit::outgoing::Outgoing;
 use crate::protocol::frame::{self, OVERHEAD};
@@ -30,7 +31,7 @@ pub(crate) struct Outbox {
     /// The frames behind `first`, by channel number. Each chunk is one turn.
     channel_queues: Vec<VecDeque<Chunk>>,
     /// The channels whose queue is not empty; the next one to take a turn is at the front.
-    turns: VecDeque<u16>,
+    turns: VecDeque<ChannelNumber>,
     /// The number of bytes in all channel queues.
     queued_bytes: usize,
     /// The frames that are written after everything else.
@@ -61,7 +62,7 @@ impl Outbox {
 
     /// Lets `append` append whole frames of a channel, to `first` or to the channel's queue.
     #[inline]
-    fn append<R>(&mut self, channel: u16, append: impl FnOnce(&mut Chunk) -> R) -> R {
+    fn append<R>(&mut self, channel: ChannelNumber, append: impl FnOnce(&mut Chunk) -> R) -> R {
         let has_queued = !self.turns.is_empty()
             && self
                 .channel_queues
@@ -75,7 +76,7 @@ impl Outbox {
 
     fn append_to_channel_queue<R>(
         &mut self,
-        channel: u16,
+        channel: ChannelNumber,
         append: impl FnOnce(&mut Chunk) -> R,
     ) -> R {
         let index = usize::from(channel);
@@ -110,7 +111,7 @@ impl Outbox {
     #[inline]
     pub(crate) fn append_method(
         &mut self,
-        channel: u16,
+        channel: ChannelNumber,
         frame_max: u32,
         method: &impl Encode,
     ) -> Result<(), EncodeError> {
@@ -138,7 +139,7 @@ impl Outbox {
     #[inline]
     pub(crate) fn append_content(
         &mut self,
-        channel: u16,
+        channel: ChannelNumber,
         frame_max: u32,
         method: &impl Encode,
         properties: &Properties<'_>,
