@@ -217,9 +217,10 @@ impl Connection {
     /// starts on the same channel for the difference, and shares the buffer of the first. For a
     /// lower count, a second consumer replaces the first.
     ///
-    /// # Errors The close reason if the connection is closed; [`Error::Full`] at a limit;
-    /// [`Error::Stale`] if the consumer has ended; [`Error::InvalidArgument`] for an exclusive
-    /// consumer, because the broker allows no second one.
+    /// # Errors
+    /// The close reason if the connection is closed; [`Error::Full`] at a limit; [`Error::Stale`]
+    /// if the consumer has ended; [`Error::InvalidArgument`] for an exclusive consumer, because the
+    /// broker allows no second one.
     pub fn qos(&mut self, id: ConsumerId, prefetch_count: u16) -> Result<PromiseId, Error> {
         self.check_to_request()?;
         let Session { cx, consuming, .. } = &mut self.session;
@@ -230,8 +231,9 @@ impl Connection {
     /// delivers them again, to this consumer or another. Deliveries that the program still has are
     /// stale from then on. (It does not recover the connection.)
     ///
-    /// # Errors The close reason if the connection is closed; [`Error::Full`] at a limit;
-    /// [`Error::Stale`] if the consumer has ended.
+    /// # Errors
+    /// The close reason if the connection is closed; [`Error::Full`] at a limit; [`Error::Stale`]
+    /// if the consumer has ended.
     pub fn recover(&mut self, id: ConsumerId) -> Result<PromiseId, Error> {
         self.check_to_request()?;
         let Session { cx, consuming, .. } = &mut self.session;
@@ -296,8 +298,9 @@ impl Connection {
     /// confirmed the cancel. Deliveries that need no ack stay buffered: the broker has forgotten
     /// them.
     ///
-    /// # Errors The close reason if the connection is closed; [`Error::Full`] at a limit;
-    /// [`Error::Stale`] if the consumer has ended.
+    /// # Errors
+    /// The close reason if the connection is closed; [`Error::Full`] at a limit; [`Error::Stale`]
+    /// if the consumer has ended.
     pub fn cancel(&mut self, id: ConsumerId) -> Result<PromiseId, Error> {
         self.check_to_request()?;
         let Session { cx, consuming, .. } = &mut self.session;
@@ -331,9 +334,10 @@ impl Connection {
     /// Publishes a message within a transaction. The promise is complete at once, without an event.
     /// The commit reports the outcome of the publish.
     ///
-    /// # Errors The close reason if the connection is closed; the error of the transaction if it
-    /// has failed; [`Error::Full`] at a limit; [`Error::InvalidArgument`] if the broker would
-    /// refuse the message.
+    /// # Errors
+    /// The close reason if the connection is closed; the error of the transaction if it has failed;
+    /// [`Error::Full`] at a limit; [`Error::InvalidArgument`] if the broker would refuse the
+    /// message.
     pub fn publish_in(
         &mut self,
         id: TransactionId,
