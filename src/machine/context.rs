@@ -394,7 +394,7 @@ impl Context {
     }
 
     /// Removes the queue of a refused request from the record if the broker did not find it.
-    pub(crate) fn note_refusal(&mut self, request: &PendingRequest, error: &Error) {
+    fn note_refusal(&mut self, request: &PendingRequest, error: &Error) {
         if !matches!(error, Error::NotFound(_)) {
             return;
         }

@@ -260,7 +260,7 @@ impl Promises {
     /// Completes a promise with [`Reply::Done`], which needs no disposal. Most publishes complete
     /// so.
     #[inline]
-    pub(crate) fn done(&mut self, id: PromiseId) {
+    pub(crate) fn complete_done(&mut self, id: PromiseId) {
         self.complete_slot(id);
     }
 
@@ -438,7 +438,7 @@ mod tests {
         let untimed = promises.open_timed(TIMEOUT);
         promises.remove_deadline(untimed);
         let completed = promises.open_timed(TIMEOUT);
-        promises.done(completed);
+        promises.complete_done(completed);
         assert!(
             promises
                 .fetch(completed)

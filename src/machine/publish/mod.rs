@@ -268,7 +268,7 @@ impl Publishing {
                     self.record_sent(cx, channel, promise, to_republish);
                 }
                 (Ok(()), PublishKind::Call) => self.record_sent(cx, channel, promise, None),
-                (Ok(()), PublishKind::Unconfirmed) => cx.promises.done(promise),
+                (Ok(()), PublishKind::Unconfirmed) => cx.promises.complete_done(promise),
                 (Err(error), _) => cx.complete(promise, Err(error)),
             }
         }
@@ -292,12 +292,13 @@ impl Publishing {
             // These two arms do what `Context::complete` does, with less work: a confirm is as
             // frequent as a publish, and its outcome needs no disposal.
             (true, false) if republished.is_empty() => {
-                self.publishers
-                    .confirm(channel, tag, multiple, |promise| promises.done(promise))
+                self.publishers.confirm(channel, tag, multiple, |promise| {
+                    promises.complete_done(promise)
+                })
             }
             (true, false) => self.publishers.confirm(channel, tag, multiple, |promise| {
                 republished.remove(&promise);
-                promises.done(promise);
+                promises.complete_done(promise);
             }),
             // The confirm of a call is not its reply.
             (true, true) => self.publishers.confirm(channel, tag, multiple, |_| {}),
@@ -363,8 +364,8 @@ impl Publishing {
         cx.complete(promise, Err(error));
     }
 
-    /// Completes the publishes in flight on a channel that the broker closed with `error`. It is
-    /// the outcome of the publish that caused it. The outcome of the others is unknown.
+    /// Completes the publishes in flight on a channel that the broker closed with `error`. The error
+    /// is the outcome of the publish that caused it. The outcome of the others is unknown.
     ///
     /// - A single publish in flight is the cause.
     /// - Before the first publish is known to be accepted, that one is the cause, and the broker
@@ -389,14 +390,14 @@ impl Publishing {
         let promises: Vec<(u64, PromiseId)> = publisher.confirms.drain().collect();
         let last = promises.last().map_or(0, |(tag, _)| *tag);
         for (tag, promise) in promises {
-            let is_cause = match (publisher.is_first_accepted, names_exchange) {
+            let is_outcome = match (publisher.is_first_accepted, names_exchange) {
                 _ if was_alone => true,
                 (false, true) => true,
                 (false, false) => tag == 1,
                 (true, true) => tag == last,
                 (true, false) => false,
             };
-            let error = if is_cause {
+            let error = if is_outcome {
                 error.clone()
             } else {
                 Error::Unconfirmed(error.clone().into())

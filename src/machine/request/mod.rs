@@ -31,7 +31,6 @@ impl Requests {
     /// sending it twice has the effect of sending it once. Otherwise completes it: with the error
     /// if it is the cause of the loss, else with an unknown outcome.
     pub(crate) fn repeat_or_fail(
-        &mut self,
         cx: &mut Context,
         mut request: PendingRequest,
         error: &Error,

@@ -5,6 +5,7 @@ use crate::machine::channel::content::Purpose;
 use crate::machine::channel::{Awaited, Channel};
 use crate::machine::ids::ChannelNumber;
 use crate::machine::recovery::blame::Blame;
+use crate::machine::request::Requests;
 use crate::machine::request::pending::PendingRequest;
 use crate::machine::session::Session;
 use crate::machine::{Ended, PromiseId, Reply};
@@ -57,14 +58,12 @@ impl Session {
         if let Some(assembly) = channel.assembly.take()
             && let Purpose::Got { request, .. } = assembly.purpose
         {
-            self.requests
-                .repeat_or_fail(&mut self.cx, request, error, blame, to_repeat);
+            Requests::repeat_or_fail(&mut self.cx, request, error, blame, to_repeat);
         }
         for pending in channel.pending_replies.drain(..) {
             match pending.purpose {
                 Awaited::Request(request) | Awaited::Get { request, .. } => {
-                    self.requests
-                        .repeat_or_fail(&mut self.cx, request, error, blame, to_repeat);
+                    Requests::repeat_or_fail(&mut self.cx, request, error, blame, to_repeat);
                 }
                 Awaited::Qos {
                     consumer, resize, ..
@@ -90,7 +89,7 @@ impl Session {
     }
 
     /// Completes every promise with the error, except those in `except`, and ends all consumers,
-    /// transactions and channels.
+    /// transactions and channels. The outcome of publishes and commits in flight is unknown.
     pub(crate) fn give_up(&mut self, error: &Error, except: &[PromiseId]) {
         self.fail_all_queued(error);
         let unconfirmed = || Err(Error::Unconfirmed(error.clone().into()));

@@ -130,7 +130,7 @@ impl Transactions {
     ///
     /// # Errors
     /// The error of a failed transaction; [`Error::Stale`] if it has ended or is ending.
-    pub(crate) fn transaction_channel(&self, id: TransactionId) -> Result<ChannelNumber, Error> {
+    fn transaction_channel(&self, id: TransactionId) -> Result<ChannelNumber, Error> {
         match self
             .get(id)
             .map(|transaction| (&transaction.phase, transaction.channel))
