@@ -5,15 +5,8 @@ use crate::machine::connection::Connection;
 use crate::machine::connection::state::State;
 use crate::machine::session::Stats;
 use crate::machine::{ConnectionState, Counters, ServerProperties};
-use std::time::Duration;
 
 impl Connection {
-    /// Returns the error for a timeout that has passed: [`Error::ReadingPaused`] if reading is
-    /// paused, else [`Error::Timeout`].
-    pub(crate) fn timeout_error(&self, what: &'static str, after: Duration) -> Error {
-        self.session.consuming.timed_out(what, after)
-    }
-
     /// Returns `true` if the driver has to call [`poll_transmit`](Self::poll_transmit), or
     /// [`tend`](Self::tend) without a transport. Otherwise it may sleep.
     #[must_use]

@@ -5,7 +5,7 @@ use crate::machine::connection::Connection;
 use crate::machine::connection::state::State;
 use crate::machine::deadline::earlier;
 use crate::machine::request::capacity::Ticket;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 impl Connection {
     /// Handles the timeout that [`poll_timeout`](Self::poll_timeout) returned. Read and write once
@@ -84,6 +84,12 @@ impl Connection {
         }
     }
 
+    /// Returns the error for a timeout that has passed: [`Error::ReadingPaused`] if reading is
+    /// paused, else [`Error::Timeout`].
+    pub(crate) fn timeout_error(&self, what: &'static str, after: Duration) -> Error {
+        self.session.consuming.timed_out(what, after)
+    }
+
     /// Begins a wait for capacity. Its timeout is that of a request.
     pub(crate) fn begin_wait(&mut self) -> Ticket {
         self.session.cx.attention = true;
@@ -115,7 +121,6 @@ impl Connection {
 mod tests {
     use super::*;
     use crate::options::Options;
-    use std::time::Duration;
 
     #[test]
     fn an_ended_wait_has_no_deadline() {

@@ -10,8 +10,9 @@ use crate::protocol::method::{basic, confirm};
 use crate::protocol::{ShortStr, TableRef};
 
 impl Publishing {
-    /// Opens the channel of an exchange that has none. If there are too many channels, closes an
-    /// idle one instead.
+    /// Opens the channel of an exchange that has none. At the limit of publish channels, closes an
+    /// idle one for it. If all channel numbers are in use, closes an idle channel and returns an
+    /// error: the number is free after `close-ok`.
     pub(crate) fn open_publisher(
         &mut self,
         cx: &mut Context,

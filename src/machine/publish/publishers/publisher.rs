@@ -18,7 +18,7 @@ pub(crate) struct Publisher {
     pub(super) flows: bool,
     /// It takes no more publishes, so that it becomes idle and can be closed for another exchange.
     pub(super) is_retiring: bool,
-    /// It was published to since the last [`stamp`](Publishers::stamp).
+    /// It was published to since the last [`stamp`](super::Publishers::stamp).
     pub(super) is_unstamped: bool,
     pub(crate) confirms: Confirms,
     /// The reply to the probe has arrived, so the broker has accepted the first publish. Until
