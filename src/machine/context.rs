@@ -263,9 +263,10 @@ impl Context {
         self.attention = true;
     }
 
-    /// Returns a channel to the pool if nothing is pending or unsettled on it, or closes it if it is
-    /// not needed or cannot be reused. Marks it as `Settling` if only unsettled messages keep it.
-    /// Does nothing for channels of publishes, transactions and the replay, which are never pooled.
+    /// Returns a channel to the pool if nothing is pending or unsettled on it, or closes it if it
+    /// is not needed or cannot be reused. Marks it as `Settling` if only unsettled messages keep
+    /// it. Does nothing for channels of publishes, transactions and the replay, which are never
+    /// pooled.
     pub(crate) fn release(&mut self, number: ChannelNumber) {
         // The channel of an ended consumer may be closed already.
         let Some(channel) = self.channels.get_mut(number) else {

@@ -329,18 +329,18 @@ impl Connection {
 
     /// Starts the queued work that can start. This is the only place that starts queued work.
     ///
-    /// `handle_input`, `handle_timeout`, `handle_dial_failure`, `handle_filter` and `close` call it in
-    /// any case. The other methods call it if
+    /// `handle_input`, `handle_timeout`, `handle_dial_failure`, `handle_filter` and `close` call it
+    /// themselves. The other methods call it if
     ///
     /// - the call has queued a request, a consumer or a transaction, or freed a channel: it has set
     ///   [`Context::may_start`], and ends with [`proceed_if_queued`](Self::proceed_if_queued);
     /// - the call may have taken buffered deliveries, so that reading may resume: it ends with
     ///   [`proceed_if_needed`](Self::proceed_if_needed), which checks `may_start`, too.
     ///
-    /// The calls that only write do neither: `qos`, `publish_in`, `get_in`, `commit`, `rollback` and
-    /// `update_secret`. `drop_transaction` closes a channel, but its number is free only after
-    /// `close-ok`, whose arrival calls `proceed`. Publishes are queued only if they have to wait for
-    /// input.
+    /// The calls that only write do neither: `qos`, `publish_in`, `get_in`, `commit`, `rollback`
+    /// and `update_secret`. `drop_transaction` closes a channel, but its number is free only after
+    /// `close-ok`, whose arrival calls `proceed`. Publishes are queued only if they have to wait
+    /// for input.
     fn proceed(&mut self) {
         let Self {
             lifecycle, session, ..

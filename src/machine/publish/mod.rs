@@ -364,8 +364,8 @@ impl Publishing {
         cx.complete(promise, Err(error));
     }
 
-    /// Completes the publishes in flight on a channel that the broker closed with `error`. The error
-    /// is the outcome of the publish that caused it. The outcome of the others is unknown.
+    /// Completes the publishes in flight on a channel that the broker closed with `error`. The
+    /// error is the outcome of the publish that caused it. The outcome of the others is unknown.
     ///
     /// - A single publish in flight is the cause.
     /// - Before the first publish is known to be accepted, that one is the cause, and the broker

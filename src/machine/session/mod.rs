@@ -1,10 +1,11 @@
 //! The session: the parts of the state machine that use channels.
 //!
-//! Its methods are those that need several parts: starting queued work here, [`deadlines`], and the
-//! [`loss`] of the connection. `dispatch.rs` routes frames to the parts.
+//! Its methods are those that need several parts: starting queued work here, [`deadlines`], the
+//! [`loss`] of the connection, and [`replies`]. `dispatch.rs` routes other frames to the parts.
 
 pub(crate) mod deadlines;
 pub(crate) mod loss;
+pub(crate) mod replies;
 
 use crate::machine::channel::Channel;
 use crate::machine::channel::content::Assembly;

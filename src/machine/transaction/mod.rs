@@ -326,7 +326,8 @@ impl Transactions {
                 self.drop_transaction(cx, id);
                 cx.complete(promise, Ok(Reply::Done));
             }
-            // Unreachable: no `tx` reply is pending in an open transaction, and a failed one has no channel.
+            // Unreachable: no `tx` reply is pending in an open transaction, and a failed one has no
+            // channel.
             phase @ (TransactionPhase::Open | TransactionPhase::Failed(_)) => {
                 transaction.phase = phase
             }
