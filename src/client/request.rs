@@ -60,7 +60,7 @@ impl<R: Request> Drop for Submit<R> {
             self.request
                 .handle()
                 .link()
-                .leave(self.request.capacity(), ticket);
+                .end_wait(self.request.capacity(), ticket);
         }
     }
 }

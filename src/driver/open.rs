@@ -68,7 +68,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin, C: Clock> Rounds for Driver<Io, C> {
 
     fn rest(&mut self, cx: &mut Context<'_>, interest: Interest) -> bool {
         let Self { alarm, clock, pump } = self;
-        !alarm.has_rung(clock, cx, interest.timeout) && pump.link().sleep(cx.waker())
+        !alarm.has_rung(clock, cx, interest.timeout) && pump.link().prepare_to_sleep(cx.waker())
     }
 }
 

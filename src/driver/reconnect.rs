@@ -152,7 +152,7 @@ where
         let Self {
             alarm, clock, link, ..
         } = self;
-        !alarm.has_rung(clock, cx, interest.timeout) && link.sleep(cx.waker())
+        !alarm.has_rung(clock, cx, interest.timeout) && link.prepare_to_sleep(cx.waker())
     }
 }
 

@@ -187,7 +187,7 @@ impl<S: Read + Write> Evented<S> {
             } else {
                 tend(&self.link, now)
             };
-            if self.link.sleep(&waker) {
+            if self.link.prepare_to_sleep(&waker) {
                 self.more |= interest.input && !self.reading;
                 self.reading = interest.input;
                 return interest;

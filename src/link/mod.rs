@@ -3,27 +3,41 @@
 //!
 //! Nothing is awaited, woken or called back while the lock is held. No value of the user is cloned
 //! or dropped under it either, not even a waker: its vtable may be the user's.
+//!
+//! Every method takes the lock, except `epoch`, `guard` and [`Link::new`]. A method that may change
+//! the state machine ends with [`Link::release`], which wakes tasks, drops the user's values and
+//! calls the user's credential source, SASL mechanism or recovery filter. A method that only takes
+//! a result or stores a waker drops the lock guard instead, which is cheaper.
+//!
+//! | method | ends with | also runs code of the user |
+//! | --- | --- | --- |
+//! | `with`, `handle_loss`, `handle_dial_failure` | `release` | |
+//! | `poll_send`, `poll_deliveries` | `release` | clones and drops the waker |
+//! | `abandon`, `end_wait`, `drop_consumer` | `release` | drops the waker |
+//! | `poll_promise`, `poll_notice`, `prepare_to_sleep` | `drop` | clones and drops the waker |
+//! | `stop_listening` | `drop` | drops the waker |
 
-mod buffers;
-mod disposal;
+mod deferred;
+mod drop_queue;
+mod lazy_waker;
 mod state;
-mod wakers;
 
 use crate::error::{Broken, Error};
 use crate::fairness::{QUEUED_BYTES, TAKEN_DELIVERIES};
 use crate::machine::{
     Completion, Connection, ConsumerId, Delivered, Ended, ListenerId, Notice, PromiseId, Ticket,
 };
-use buffers::Spare;
 use bytes::Bytes;
-use disposal::{Causes, DropQueue};
+use deferred::{DeferredWork, UserCall};
+use drop_queue::{DropQueue, ErrorCauses};
+use lazy_waker::LazyWaker;
 #[cfg(shuttle)]
 use shuttle::sync::{
     Mutex, MutexGuard,
     atomic::{AtomicU32, Ordering},
 };
 pub(crate) use state::Capacity;
-use state::State;
+use state::{State, take_waker};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::resume_unwind;
 use std::sync::{Arc, PoisonError};
@@ -34,13 +48,14 @@ use std::sync::{
 };
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
-use wakers::{UsersCode, Woken};
 
 /// The state machine, shared by the driver and the handles.
 #[derive(Debug)]
 pub(crate) struct Link {
     state: Mutex<State>,
-    /// A copy of the state machine's connection epoch, to compare without the lock.
+    /// A copy of the state machine's connection epoch, to compare without the lock. It is stored
+    /// while the lock is held, so a task that has taken a delivery never sees an earlier epoch than
+    /// that of the delivery. Relaxed is enough, because the lock orders the two.
     epoch: AtomicU32,
     drop_queue: Arc<DropQueue>,
 }
@@ -58,9 +73,9 @@ impl Link {
             requesting: BTreeMap::new(),
             publishing: BTreeMap::new(),
             transacting: BTreeMap::new(),
-            sent: 0,
-            taken: 0,
-            causes: Causes::default(),
+            bytes_since_yield: 0,
+            deliveries_since_yield: 0,
+            causes: ErrorCauses::default(),
             dropped,
         });
         Arc::new(Self {
@@ -75,47 +90,24 @@ impl Link {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Releases the lock, then wakes the tasks that the change concerns.
+    /// Releases the lock after a change of the state machine, then does the work that the change
+    /// has caused.
     #[inline]
     fn release(&self, state: MutexGuard<'_, State>) {
         self.epoch
             .store(state.machine.stats().epoch, Ordering::Relaxed);
-        if !state.is_quiet() || !self.drop_queue.is_empty() {
-            self.release_and_wake(state);
+        if state.may_wake() || !self.drop_queue.is_empty() {
+            self.release_and_work(state);
         }
     }
 
     #[cold]
-    fn release_and_wake(&self, mut state: MutexGuard<'_, State>) {
-        let woken = self.woken(&mut state);
-        drop(state);
-        let (mut users, mut panic) = woken.wake();
-        while let Some(code) = users {
-            let mut state = match *code {
-                UsersCode::Login(step) => {
-                    let is_first = step.is_first();
-                    let mut outcome = step.run();
-                    if is_first {
-                        outcome = outcome.map_mechanism(|own| self.drop_queue.guard_mechanism(own));
-                    }
-                    let mut state = self.lock();
-                    if let Some(error) = outcome.error() {
-                        state.causes.keep(error, &self.drop_queue);
-                    }
-                    state.machine.handle_login(outcome);
-                    state
-                }
-                UsersCode::Filter(step) => {
-                    let outcome = step.run();
-                    let mut state = self.lock();
-                    state.machine.handle_filter(outcome);
-                    state
-                }
-            };
-            let woken = self.woken(&mut state);
-            drop(state);
-            let (next, caught) = woken.wake();
-            users = next;
+    fn release_and_work(&self, state: MutexGuard<'_, State>) {
+        let (mut user_call, mut panic) = self.release_and_take_work(state).run();
+        while let Some(call) = user_call {
+            let state = self.run_user_call(*call);
+            let (next, caught) = self.release_and_take_work(state).run();
+            user_call = next;
             panic = panic.or(caught);
         }
         // Handles are dropped while a panic unwinds, and a second panic would abort the process.
@@ -124,29 +116,53 @@ impl Link {
         }
     }
 
-    fn woken(&self, state: &mut State) -> Woken {
-        let mut woken = state.woken();
-        if !self.drop_queue.is_empty() {
-            self.drop_queue.take(&state.dropped, &mut woken.dropped);
+    /// Takes the work that the last changes have caused, and releases the lock.
+    fn release_and_take_work(&self, mut state: MutexGuard<'_, State>) -> DeferredWork {
+        state.take_deferred(&self.drop_queue)
+    }
+
+    /// Calls the user's code without the lock, then takes the lock and passes the outcome to the
+    /// state machine.
+    fn run_user_call(&self, call: UserCall) -> MutexGuard<'_, State> {
+        match call {
+            UserCall::Login(step) => {
+                let is_first = step.is_first();
+                let mut outcome = step.run();
+                if is_first {
+                    outcome = outcome
+                        .map_mechanism(|mechanism| self.drop_queue.guard_mechanism(mechanism));
+                }
+                let mut state = self.lock();
+                if let Some(error) = outcome.error() {
+                    state.causes.store(error, &self.drop_queue);
+                }
+                state.machine.handle_login(outcome);
+                state
+            }
+            UserCall::Filter(step) => {
+                let outcome = step.run();
+                let mut state = self.lock();
+                state.machine.handle_filter(outcome);
+                state
+            }
         }
-        woken
     }
 
     #[inline]
-    fn with_state<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
+    fn with_state<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.lock();
-        let result = act(&mut state);
+        let result = change(&mut state);
         self.release(state);
         result
     }
 
     /// Calls a function with the state machine, then wakes the tasks that the change concerns.
     #[inline]
-    pub(crate) fn with<R>(&self, act: impl FnOnce(&mut Connection) -> R) -> R {
-        self.with_state(|state| act(&mut state.machine))
+    pub(crate) fn with<R>(&self, change: impl FnOnce(&mut Connection) -> R) -> R {
+        self.with_state(|state| change(&mut state.machine))
     }
 
-    /// Returns a share of a user's body that the state machine may drop.
+    /// Returns a share of a user's body that the state machine may drop under the lock.
     pub(crate) fn guard(&self, body: &Bytes) -> Bytes {
         self.drop_queue.guard_body(body)
     }
@@ -155,7 +171,7 @@ impl Link {
     pub(crate) fn handle_loss(&self, cause: Broken) {
         self.with_state(|state| {
             let error = Error::ConnectionBroken(cause.clone());
-            state.causes.keep(&error, &self.drop_queue);
+            state.causes.store(&error, &self.drop_queue);
             state.machine.handle_loss(cause);
         });
     }
@@ -163,30 +179,33 @@ impl Link {
     /// Reports to the state machine that dialling has failed.
     pub(crate) fn handle_dial_failure(&self, now: Instant, error: Error) {
         self.with_state(|state| {
-            state.causes.keep(&error, &self.drop_queue);
+            state.causes.store(&error, &self.drop_queue);
             state.machine.handle_dial_failure(now, error);
         });
     }
 
-    /// Returns the connection epoch, which a delivery must have to be settled. May be out of date.
+    /// Returns the connection epoch, which a delivery must have to be settled, without taking the
+    /// lock. It may be out of date if another thread reports a loss at the same time.
     pub(crate) fn epoch(&self) -> u32 {
         self.epoch.load(Ordering::Relaxed)
     }
 
-    /// Prepares the driver to sleep. Returns `false` if there is work to do instead.
-    pub(crate) fn sleep(&self, waker: &Waker) -> bool {
-        let mut spare = Spare::new(waker);
+    /// Stores the driver's waker. Returns `false` if there is work for the driver to do instead of
+    /// sleeping.
+    pub(crate) fn prepare_to_sleep(&self, waker: &Waker) -> bool {
+        let mut waker = LazyWaker::new(waker);
         loop {
             let mut state = self.lock();
             if state.machine.wants_attention() {
                 drop(state);
                 return false;
             }
-            let is_kept = spare.replace(&mut state.driver);
+            let is_stored = waker.store(&mut state.driver);
             drop(state);
-            if spare.is_done(is_kept) {
+            if is_stored {
                 return true;
             }
+            waker.clone_waker();
         }
     }
 
@@ -199,49 +218,51 @@ impl Link {
     ) -> Poll<Completion> {
         let mut state = self.lock();
         match state.machine.fetch_completion(promise) {
-            Some(answer) => Poll::Ready(answer),
-            None => self.wait_for_answer(state, promise, cx),
+            Some(completion) => Poll::Ready(completion),
+            None => self.store_promise_waker(state, promise, cx),
         }
     }
 
-    /// Stores the waker of a task that polled a pending promise. This is not part of
-    /// [`poll_promise`](Self::poll_promise), which saves 26 instructions if the promise is
-    /// complete, as it often is for a publish.
+    /// Stores the waker of a task that polled a pending promise, unless the promise is completed
+    /// meanwhile. This is not part of [`poll_promise`](Self::poll_promise), which saves 26
+    /// instructions if the promise is complete, as it often is for a publish.
     #[cold]
-    fn wait_for_answer<'s>(
+    fn store_promise_waker<'s>(
         &'s self,
         mut state: MutexGuard<'s, State>,
         promise: PromiseId,
         cx: &mut Context<'_>,
     ) -> Poll<Completion> {
-        let mut spare = Spare::new(cx.waker());
+        let mut waker = LazyWaker::new(cx.waker());
         loop {
-            let is_kept = spare.keep(&mut state.promises, promise.index());
+            let is_stored = waker.store_at(&mut state.promises, promise.index());
             drop(state);
-            if spare.is_done(is_kept) {
+            if is_stored {
                 return Poll::Pending;
             }
+            waker.clone_waker();
             state = self.lock();
-            if let Some(answer) = state.machine.fetch_completion(promise) {
+            if let Some(completion) = state.machine.fetch_completion(promise) {
                 drop(state);
-                return Poll::Ready(answer);
+                return Poll::Ready(completion);
             }
         }
     }
 
     /// Drops interest in a promise.
     pub(crate) fn abandon(&self, promise: PromiseId) {
-        let unused = self.with_state(|state| {
+        let old_waker = self.with_state(|state| {
             state.machine.abandon(promise);
-            state
-                .promises
-                .get_mut(promise.index())
-                .and_then(Option::take)
+            take_waker(&mut state.promises, promise.index())
         });
-        drop(unused);
+        drop(old_waker);
     }
 
     /// Queues a request, or waits for capacity. The ticket is the place in the queue of waiters.
+    ///
+    /// A new sender may take capacity before a waiter that was woken for it. The waiter then finds
+    /// none, and waits again at its old place. So it is still the next to be woken, and its timeout
+    /// continues.
     pub(crate) fn poll_send(
         &self,
         capacity: Capacity,
@@ -250,8 +271,9 @@ impl Link {
         mut send: impl FnMut(&mut Connection) -> Result<PromiseId, Error>,
     ) -> Poll<Result<PromiseId, Error>> {
         let mut state = self.lock();
-        if state.sent > QUEUED_BYTES {
-            state.sent = 0;
+        // The driver certainly has these bytes to write, so the sender always yields.
+        if state.bytes_since_yield >= QUEUED_BYTES {
+            state.bytes_since_yield = 0;
             self.release(state);
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -268,7 +290,7 @@ impl Link {
 
     /// Stores the waker of a task if there is no capacity, and ends its wait otherwise. This is not
     /// part of [`poll_send`](Self::poll_send), which saves 28 instructions for a send that does not
-    /// wait, as nearly all.
+    /// wait. Nearly all sends do not wait.
     #[cold]
     fn finish_send<'s>(
         &'s self,
@@ -279,29 +301,29 @@ impl Link {
         cx: &mut Context<'_>,
         send: &mut dyn FnMut(&mut Connection) -> Result<PromiseId, Error>,
     ) -> Poll<Result<PromiseId, Error>> {
-        let mut spare = Spare::new(cx.waker());
-        let unused = loop {
+        let mut waker = LazyWaker::new(cx.waker());
+        let old_waker = loop {
             if !matches!(sent, Err(Error::Full)) {
                 break ticket
                     .take()
-                    .and_then(|ticket| state.leave(capacity, ticket));
+                    .and_then(|ticket| state.end_wait(capacity, ticket));
             }
-            let place = *ticket.get_or_insert_with(|| state.machine.begin_wait());
-            if let Err(timeout) = state.machine.check_wait(place, capacity.wait()) {
+            let waiting = *ticket.get_or_insert_with(|| state.machine.begin_wait());
+            if let Err(timeout) = state.machine.check_wait(waiting, capacity.wait_name()) {
                 sent = Err(timeout);
                 *ticket = None;
-                break state.waiting_for(capacity).remove(&place);
+                break state.waiting_for(capacity).remove(&waiting);
             }
-            if let Some(unused) = spare.insert(state.waiting_for(capacity), place) {
-                break unused;
+            if waker.insert(state.waiting_for(capacity), waiting) {
+                break None;
             }
             self.release(state);
-            spare.clone_waker();
+            waker.clone_waker();
             state = self.lock();
             sent = state.send(send);
         };
         self.release(state);
-        drop(unused);
+        drop(old_waker);
         if matches!(sent, Err(Error::Full)) {
             Poll::Pending
         } else {
@@ -310,12 +332,13 @@ impl Link {
     }
 
     /// Gives up a place in the queue for capacity. If it was first, the next one is woken.
-    pub(crate) fn leave(&self, capacity: Capacity, ticket: Ticket) {
-        let unused = self.with_state(|state| state.leave(capacity, ticket));
-        drop(unused);
+    pub(crate) fn end_wait(&self, capacity: Capacity, ticket: Ticket) {
+        let old_waker = self.with_state(|state| state.end_wait(capacity, ticket));
+        drop(old_waker);
     }
 
-    /// Takes up to `most` deliveries. Ready with none if the consumer has ended.
+    /// Moves up to `most` deliveries to `into`, or waits for one. Returns the reason if there is
+    /// none because the consumer has ended.
     pub(crate) fn poll_deliveries(
         &self,
         consumer: ConsumerId,
@@ -323,11 +346,12 @@ impl Link {
         into: &mut VecDeque<Delivered>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Ended>> {
-        let mut spare = Spare::new(cx.waker());
+        let mut waker = LazyWaker::new(cx.waker());
         loop {
             let mut state = self.lock();
-            if state.taken >= TAKEN_DELIVERIES {
-                state.taken = 0;
+            if state.deliveries_since_yield >= TAKEN_DELIVERIES {
+                state.deliveries_since_yield = 0;
+                // A consumer without acks leaves nothing for the driver to send.
                 if state.machine.wants_attention() {
                     self.release(state);
                     cx.waker().wake_by_ref();
@@ -335,38 +359,42 @@ impl Link {
                 }
             }
             state.machine.take_deliveries(consumer, most, into);
-            state.taken += into.len();
+            state.deliveries_since_yield += into.len();
             let polled = if !into.is_empty() {
                 Some(Poll::Ready(None))
             } else {
+                // The consumer exists, because only dropping its handle removes it.
                 state
                     .machine
                     .consumer(consumer)
-                    .and_then(|it| it.ended())
+                    .and_then(|consumer| consumer.ended())
                     .map(|ended| Poll::Ready(Some(ended.clone())))
             };
-            let is_kept = polled.is_some() || spare.keep(&mut state.consumers, consumer.index());
+            let is_finished =
+                polled.is_some() || waker.store_at(&mut state.consumers, consumer.index());
             self.release(state);
-            if spare.is_done(is_kept) {
+            if is_finished {
                 return polled.unwrap_or(Poll::Pending);
             }
+            waker.clone_waker();
         }
     }
 
     /// Polls for the next notice for a listener.
     pub(crate) fn poll_notice(&self, listener: ListenerId, cx: &mut Context<'_>) -> Poll<Notice> {
-        let mut spare = Spare::new(cx.waker());
+        let mut waker = LazyWaker::new(cx.waker());
         loop {
             let mut state = self.lock();
             if let Some(notice) = state.machine.take_notice(listener) {
                 drop(state);
                 return Poll::Ready(notice);
             }
-            let unused = spare.insert(&mut state.listeners, listener);
+            let is_stored = waker.insert(&mut state.listeners, listener);
             drop(state);
-            if spare.is_done(unused.is_some()) {
+            if is_stored {
                 return Poll::Pending;
             }
+            waker.clone_waker();
         }
     }
 
@@ -380,19 +408,16 @@ impl Link {
         drop(waker);
     }
 
-    /// Cancels a consumer whose last handle was dropped. The deliveries in `taken` are returned to
+    /// Cancels a consumer whose last handle was dropped. The deliveries in `batch` are returned to
     /// the queue.
-    pub(crate) fn drop_consumer(&self, consumer: ConsumerId, taken: &VecDeque<Delivered>) {
-        let unused = self.with_state(|state| {
-            taken
+    pub(crate) fn drop_consumer(&self, consumer: ConsumerId, batch: &VecDeque<Delivered>) {
+        let old_waker = self.with_state(|state| {
+            batch
                 .iter()
                 .for_each(|delivered| state.machine.return_later(delivered));
             state.machine.drop_consumer(consumer);
-            state
-                .consumers
-                .get_mut(consumer.index())
-                .and_then(Option::take)
+            take_waker(&mut state.consumers, consumer.index())
         });
-        drop(unused);
+        drop(old_waker);
     }
 }

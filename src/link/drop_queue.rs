@@ -1,8 +1,8 @@
-//! Values of the user that the state machine dropped while the lock was held.
+//! The queue of the user's values that were dropped while the lock was held.
 //!
-//! Dropping such a value may run the user's code, and that may call the client. So a value whose
-//! last share the state machine may drop is wrapped in a guard. The guard's drop moves the value
-//! here on every path, and the link drops it after it has released the lock.
+//! Dropping such a value may run the user's code, which may call the client. So a value whose last
+//! share the state machine may drop is wrapped in a guard. The guard's drop moves the value to the
+//! drop queue, and the link drops it after it has released the lock.
 
 use crate::error::{Broken, Error, TlsCause};
 use crate::options::{Credentials, SaslMechanism};
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-/// A value to drop without the lock.
+/// A value to drop when the lock is not held.
 pub(super) enum Dropped {
     Body(Bytes),
     Mechanism(Box<dyn SaslMechanism>),
@@ -35,8 +35,9 @@ impl Dropped {
 #[derive(Debug)]
 pub(super) struct DropQueue {
     sender: Sender<Dropped>,
-    /// Number of values that were moved here and not taken. An empty drop queue costs one load of
-    /// it.
+    /// The number of values that were moved here and not taken, so that looking into an empty queue
+    /// costs one load. Relaxed is enough, because the channel orders the values themselves. If a
+    /// thread does not see another thread's value yet, a later call of the link drops it.
     count: AtomicUsize,
 }
 
@@ -54,10 +55,10 @@ impl DropQueue {
     }
 
     fn push(&self, value: Dropped) {
-        // Without a receiver there is no state machine, so no lock is held, and the value is
-        // dropped here.
+        // Without a receiver, the state machine was dropped, so no lock is held. The failed send
+        // drops the value here.
         if self.sender.send(value).is_ok() {
-            self.count.fetch_add(1, Ordering::Release);
+            self.count.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -68,18 +69,18 @@ impl DropQueue {
         self.count.load(Ordering::Relaxed) == 0
     }
 
-    /// Takes all values.
+    /// Moves all values from the receiver to `into`.
     #[cold]
-    pub(super) fn take(&self, receiver: &Receiver<Dropped>, into: &mut Vec<Dropped>) {
+    pub(super) fn take_all(&self, receiver: &Receiver<Dropped>, into: &mut Vec<Dropped>) {
         while !self.is_empty()
             && let Ok(value) = receiver.try_recv()
         {
-            self.count.fetch_sub(1, Ordering::Acquire);
+            self.count.fetch_sub(1, Ordering::Relaxed);
             into.push(value);
         }
     }
 
-    /// Returns a share of a body. Its drop moves the user's share here.
+    /// Returns a guarded share of a body. Its drop moves the user's share to the queue.
     pub(super) fn guard_body(self: &Arc<Self>, body: &Bytes) -> Bytes {
         Bytes::from_owner(GuardedBody {
             body: body.clone(),
@@ -87,7 +88,7 @@ impl DropQueue {
         })
     }
 
-    /// Returns a mechanism whose drop moves the user's mechanism here.
+    /// Returns a guarded mechanism. Its drop moves the user's mechanism to the queue.
     pub(super) fn guard_mechanism(
         self: &Arc<Self>,
         mechanism: Box<dyn SaslMechanism>,
@@ -118,9 +119,20 @@ impl Drop for GuardedBody {
 }
 
 struct GuardedMechanism {
-    /// `Some` until it is dropped.
+    /// `None` only while the guard is dropped.
     mechanism: Option<Box<dyn SaslMechanism>>,
     drop_queue: Arc<DropQueue>,
+}
+
+impl GuardedMechanism {
+    fn mechanism(
+        &mut self,
+    ) -> Result<&mut Box<dyn SaslMechanism>, Box<dyn StdError + Send + Sync>> {
+        // The error is unreachable: nothing calls a mechanism that is being dropped.
+        self.mechanism
+            .as_mut()
+            .ok_or_else(|| "the mechanism was dropped".into())
+    }
 }
 
 impl SaslMechanism for GuardedMechanism {
@@ -128,15 +140,11 @@ impl SaslMechanism for GuardedMechanism {
         &mut self,
         credentials: &Credentials,
     ) -> Result<Vec<u8>, Box<dyn StdError + Send + Sync>> {
-        self.mechanism
-            .as_mut()
-            .map_or(Ok(Vec::new()), |own| own.initial_response(credentials))
+        self.mechanism()?.initial_response(credentials)
     }
 
     fn answer(&mut self, challenge: &[u8]) -> Result<Vec<u8>, Box<dyn StdError + Send + Sync>> {
-        self.mechanism
-            .as_mut()
-            .map_or(Ok(Vec::new()), |own| own.answer(challenge))
+        self.mechanism()?.answer(challenge)
     }
 }
 
@@ -157,6 +165,7 @@ pub(super) enum Cause {
 }
 
 impl Cause {
+    /// Returns the cause of an error, if it may be a type of the user.
     fn of(error: &Error) -> Option<Self> {
         match error {
             Error::ConnectionBroken(Broken::Io(cause)) => Some(Self::Io(cause.clone())),
@@ -166,6 +175,7 @@ impl Cause {
         }
     }
 
+    /// Returns `true` if this is the last share of the cause.
     fn is_last(&self) -> bool {
         match self {
             Self::Io(cause) => Arc::strong_count(cause) == 1,
@@ -184,14 +194,19 @@ impl Cause {
 /// The causes of the errors that were passed to the state machine.
 ///
 /// The state machine clones, stores and drops errors in many places. While a cause is stored here,
-/// none of these drops the last share; when this one is the last, it is moved to the drop queue.
-/// There is one entry for each error that the state machine or the user still has.
+/// none of these drops its last share.
+///
+/// Storing a cause first removes those that are used nowhere else. So there is at most one entry
+/// for each error that the state machine or the user still has, plus those that were released since
+/// the last one was stored. An error is stored for each loss, failed attempt to dial or failed
+/// login, so scanning the entries is rare.
 #[derive(Debug, Default)]
-pub(super) struct Causes(Vec<Cause>);
+pub(super) struct ErrorCauses(Vec<Cause>);
 
-impl Causes {
-    /// Stores the cause of an error before it is passed to the state machine.
-    pub(super) fn keep(&mut self, error: &Error, drop_queue: &DropQueue) {
+impl ErrorCauses {
+    /// Stores the cause of an error before the error is passed to the state machine. Moves the
+    /// causes that are used nowhere else to the drop queue.
+    pub(super) fn store(&mut self, error: &Error, drop_queue: &DropQueue) {
         let Some(cause) = Cause::of(error) else {
             return;
         };
