@@ -33,7 +33,8 @@
 //! a custom mechanism ([`SaslMechanism`]). No `Debug` output and no error text contains a password.
 //!
 //! # Requests
-//! A request is a builder whose methods have the argument names of Puka and the spec. It can be
+//! A request is a builder whose methods have the argument names of Puka for Python and the spec. It
+//! can be
 //!
 //! - awaited: waits for capacity, sends the request, and resolves to the reply;
 //! - sent with `.send()`, which returns a [`Promise`] at once, so that many requests can be

@@ -168,12 +168,13 @@ macro_rules! typed {
     };
 }
 
-/// Returns the time in milliseconds, the broker's unit, saturated at `i64::MAX`. The broker refuses
-/// values that large.
+/// Returns the time in milliseconds, the broker's unit, and at most `i64::MAX`. The broker refuses
+/// such large values.
 fn milliseconds(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
+/// Returns the count as the broker's integer type, and at most `i64::MAX`.
 fn number(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
@@ -313,7 +314,7 @@ impl BasicConsume<'_> {
                 Ok(since) => Value::Timestamp(since.as_secs()),
                 Err(_) => {
                     self.arguments
-                        .fail(Error::invalid("stream_offset", "the time is before 1970"));
+                        .store_error(Error::invalid("stream_offset", "the time is before 1970"));
                     return self;
                 }
             },

@@ -1,4 +1,5 @@
-//! Parts of the request builders: names and tables whose errors appear when the request is sent.
+//! Parts of the request builders: names, flags and tables. An invalid value is reported when the
+//! request is sent.
 
 use crate::error::Error;
 use crate::protocol::{EncodeError, ShortStr, Table, TableRef, Value};
@@ -12,41 +13,45 @@ pub(super) fn name<'n>(what: &'static str, name: &'n str) -> Result<ShortStr<'n>
 #[derive(Clone, Debug, Default)]
 pub(super) struct Entries {
     table: Table,
-    /// Boxed to keep the builder small, because a fault is rare.
-    fault: Option<Box<Error>>,
+    /// Boxed to keep the builder small, because an error is rare.
+    error: Option<Box<Error>>,
 }
 
 impl Entries {
+    /// Adds an entry, or stores the error. `what` names the argument of the request.
     pub(super) fn add<'v>(&mut self, what: &'static str, name: &str, value: impl Into<Value<'v>>) {
         let added = ShortStr::new(name).and_then(|name| self.table.push(name, value.into()));
-        self.note(what, name, added);
+        self.store_failure(what, name, added);
     }
 
+    /// Adds all entries of a table, or stores the error.
     pub(super) fn extend(&mut self, what: &'static str, table: TableRef<'_>) {
         for (name, value) in table {
             let added = self.table.push(name, value);
-            self.note(what, &name.to_str_lossy(), added);
+            self.store_failure(what, &name.to_str_lossy(), added);
         }
     }
 
-    /// Stores a fault, if it is the first.
-    pub(super) fn fail(&mut self, fault: Error) {
-        self.fault.get_or_insert(fault.into());
+    /// Stores an error, if it is the first.
+    pub(super) fn store_error(&mut self, error: Error) {
+        self.error.get_or_insert(error.into());
     }
 
-    fn note(&mut self, what: &'static str, name: &str, added: Result<(), EncodeError>) {
+    fn store_failure(&mut self, what: &'static str, name: &str, added: Result<(), EncodeError>) {
         if let Err(error) = added {
-            self.fail(Error::invalid(what, format!("{name:?}: {error}")));
+            self.store_error(Error::invalid(what, format!("{name:?}: {error}")));
         }
     }
 
+    /// Returns `true` if there is neither an entry nor an error.
     pub(super) fn is_empty(&self) -> bool {
-        self.table.is_empty() && self.fault.is_none()
+        self.table.is_empty() && self.error.is_none()
     }
 
+    /// Returns the table, or the first error. RabbitMQ cannot parse all numbers.
     pub(super) fn table(&self, what: &'static str) -> Result<TableRef<'_>, Error> {
-        if let Some(fault) = &self.fault {
-            return Err((**fault).clone());
+        if let Some(error) = &self.error {
+            return Err((**error).clone());
         }
         let table = self.table.as_ref();
         if !table.is_finite() {

@@ -22,8 +22,8 @@ pub struct BasicConsume<'a> {
 flags! { BasicConsume:
     /// Excludes messages that this connection published. RabbitMQ ignores it. Off by default.
     no_local,
-    /// Messages count as settled when the broker sends them, so those in transit are lost with the
-    /// connection. Off by default.
+    /// Makes messages count as settled when the broker sends them, so those in transit are lost with
+    /// the connection. Off by default.
     no_ack,
     /// Makes this the only consumer of the queue; [`AccessRefused`](crate::Error::AccessRefused) if
     /// there is another. Off by default.
@@ -33,12 +33,14 @@ flags! { BasicConsume:
 arguments!(BasicConsume);
 
 impl<'a> BasicConsume<'a> {
-    /// Sets how many messages may be unsettled at a time; 0, the default as in Puka, means no
-    /// limit. Without a limit, the broker sends the whole queue, and up to
-    /// [`Options::max_buffered_bytes`](crate::Options::max_buffered_bytes) of it are buffered, so
-    /// set one. A task that takes deliveries and also waits for replies, such as the confirm of a
-    /// publish, may otherwise be delayed by half a second each time the buffer is full, as
-    /// described at [`Options::max_buffered_deliveries`](crate::Options::max_buffered_deliveries).
+    /// Sets how many messages may be unsettled at a time. 0 means no limit, and is the default, as
+    /// in Puka for Python.
+    ///
+    /// Set a limit: without one, the broker sends the whole queue, and up to
+    /// [`Options::max_buffered_bytes`](crate::Options::max_buffered_bytes) of it are buffered. Each
+    /// time the buffer is full, reading pauses. A task that takes deliveries and also waits for
+    /// replies, such as the confirm of a publish, may then be delayed by half a second, as described
+    /// at [`Options::max_buffered_deliveries`](crate::Options::max_buffered_deliveries).
     pub fn prefetch_count(mut self, messages: u16) -> Self {
         self.prefetch_count = messages;
         self
@@ -52,15 +54,15 @@ impl<'a> BasicConsume<'a> {
     }
 }
 
-request!(BasicConsume, Request, Consumer, |it, machine| {
+request!(BasicConsume, Request, Consumer, |request, machine| {
     machine.consume(&Consume {
-        queue: name("queue", &it.queue)?,
-        tag: &it.consumer_tag,
-        prefetch_count: it.prefetch_count,
-        no_local: it.no_local,
-        no_ack: it.no_ack,
-        exclusive: it.exclusive,
-        arguments: it.arguments.table("arguments")?,
+        queue: name("queue", &request.queue)?,
+        tag: &request.consumer_tag,
+        prefetch_count: request.prefetch_count,
+        no_local: request.no_local,
+        no_ack: request.no_ack,
+        exclusive: request.exclusive,
+        arguments: request.arguments.table("arguments")?,
     })
 });
 
@@ -73,8 +75,8 @@ pub struct BasicQos<'a> {
     prefetch_count: u16,
 }
 
-request!(BasicQos, Request, (), |it, machine| machine
-    .qos(it.consumer.id(), it.prefetch_count));
+request!(BasicQos, Request, (), |request, machine| machine
+    .qos(request.consumer.id(), request.prefetch_count));
 
 /// A request that cancels a consumer. Returned by [`Client::basic_cancel`].
 #[derive(Clone, Debug)]
@@ -84,8 +86,8 @@ pub struct BasicCancel<'a> {
     consumer: &'a Consumer,
 }
 
-request!(BasicCancel, Request, String, |it, machine| machine
-    .cancel(it.consumer.id()));
+request!(BasicCancel, Request, String, |request, machine| machine
+    .cancel(request.consumer.id()));
 
 impl Client {
     /// Starts a consumer on its own channel, so its prefetch count and its errors affect no other.
@@ -116,11 +118,11 @@ impl Client {
 
     /// Changes how many messages of an active consumer may be unsettled at a time; 0 for no limit.
     ///
-    /// The broker fixes the limit of a consumer when it starts. A higher limit therefore starts
-    /// another consumer beside it for the difference, and a lower limit starts a replacement. The
-    /// deliveries of all of them arrive at `consumer`, and [`Consumer::tag`] stays the first tag.
-    /// If the broker closes the connection over the change, the request fails with that error, and
-    /// the recovered consumer has the previous limit.
+    /// The broker fixes the limit of a consumer when it starts. So a higher limit starts another
+    /// consumer on the broker for the difference, and a lower limit starts a replacement. Their
+    /// deliveries also arrive at `consumer`, and [`Consumer::tag`] stays the first tag. If the
+    /// broker closes the connection over the change, the request fails with that error, and the
+    /// recovered consumer has the previous limit.
     ///
     /// # Errors
     /// [`Stale`](crate::Error::Stale) if the consumer has ended,

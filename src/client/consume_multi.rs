@@ -45,7 +45,7 @@ impl<'a> ConsumeQueue<'a> {
         self
     }
 
-    fn consume(&self) -> Result<Consume<'_>, crate::Error> {
+    fn to_consume(&self) -> Result<Consume<'_>, crate::Error> {
         Ok(Consume {
             queue: name("queue", &self.queue)?,
             tag: &self.consumer_tag,
@@ -87,27 +87,27 @@ pub struct BasicConsumeMulti<'a> {
 }
 
 flags! { BasicConsumeMulti:
-    /// Messages count as settled when the broker sends them, so those in transit are lost with the
-    /// connection. Off by default.
+    /// Makes messages count as settled when the broker sends them, so those in transit are lost with
+    /// the connection. Off by default.
     no_ack,
 }
 
 impl BasicConsumeMulti<'_> {
-    /// Sets how many messages of all the queues together may be unsettled at a time; 0, the default
-    /// as in Puka, means no limit.
+    /// Sets how many messages of all the queues together may be unsettled at a time. 0 means no
+    /// limit, and is the default, as in Puka for Python.
     pub fn prefetch_count(mut self, messages: u16) -> Self {
         self.prefetch_count = messages;
         self
     }
 }
 
-request!(BasicConsumeMulti, Request, Consumer, |it, machine| {
-    let queues = it
+request!(BasicConsumeMulti, Request, Consumer, |request, machine| {
+    let queues = request
         .queues
         .iter()
-        .map(ConsumeQueue::consume)
+        .map(ConsumeQueue::to_consume)
         .collect::<Result<Vec<_>, _>>()?;
-    machine.consume_multi(&queues, it.prefetch_count, it.no_ack)
+    machine.consume_multi(&queues, request.prefetch_count, request.no_ack)
 });
 
 impl Client {

@@ -10,34 +10,39 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 /// A consumer of one queue: a [`Stream`] of deliveries.
 ///
-/// After [`cancel`](Self::cancel) the stream ends. If the broker or the loss of the connection ends
-/// it, the last item is the error. In both cases [`ended`](Self::ended) returns the reason.
-/// Buffered deliveries are dropped when their channel or connection is lost, because they cannot be
-/// settled; the broker delivers them again.
+/// The stream ends after [`cancel`](Self::cancel). If the consumer is ended by the broker, or by the
+/// end of the connection, the last item of the stream is the error. In both cases
+/// [`ended`](Self::ended) returns the reason.
 ///
-/// After a loss that is [recovered](crate::recovery) the consumer continues, with its prefetch
-/// count.
+/// When the connection is lost and [recovered](crate::recovery), the consumer continues, with its
+/// prefetch count. Deliveries that were buffered before the loss are dropped, because they cannot
+/// be settled; the broker delivers them again.
 ///
-/// Dropping a consumer cancels it. Deliveries that it has not returned go back to the queue once
-/// the broker has confirmed the cancel, so that the broker does not deliver them to the same
-/// consumer again.
+/// Dropping a consumer cancels it. Deliveries that it has not returned go back to the queue. That
+/// happens once the broker has confirmed the cancel, because the broker could otherwise deliver
+/// them to the same consumer again.
 #[derive(Debug)]
 #[must_use = "a consumer that is dropped is cancelled"]
 pub struct Consumer {
     id: ConsumerId,
     origin: Arc<Origin>,
-    taken: VecDeque<Delivered>,
+    /// Deliveries that were taken from the state machine and not read. Taking many at a time saves
+    /// locking for each.
+    batch: VecDeque<Delivered>,
     ended: Option<Ended>,
 }
 
 impl Consumer {
     pub(super) fn new(id: ConsumerId, handle: Handle) -> Self {
         let queues = handle.link().with(|machine| {
-            let queues = machine.consumer(id).into_iter().flat_map(|it| it.queues());
+            let queues = machine
+                .consumer(id)
+                .into_iter()
+                .flat_map(|consumer| consumer.queues());
             queues
                 .map(|(queue, tag)| (queue.to_str_lossy().into_owned(), tag.to_owned()))
                 .collect()
@@ -50,7 +55,7 @@ impl Consumer {
                 message_count: None,
             }
             .into(),
-            taken: VecDeque::new(),
+            batch: VecDeque::new(),
             ended: None,
         }
     }
@@ -59,19 +64,19 @@ impl Consumer {
         &self.origin.handle
     }
 
-    /// Counts a lost delivery that was taken. Removes and counts those that follow it, so that the
-    /// link is locked once for all of them.
+    /// Counts a stale delivery that was taken from the batch. Drops and counts those that follow
+    /// it, so that the link is locked once for all of them.
     #[cold]
-    fn lose_taken(&mut self, epoch: u32) {
-        let mut lost = 1;
-        let is_lost = |delivered: &Delivered| !delivered.is_settled() && delivered.epoch != epoch;
-        while self.taken.front().is_some_and(is_lost) {
-            self.taken.pop_front();
-            lost += 1;
+    fn drop_stale(&mut self, epoch: u32) {
+        let mut dropped = 1;
+        let is_stale = |delivered: &Delivered| !is_readable(delivered, epoch);
+        while self.batch.front().is_some_and(is_stale) {
+            self.batch.pop_front();
+            dropped += 1;
         }
         self.handle()
             .link()
-            .with(|machine| machine.lose_taken(self.id, lost));
+            .with(|machine| machine.lose_taken(self.id, dropped));
     }
 
     pub(super) fn id(&self) -> ConsumerId {
@@ -83,7 +88,7 @@ impl Consumer {
     ///
     /// # Errors
     /// The last item is an error if the consumer was not ended by this client:
-    /// [`Error::ConsumerCancelled`], an error that closed its channel, or the end of the
+    /// [`Error::ConsumerCancelled`], an error that closed its channel, or the error that ended the
     /// connection.
     ///
     /// # Cancel safety
@@ -92,8 +97,8 @@ impl Consumer {
         poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
 
-    /// Returns the consumer tag that the broker's tools show; that of the first queue if there are
-    /// several.
+    /// Returns the consumer tag, which the broker's tools show. A consumer of several queues has a
+    /// tag for each; this is the tag of the first queue.
     #[must_use]
     pub fn tag(&self) -> &str {
         self.origin.queues.first().map_or("", |(_, tag)| tag)
@@ -106,19 +111,19 @@ impl Consumer {
         self.handle().link().with(|machine| {
             machine
                 .consumer(self.id)
-                .map_or(0, |it| it.lost_deliveries())
+                .map_or(0, |consumer| consumer.lost_deliveries())
         })
     }
 
-    /// Returns the queues that a consumer of several queues has lost while it continues with the
-    /// others, each with the reason.
+    /// Returns the queues from which a consumer of several queues receives no more messages, each
+    /// with the reason. The consumer continues with the other queues.
     ///
     /// The reason is [`Ended::CancelledByServer`] if the broker ended that part of the consumer,
     /// for example because the queue was deleted. It is [`Ended::ChannelClosed`] with the error if
     /// the queue was missing when the connection was recovered.
     ///
     /// Deliveries received from such a queue can still be taken.
-    /// [`Notice::QueueEnded`](crate::Notice::QueueEnded) reports each queue when it is lost.
+    /// [`Notice::QueueEnded`](crate::Notice::QueueEnded) reports each queue at that time.
     ///
     /// ```
     /// # puka_test_suite::example(async |client| {
@@ -141,50 +146,53 @@ impl Consumer {
     pub fn ended_queues(&self) -> Vec<(String, Ended)> {
         self.handle().link().with(|machine| {
             let consumer = machine.consumer(self.id);
-            let queues = consumer.into_iter().flat_map(|it| it.ended_queues());
+            let queues = consumer
+                .into_iter()
+                .flat_map(|consumer| consumer.ended_queues());
             queues
                 .map(|(queue, why)| (queue.to_str_lossy().into_owned(), why.clone()))
                 .collect()
         })
     }
 
-    /// Returns the reason why the consumer has ended, or `None` until all earlier deliveries are
-    /// read.
+    /// Returns the reason why the consumer has ended. Returns `None` until the stream has returned
+    /// all deliveries that were received before the end.
     #[must_use]
     pub fn ended(&self) -> Option<&Ended> {
         self.ended.as_ref()
     }
 
-    /// Ends the consumer, and resolves to its tag. Deliveries that were not read go back to the
-    /// queue, except those that need no ack, which can still be read. Deliveries that were read can
-    /// be settled afterwards.
+    /// Cancels the consumer, and resolves to its tag. Deliveries that were not read go back to the
+    /// queue. Those that need no ack do not, and can still be read. Deliveries that were read can be
+    /// settled afterwards.
     ///
     /// # Errors
-    /// [`Error::Stale`] if the consumer has already ended.
+    /// [`Error::Stale`] if the consumer has already ended. [`Error::Full`] if the outgoing capacity
+    /// is used up: the consumer then continues.
     ///
     /// # Cancel safety
     /// Dropping the promise does not stop the cancellation.
     pub fn cancel(&mut self) -> Promise<String> {
-        let promise = self.handle().link().with(|machine| {
+        let started = self.handle().link().with(|machine| {
             let promise = machine.cancel(self.id)?;
-            self.taken
+            self.batch
                 .iter()
                 .for_each(|delivered| machine.return_later(delivered));
             Ok(promise)
         });
-        if promise.is_ok() {
-            self.taken.retain(Delivered::is_settled);
+        if started.is_ok() {
+            self.batch.retain(needs_no_ack);
         }
-        promise.map_or_else(Promise::failed, |id| {
-            Promise::new(self.handle().clone(), id)
-        })
+        Promise::from_started(self.handle(), started)
     }
 
-    /// Asks the broker to deliver all unsettled messages of this consumer again, marked as
-    /// redelivered, to this consumer or another. Deliveries that were read before become stale.
+    /// Sends `basic.recover`, which requeues all unsettled messages of this consumer. The broker
+    /// delivers them again, marked as redelivered, to this consumer or another. Deliveries that were
+    /// read before become stale. This is not the [recovery](crate::recovery) of a connection.
     ///
     /// # Errors
-    /// [`Error::Stale`] if the consumer has ended.
+    /// [`Error::Stale`] if the consumer has ended. [`Error::Full`] if the outgoing capacity is used
+    /// up: all deliveries then stay as they were.
     ///
     /// # Cancel safety
     /// Dropping the promise does not cancel the request.
@@ -193,15 +201,26 @@ impl Consumer {
     /// `basic.recover`, 1.8.3.16
     #[doc(alias = "basic_recover")]
     pub fn recover(&mut self) -> Promise<()> {
-        self.taken.retain(|delivered| delivered.is_settled());
-        let promise = self
+        let started = self
             .handle()
             .link()
             .with(|machine| machine.recover(self.id));
-        promise.map_or_else(Promise::failed, |id| {
-            Promise::new(self.handle().clone(), id)
-        })
+        if started.is_ok() {
+            self.batch.retain(needs_no_ack);
+        }
+        Promise::from_started(self.handle(), started)
     }
+}
+
+/// Returns `true` if a delivery of a batch needs no ack. Only deliveries without acks are settled
+/// before they are read.
+fn needs_no_ack(delivered: &Delivered) -> bool {
+    delivered.is_settled()
+}
+
+/// Returns `true` if a delivery of a batch can be read: it can be settled, or needs no ack.
+fn is_readable(delivered: &Delivered, epoch: u32) -> bool {
+    needs_no_ack(delivered) || delivered.epoch == epoch
 }
 
 impl Stream for Consumer {
@@ -209,27 +228,25 @@ impl Stream for Consumer {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        let epoch = this.handle().link().epoch();
-        while let Some(delivered) = this.taken.pop_front() {
-            if delivered.is_settled() || delivered.epoch == epoch {
-                return Poll::Ready(Some(Ok(Delivery::new(delivered, this.origin.clone()))));
+        let ended = loop {
+            // The epoch is read without the lock, so that a delivery of the batch costs no lock. If
+            // the connection is lost at the same time, a stale delivery may be returned. That is
+            // harmless: settling it returns `Stale`, as if it had been read before the loss.
+            let epoch = this.handle().link().epoch();
+            while let Some(delivered) = this.batch.pop_front() {
+                if is_readable(&delivered, epoch) {
+                    return Poll::Ready(Some(Ok(Delivery::new(delivered, this.origin.clone()))));
+                }
+                this.drop_stale(epoch);
             }
-            this.lose_taken(epoch);
-        }
-        if this.ended.is_some() {
-            return Poll::Ready(None);
-        }
-        let ended =
-            match this
-                .origin
-                .handle
-                .link()
-                .poll_deliveries(this.id, BATCH, &mut this.taken, cx)
-            {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(None) => return Pin::new(this).poll_next(cx),
-                Poll::Ready(Some(ended)) => ended,
-            };
+            if this.ended.is_some() {
+                return Poll::Ready(None);
+            }
+            let link = this.origin.handle.link();
+            if let Some(ended) = ready!(link.poll_deliveries(this.id, BATCH, &mut this.batch, cx)) {
+                break ended;
+            }
+        };
         let error = match &ended {
             Ended::Cancelled | Ended::ConnectionBroken(Error::Closed) => None,
             Ended::CancelledByServer => Some(Error::ConsumerCancelled(this.tag().to_owned())),
@@ -242,7 +259,7 @@ impl Stream for Consumer {
 
 impl Drop for Consumer {
     fn drop(&mut self) {
-        let taken = std::mem::take(&mut self.taken);
-        self.origin.handle.link().drop_consumer(self.id, &taken);
+        let batch = std::mem::take(&mut self.batch);
+        self.origin.handle.link().drop_consumer(self.id, &batch);
     }
 }

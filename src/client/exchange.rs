@@ -23,7 +23,7 @@ flags! { ExchangeDeclare:
     /// Only checks that the exchange exists; [`NotFound`](crate::Error::NotFound) if it does not.
     /// Off by default.
     passive,
-    /// Lets the exchange survive a restart of the broker. Off by default, as in Puka.
+    /// Lets the exchange survive a restart of the broker. Off by default, as in Puka for Python.
     durable,
     /// Deletes the exchange when its last binding is removed. Off by default.
     auto_delete,
@@ -33,16 +33,16 @@ flags! { ExchangeDeclare:
 
 arguments!(ExchangeDeclare);
 
-request!(ExchangeDeclare, Request, (), |it, machine| {
+request!(ExchangeDeclare, Request, (), |request, machine| {
     machine.request(methods::Declare {
-        exchange: name("exchange", &it.exchange)?,
-        r#type: name("exchange_type", &it.exchange_type)?,
-        passive: it.passive,
-        durable: it.durable,
-        auto_delete: it.auto_delete,
-        internal: it.internal,
+        exchange: name("exchange", &request.exchange)?,
+        r#type: name("exchange_type", &request.exchange_type)?,
+        passive: request.passive,
+        durable: request.durable,
+        auto_delete: request.auto_delete,
+        internal: request.internal,
         nowait: false,
-        arguments: it.arguments.table("arguments")?,
+        arguments: request.arguments.table("arguments")?,
     })
 });
 
@@ -69,10 +69,10 @@ flags! { ExchangeDelete:
     if_unused,
 }
 
-request!(ExchangeDelete, Request, (), |it, machine| {
+request!(ExchangeDelete, Request, (), |request, machine| {
     machine.request(methods::Delete {
-        exchange: name("exchange", &it.exchange)?,
-        if_unused: it.if_unused,
+        exchange: name("exchange", &request.exchange)?,
+        if_unused: request.if_unused,
         nowait: false,
     })
 });
@@ -90,13 +90,13 @@ pub struct ExchangeBind<'a> {
 
 arguments!(ExchangeBind);
 
-request!(ExchangeBind, Request, (), |it, machine| {
+request!(ExchangeBind, Request, (), |request, machine| {
     machine.request(methods::Bind {
-        destination: name("destination", &it.destination)?,
-        source: name("source", &it.source)?,
-        routing_key: name("routing_key", &it.routing_key)?,
+        destination: name("destination", &request.destination)?,
+        source: name("source", &request.source)?,
+        routing_key: name("routing_key", &request.routing_key)?,
         nowait: false,
-        arguments: it.arguments.table("arguments")?,
+        arguments: request.arguments.table("arguments")?,
     })
 });
 
@@ -113,13 +113,13 @@ pub struct ExchangeUnbind<'a> {
 
 arguments!(ExchangeUnbind);
 
-request!(ExchangeUnbind, Request, (), |it, machine| {
+request!(ExchangeUnbind, Request, (), |request, machine| {
     machine.request(methods::Unbind {
-        destination: name("destination", &it.destination)?,
-        source: name("source", &it.source)?,
-        routing_key: name("routing_key", &it.routing_key)?,
+        destination: name("destination", &request.destination)?,
+        source: name("source", &request.source)?,
+        routing_key: name("routing_key", &request.routing_key)?,
         nowait: false,
-        arguments: it.arguments.table("arguments")?,
+        arguments: request.arguments.table("arguments")?,
     })
 });
 

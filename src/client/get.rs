@@ -17,17 +17,17 @@ pub struct BasicGet<'a> {
 }
 
 flags! { BasicGet:
-    /// The message counts as settled when the broker sends it, so it is lost if it does not arrive.
-    /// Off by default.
+    /// Makes the message count as settled when the broker sends it, so it is lost if it does not
+    /// arrive. Off by default.
     no_ack,
 }
 
-request!(BasicGet, Request, Option<Delivery>, |it, machine| {
+request!(BasicGet, Request, Option<Delivery>, |request, machine| {
     let get = basic::Get {
-        queue: name("queue", &it.queue)?,
-        no_ack: it.no_ack,
+        queue: name("queue", &request.queue)?,
+        no_ack: request.no_ack,
     };
-    match it.transaction {
+    match request.transaction {
         None => machine.request(get),
         Some(id) => machine.get_in(id, get),
     }

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 /// A shared handle. The connection is closed gracefully when the last one is dropped.
 #[derive(Clone)]
-pub(crate) struct Handle(Arc<Held>);
+pub(crate) struct Handle(Arc<CloseOnDrop>);
 
-struct Held(Arc<Link>);
+/// Closes the connection gracefully when it is dropped.
+struct CloseOnDrop(Arc<Link>);
 
-impl Drop for Held {
+impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         self.0.with(|machine| {
             let closing = machine.close();
@@ -21,7 +22,7 @@ impl Drop for Held {
 
 impl Handle {
     pub(crate) fn new(link: Arc<Link>) -> Self {
-        Self(Arc::new(Held(link)))
+        Self(Arc::new(CloseOnDrop(link)))
     }
 
     pub(crate) fn link(&self) -> &Arc<Link> {
@@ -31,11 +32,11 @@ impl Handle {
 
 #[cfg(feature = "evented")]
 mod weak {
-    use super::{Handle, Held};
+    use super::{CloseOnDrop, Handle};
     use std::sync::{Arc, Weak};
 
     /// A handle that does not keep the connection open.
-    pub(crate) struct WeakHandle(Weak<Held>);
+    pub(crate) struct WeakHandle(Weak<CloseOnDrop>);
 
     impl Handle {
         pub(crate) fn downgrade(&self) -> WeakHandle {

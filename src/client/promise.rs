@@ -20,38 +20,45 @@ use std::task::{Context, Poll};
 #[must_use = "dropping a promise discards the reply and its error"]
 pub struct Promise<T> {
     state: State,
-    answer: PhantomData<fn() -> T>,
+    outcome: PhantomData<fn() -> T>,
 }
 
-/// Kept small, because there may be many promises.
+/// The state of a promise. It is small, because there may be many promises.
 enum State {
     Waiting(Handle, PromiseId),
-    /// Resolved, or nothing was sent because of this error.
-    Over(Option<Box<Error>>),
+    /// The result was returned (`None`), or nothing was sent because of this error.
+    Resolved(Option<Box<Error>>),
 }
 
 impl<T> Promise<T> {
     pub(super) fn new(handle: Handle, id: PromiseId) -> Self {
         Self {
             state: State::Waiting(handle, id),
-            answer: PhantomData,
+            outcome: PhantomData,
         }
     }
 
-    pub(super) fn failed(error: Error) -> Self {
+    /// Returns the promise of a request that was started, or one that resolves to the error.
+    pub(super) fn from_started(handle: &Handle, started: Result<PromiseId, Error>) -> Self {
+        started.map_or_else(Self::from_error, |id| Self::new(handle.clone(), id))
+    }
+
+    /// Returns a promise that resolves to the error.
+    pub(super) fn from_error(error: Error) -> Self {
         Self {
-            state: State::Over(Some(error.into())),
-            answer: PhantomData,
+            state: State::Resolved(Some(error.into())),
+            outcome: PhantomData,
         }
     }
 
-    /// Returns a small number that is unique among the connection's promises until this one has
-    /// resolved and its result is taken. Returns `None` afterwards, or if nothing was sent.
+    /// Returns the number of the promise. No other promise of the connection has this number until
+    /// the result of this one is taken. Numbers are small, because they are used again. Returns
+    /// `None` if the result was taken, or if nothing was sent.
     #[must_use]
     pub fn number(&self) -> Option<usize> {
         match &self.state {
             State::Waiting(_, id) => Some(id.index()),
-            State::Over(_) => None,
+            State::Resolved(_) => None,
         }
     }
 }
@@ -60,8 +67,8 @@ impl<T> fmt::Debug for Promise<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
             State::Waiting(..) => "waiting",
-            State::Over(Some(_)) => "failed",
-            State::Over(None) => "done",
+            State::Resolved(Some(_)) => "failed",
+            State::Resolved(None) => "done",
         };
         f.debug_tuple("Promise").field(&state).finish()
     }
@@ -73,19 +80,19 @@ impl<T: Outcome> Future for Promise<T> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let outcome = match &mut self.state {
             State::Waiting(handle, id) => match handle.link().poll_promise(*id, cx) {
-                Poll::Ready(answer) => match answer.into_unless_done() {
+                Poll::Ready(completion) => match completion.into_unless_done() {
                     // Most promises complete with `Done`, which needs no boxed reply.
                     None => T::from_reply(Reply::Done, handle),
                     Some(outcome) => outcome.and_then(|reply| T::from_reply(reply, handle)),
                 },
                 Poll::Pending => return Poll::Pending,
             },
-            State::Over(error) => Err(match error.take() {
+            State::Resolved(error) => Err(match error.take() {
                 Some(error) => *error,
                 None => Error::invalid("promise", "already resolved"),
             }),
         };
-        self.state = State::Over(None);
+        self.state = State::Resolved(None);
         Poll::Ready(outcome)
     }
 }
@@ -100,6 +107,7 @@ impl<T> Drop for Promise<T> {
 
 /// A type that a request resolves to.
 pub(crate) trait Outcome: Sized {
+    /// Converts the state machine's reply.
     fn from_reply(reply: Reply, handle: &Handle) -> Result<Self, Error>;
 }
 

@@ -7,6 +7,7 @@ use crate::link::Capacity;
 use crate::machine::{Body, PromiseId, Publish, TransactionId};
 use crate::protocol::{Properties, ShortStr, Table, Value};
 use std::borrow::Cow;
+use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A request that publishes a message. Returned by [`Client::basic_publish`].
@@ -22,27 +23,27 @@ pub struct BasicPublish<'a> {
     expiration: Option<String>,
     pub(super) headers: Entries,
     body: Body<'a>,
-    /// Boxed to keep the builder small, because a fault is rare.
-    fault: Option<Box<Error>>,
-    via: Via,
+    /// The first error of a setter. Boxed to keep the builder small, because an error is rare.
+    setter_error: Option<Box<Error>>,
+    mode: PublishMode,
 }
 
-/// The kind of a publish.
+/// How a message is published: whether its outcome is reported, and by what.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Via {
+pub(super) enum PublishMode {
     Confirmed,
     Unconfirmed,
     Transaction(TransactionId),
 }
 
 flags! { BasicPublish:
-    /// Asks the broker to return the message if no queue is bound for it: [`Error::NoRoute`]. Off
-    /// by default. The message carries a header `x-puka-publish`, which matches a return to its
-    /// publish.
+    /// Asks the broker to return the message if no queue is bound for it. The publish then fails
+    /// with [`Error::NoRoute`]. Off by default. The library adds a header `x-puka-publish` to the
+    /// message, by which it finds the publish of a returned message.
     mandatory,
-    /// Asks the broker to return the message if no consumer is ready for it:
-    /// [`Error::NoConsumers`]. Off by default. Refused for RabbitMQ 3 and later, which would close
-    /// the connection.
+    /// Asks the broker to return the message if no consumer is ready for it. The publish then fails
+    /// with [`Error::NoConsumers`]. Off by default. With RabbitMQ 3 and later, which would close
+    /// the connection, the publish fails before it is sent.
     immediate,
 }
 
@@ -54,10 +55,7 @@ macro_rules! text_properties {
                 pub fn $method(mut self, $method: &'a str) -> Self {
                     match ShortStr::new($method) {
                         Ok(text) => self.properties.$field = Some(text),
-                        Err(error) => {
-                            let error = Error::invalid(stringify!($method), error);
-                            self.fault.get_or_insert(error.into());
-                        }
+                        Err(error) => self.store_error(stringify!($method), error),
                     }
                     self
                 }
@@ -73,8 +71,9 @@ text_properties! {
     content_encoding => content_encoding;
     /// Sets the id that matches a reply to its request.
     correlation_id => correlation_id;
-    /// Sets the queue for the reply. RabbitMQ's `amq.rabbitmq.reply-to` is refused, because its
-    /// replies come on the channel of the publish: use [`rpc`](BasicPublish::rpc).
+    /// Sets the queue for the reply. RabbitMQ's `amq.rabbitmq.reply-to` is refused: its replies
+    /// arrive on the channel of the publish, where nothing waits for them. Use
+    /// [`rpc`](BasicPublish::rpc) instead.
     reply_to => reply_to;
     /// Sets the application's id of the message.
     message_id => message_id;
@@ -91,15 +90,21 @@ text_properties! {
 }
 
 impl<'a> BasicPublish<'a> {
-    pub(super) fn via(mut self, via: Via) -> Self {
-        self.via = via;
+    pub(super) fn with_mode(mut self, mode: PublishMode) -> Self {
+        self.mode = mode;
         self
     }
 
+    /// Stores the error of a setter, if it is the first. Sending the request returns it.
+    fn store_error(&mut self, what: &'static str, error: impl fmt::Display) {
+        self.setter_error
+            .get_or_insert_with(|| Error::invalid(what, error).into());
+    }
+
     fn capacity(&self) -> Capacity {
-        match self.via {
-            Via::Confirmed | Via::Unconfirmed => Capacity::Publish,
-            Via::Transaction(_) => Capacity::Transact,
+        match self.mode {
+            PublishMode::Confirmed | PublishMode::Unconfirmed => Capacity::Publish,
+            PublishMode::Transaction(_) => Capacity::Transact,
         }
     }
 
@@ -108,37 +113,40 @@ impl<'a> BasicPublish<'a> {
     ///
     /// Without a confirm, the publish resolves when it is queued for writing, and its outcome is
     /// not reported. The message is lost if the connection fails first, the exchange does not
-    /// exist, or no queue matches. In some of these cases the broker closes the channel and
-    /// discards all messages on it that it has not processed. Only
-    /// [`Notice::ChannelClosed`](crate::Notice::ChannelClosed) reports this, and not once the
-    /// connection is closing. Such messages keep their order among each other for one exchange, but
-    /// not relative to confirmed ones. They use the same capacity: while the limit of unconfirmed
-    /// publishes is reached, they wait, too.
+    /// exist, or no queue matches. If the exchange does not exist, the broker closes the channel
+    /// and discards all messages on it that it has not processed. Only
+    /// [`Notice::ChannelClosed`](crate::Notice::ChannelClosed) reports this.
+    ///
+    /// Messages without confirms to one exchange keep their order. They are not ordered relative to
+    /// confirmed messages. Both kinds share a capacity: a publish without a confirm also waits
+    /// while [`Options::max_publishes_in_flight`](crate::Options::max_publishes_in_flight) publishes
+    /// are unconfirmed.
     ///
     /// Use it for messages that may be lost, such as samples, positions and log lines. It costs the
     /// broker and this client less work.
     ///
     /// # Errors
-    /// [`Timeout`](Error::Timeout) if there was no outgoing capacity in time, or the reason why the
-    /// connection is closed; [`InvalidArgument`](Error::InvalidArgument) if the message is
-    /// `mandatory` or `immediate`, because no request would receive the return.
+    /// With `false`, awaiting the publish fails with [`Timeout`](Error::Timeout) if there was no
+    /// outgoing capacity in time, with [`InvalidArgument`](Error::InvalidArgument) if the message is
+    /// `mandatory` or `immediate`, because no request would receive the returned message, and with
+    /// the reason why the connection is closed.
     ///
     /// # Spec
     /// `basic.publish`, 1.8.3.7, on a channel without RabbitMQ's `confirm.select`.
     #[doc(alias = "confirm_select")]
     pub fn confirm(mut self, confirm: bool) -> Self {
-        if !matches!(self.via, Via::Transaction(_)) {
-            self.via = if confirm {
-                Via::Confirmed
+        if !matches!(self.mode, PublishMode::Transaction(_)) {
+            self.mode = if confirm {
+                PublishMode::Confirmed
             } else {
-                Via::Unconfirmed
+                PublishMode::Unconfirmed
             };
         }
         self
     }
 
-    /// Sets whether the message survives a restart of the broker in a durable queue. Unset by
-    /// default, which means no.
+    /// Sets whether the message survives a restart of the broker in a durable queue. Off by
+    /// default.
     pub fn persistent(mut self, persistent: bool) -> Self {
         self.properties.delivery_mode = Some(if persistent { 2 } else { 1 });
         self
@@ -150,7 +158,8 @@ impl<'a> BasicPublish<'a> {
         self
     }
 
-    /// Sets how long the message may stay in a queue, in whole milliseconds; at most ten years.
+    /// Sets how long the message may stay in a queue, in whole milliseconds. RabbitMQ refuses more
+    /// than ten years.
     pub fn expiration(mut self, expiration: Duration) -> Self {
         self.expiration = Some(expiration.as_millis().to_string());
         self
@@ -161,10 +170,7 @@ impl<'a> BasicPublish<'a> {
     pub fn timestamp(mut self, time: SystemTime) -> Self {
         match time.duration_since(UNIX_EPOCH) {
             Ok(since) => self.properties.timestamp = Some(since.as_secs()),
-            Err(_) => {
-                self.fault
-                    .get_or_insert(Error::invalid("timestamp", "the time is before 1970").into());
-            }
+            Err(_) => self.store_error("timestamp", "the time is before 1970"),
         }
         self
     }
@@ -181,18 +187,17 @@ impl<'a> BasicPublish<'a> {
         self
     }
 
-    /// Sets all properties of the message, headers included. Replaces the values set before.
+    /// Sets all properties of the message, headers included. Replaces the values set before, also
+    /// an invalid one.
     pub fn properties(mut self, properties: Properties<'a>) -> Self {
         self.properties = properties;
+        self.setter_error = None;
         self.expiration = None;
         self.headers = Entries::default();
         if let Some(headers) = self.properties.headers.take() {
             match headers.table() {
                 Ok(table) => self.headers.extend("headers", table),
-                Err(error) => {
-                    self.fault
-                        .get_or_insert(Error::invalid("headers", error).into());
-                }
+                Err(error) => self.store_error("headers", error),
             }
         }
         self
@@ -200,24 +205,24 @@ impl<'a> BasicPublish<'a> {
 }
 
 impl BasicPublish<'_> {
-    /// Builds the publish and passes it to the state machine.
+    /// Builds the publish, and passes it to a function that starts it in the state machine.
     #[inline]
-    pub(super) fn ask(
+    pub(super) fn build_and_start(
         &self,
-        ask: impl FnOnce(&Publish<'_>) -> Result<PromiseId, Error>,
+        start: impl FnOnce(&Publish<'_>) -> Result<PromiseId, Error>,
     ) -> Result<PromiseId, Error> {
-        if let Some(fault) = &self.fault {
-            return Err((**fault).clone());
+        if let Some(error) = &self.setter_error {
+            return Err((**error).clone());
         }
-        let expiring;
+        let with_expiration;
         let properties = match &self.expiration {
             None => &self.properties,
             Some(expiration) => {
-                expiring = Properties {
+                with_expiration = Properties {
                     expiration: Some(ShortStr::new(expiration)?),
                     ..self.properties
                 };
-                &expiring
+                &with_expiration
             }
         };
         let headers = if self.headers.is_empty() {
@@ -235,12 +240,12 @@ impl BasicPublish<'_> {
             body: self.body.lend(),
         };
         match self.body.users_own() {
-            None => ask(&publish),
+            None => start(&publish),
             Some(body) => {
                 // The state machine drops its share of the body under the lock. The body's owner
                 // may be a type of the user, whose `Drop` must not run there.
                 let guarded = self.client.handle().link().guard(body);
-                ask(&Publish {
+                start(&Publish {
                     body: Body::Lent(&guarded),
                     ..publish
                 })
@@ -249,37 +254,47 @@ impl BasicPublish<'_> {
     }
 }
 
-request!(BasicPublish, |it| it.capacity(), (), |it, machine| {
-    it.ask(|publish| match it.via {
-        Via::Confirmed => machine.publish(publish),
-        Via::Unconfirmed => machine.publish_unconfirmed(publish),
-        Via::Transaction(id) => machine.publish_in(id, publish),
-    })
-});
+request!(
+    BasicPublish,
+    |request| request.capacity(),
+    (),
+    |request, machine| {
+        request.build_and_start(|publish| match request.mode {
+            PublishMode::Confirmed => machine.publish(publish),
+            PublishMode::Unconfirmed => machine.publish_unconfirmed(publish),
+            PublishMode::Transaction(id) => machine.publish_in(id, publish),
+        })
+    }
+);
 
 impl Client {
     /// Publishes a message, and resolves when the broker has confirmed it: when the queues that
     /// persist it have written it to disk, or when no queue matches.
     ///
     /// # Errors
-    /// [`NotFound`](Error::NotFound) if the exchange does not exist,
-    /// [`AccessRefused`](Error::AccessRefused) without permission, [`NoRoute`](Error::NoRoute) if
-    /// it is mandatory and no queue is bound for it, [`Nacked`](Error::Nacked) if a queue refused
-    /// it, [`Unconfirmed`](Error::Unconfirmed) if the outcome is unknown because the connection or
-    /// channel was lost or the deadline passed; [`Timeout`](Error::Timeout) if it was not sent in
-    /// time because there was no outgoing capacity; [`InvalidArgument`](Error::InvalidArgument) if
-    /// the broker would refuse it.
+    /// - [`NotFound`](Error::NotFound) if the exchange does not exist.
+    /// - [`AccessRefused`](Error::AccessRefused) without permission.
+    /// - [`NoRoute`](Error::NoRoute) if the message is mandatory and no queue is bound for it.
+    /// - [`Nacked`](Error::Nacked) if a queue refused the message.
+    /// - [`Unconfirmed`](Error::Unconfirmed) if the outcome is unknown, because the connection or
+    ///   channel was lost or the deadline passed.
+    /// - [`Timeout`](Error::Timeout) if the message was not sent in time, because there was no
+    ///   outgoing capacity.
+    /// - [`InvalidArgument`](Error::InvalidArgument) if the broker would refuse the message.
     ///
     /// A publish whose deadline has passed no longer counts towards
     /// [`Options::max_publishes_in_flight`](crate::Options::max_publishes_in_flight), so a queue
     /// that confirms nothing does not block other publishes for longer. A late confirm is ignored.
     ///
-    /// When several publishes to an exchange are in flight and the broker refuses one, it says
-    /// neither which one nor which of the earlier ones it has accepted. If the first publish since
-    /// the channel was opened is not known to have succeeded, the broker accepted none, and an
-    /// error that names the exchange completes all of them. If the exchange was deleted later, that
-    /// error completes the last one, and the others fail with `Unconfirmed`, with the error as the
-    /// source.
+    /// All publishes to an exchange share a channel, which the broker closes when it refuses one of
+    /// them. So one refused publish also fails the others that are in flight to that exchange:
+    ///
+    /// - A publish that was in flight alone fails with the broker's error.
+    /// - If the exchange does not exist or is forbidden, and no publish on the channel is known to
+    ///   have succeeded, the broker has accepted none. All fail with that error.
+    /// - If the exchange was deleted later, the last publish fails with that error.
+    /// - In all other cases the broker does not say which publishes it accepted. They fail with
+    ///   `Unconfirmed`, with the broker's error as the source.
     ///
     /// # Cancel safety
     /// Nothing was sent if the future is dropped while it waits for capacity. If it is dropped
@@ -304,8 +319,8 @@ impl Client {
             expiration: None,
             headers: Entries::default(),
             body: body.into(),
-            fault: None,
-            via: Via::Confirmed,
+            setter_error: None,
+            mode: PublishMode::Confirmed,
         }
     }
 }

@@ -23,7 +23,7 @@ flags! { QueueDeclare:
     /// Only checks that the queue exists; [`NotFound`](crate::Error::NotFound) if it does not. Off
     /// by default.
     passive,
-    /// Lets the queue survive a restart of the broker. Off by default, as in Puka.
+    /// Lets the queue survive a restart of the broker. Off by default, as in Puka for Python.
     durable,
     /// Restricts the queue to this connection and deletes it when the connection ends. Off by
     /// default.
@@ -34,15 +34,15 @@ flags! { QueueDeclare:
 
 arguments!(QueueDeclare);
 
-request!(QueueDeclare, Request, Queue, |it, machine| {
+request!(QueueDeclare, Request, Queue, |request, machine| {
     machine.request(methods::Declare {
-        queue: name("queue", &it.queue)?,
-        passive: it.passive,
-        durable: it.durable,
-        exclusive: it.exclusive,
-        auto_delete: it.auto_delete,
+        queue: name("queue", &request.queue)?,
+        passive: request.passive,
+        durable: request.durable,
+        exclusive: request.exclusive,
+        auto_delete: request.auto_delete,
         nowait: false,
-        arguments: it.arguments.table("arguments")?,
+        arguments: request.arguments.table("arguments")?,
     })
 });
 
@@ -65,11 +65,11 @@ flags! { QueueDelete:
     if_empty,
 }
 
-request!(QueueDelete, Request, u32, |it, machine| {
+request!(QueueDelete, Request, u32, |request, machine| {
     machine.request(methods::Delete {
-        queue: name("queue", &it.queue)?,
-        if_unused: it.if_unused,
-        if_empty: it.if_empty,
+        queue: name("queue", &request.queue)?,
+        if_unused: request.if_unused,
+        if_empty: request.if_empty,
         nowait: false,
     })
 });
@@ -82,9 +82,9 @@ pub struct QueuePurge<'a> {
     queue: Cow<'a, str>,
 }
 
-request!(QueuePurge, Request, u32, |it, machine| {
+request!(QueuePurge, Request, u32, |request, machine| {
     machine.request(methods::Purge {
-        queue: name("queue", &it.queue)?,
+        queue: name("queue", &request.queue)?,
         nowait: false,
     })
 });
@@ -102,13 +102,13 @@ pub struct QueueBind<'a> {
 
 arguments!(QueueBind);
 
-request!(QueueBind, Request, (), |it, machine| {
+request!(QueueBind, Request, (), |request, machine| {
     machine.request(methods::Bind {
-        queue: name("queue", &it.queue)?,
-        exchange: name("exchange", &it.exchange)?,
-        routing_key: name("routing_key", &it.routing_key)?,
+        queue: name("queue", &request.queue)?,
+        exchange: name("exchange", &request.exchange)?,
+        routing_key: name("routing_key", &request.routing_key)?,
         nowait: false,
-        arguments: it.arguments.table("arguments")?,
+        arguments: request.arguments.table("arguments")?,
     })
 });
 
@@ -125,12 +125,12 @@ pub struct QueueUnbind<'a> {
 
 arguments!(QueueUnbind);
 
-request!(QueueUnbind, Request, (), |it, machine| {
+request!(QueueUnbind, Request, (), |request, machine| {
     machine.request(methods::Unbind {
-        queue: name("queue", &it.queue)?,
-        exchange: name("exchange", &it.exchange)?,
-        routing_key: name("routing_key", &it.routing_key)?,
-        arguments: it.arguments.table("arguments")?,
+        queue: name("queue", &request.queue)?,
+        exchange: name("exchange", &request.exchange)?,
+        routing_key: name("routing_key", &request.routing_key)?,
+        arguments: request.arguments.table("arguments")?,
     })
 });
 

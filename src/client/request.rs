@@ -1,4 +1,4 @@
-//! The parts that all requests share: the ways to send and to await them.
+//! The parts that all requests share: how they are sent and awaited.
 
 use super::handle::Handle;
 use super::promise::{Outcome, Promise};
@@ -12,16 +12,17 @@ use std::task::{Context, Poll};
 
 /// A request that can be attempted until there is capacity for it.
 pub(crate) trait Request {
-    type Answer: Outcome;
+    type Outcome: Outcome;
 
     fn handle(&self) -> &Handle;
     /// Returns the kind of capacity that the request needs.
     fn capacity(&self) -> Capacity;
+    /// Passes the request to the state machine. Fails with [`Error::Full`] without capacity.
     fn start(&self, machine: &mut Connection) -> Result<PromiseId, Error>;
 }
 
-/// Attempts to send the request once.
-pub(super) fn try_send<R: Request>(request: &R) -> Result<Promise<R::Answer>, Error> {
+/// Sends the request if there is capacity. Returns [`Error::Full`] otherwise.
+pub(super) fn try_send<R: Request>(request: &R) -> Result<Promise<R::Outcome>, Error> {
     let handle = request.handle();
     let id = handle.link().with(|machine| request.start(machine))?;
     Ok(Promise::new(handle.clone(), id))
@@ -34,7 +35,7 @@ pub(super) struct Submit<R: Request> {
 }
 
 impl<R: Request> Submit<R> {
-    fn poll_submit(&mut self, cx: &mut Context<'_>) -> Poll<Result<Promise<R::Answer>, Error>> {
+    fn poll_submit(&mut self, cx: &mut Context<'_>) -> Poll<Result<Promise<R::Outcome>, Error>> {
         let Self { request, ticket } = self;
         let handle = request.handle();
         let sent = handle
@@ -47,7 +48,7 @@ impl<R: Request> Submit<R> {
 }
 
 impl<R: Request + Unpin> Future for Submit<R> {
-    type Output = Result<Promise<R::Answer>, Error>;
+    type Output = Result<Promise<R::Outcome>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.get_mut().poll_submit(cx)
@@ -72,15 +73,15 @@ impl<R: Request> Drop for Submit<R> {
 /// dropping a [`Promise`].
 #[expect(private_bounds, reason = "the requests are the library's own")]
 #[must_use = "futures do nothing unless awaited"]
-pub struct RequestFuture<R: Request<Answer = T>, T>(State<R>);
+pub struct RequestFuture<R: Request<Outcome = T>, T>(State<R>);
 
 enum State<R: Request> {
     Unsent(Submit<R>),
-    Sent(Promise<R::Answer>),
+    Sent(Promise<R::Outcome>),
 }
 
 #[expect(private_bounds, reason = "the requests are the library's own")]
-impl<R: Request<Answer = T>, T> RequestFuture<R, T> {
+impl<R: Request<Outcome = T>, T> RequestFuture<R, T> {
     pub(super) fn new(request: R) -> Self {
         Self(State::Unsent(Submit {
             request,
@@ -89,7 +90,7 @@ impl<R: Request<Answer = T>, T> RequestFuture<R, T> {
     }
 }
 
-impl<R: Request<Answer = T>, T> fmt::Debug for RequestFuture<R, T> {
+impl<R: Request<Outcome = T>, T> fmt::Debug for RequestFuture<R, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = if matches!(self.0, State::Unsent(_)) {
             "unsent"
@@ -100,7 +101,7 @@ impl<R: Request<Answer = T>, T> fmt::Debug for RequestFuture<R, T> {
     }
 }
 
-impl<R: Request<Answer = T> + Unpin, T: Outcome> Future for RequestFuture<R, T> {
+impl<R: Request<Outcome = T> + Unpin, T: Outcome> Future for RequestFuture<R, T> {
     type Output = Result<T, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -113,6 +114,7 @@ impl<R: Request<Answer = T> + Unpin, T: Outcome> Future for RequestFuture<R, T> 
         }
         match &mut self.0 {
             State::Sent(promise) => Pin::new(promise).poll(cx),
+            // Unreachable: the code above has sent the request or returned.
             State::Unsent(_) => Poll::Pending,
         }
     }
@@ -120,27 +122,27 @@ impl<R: Request<Answer = T> + Unpin, T: Outcome> Future for RequestFuture<R, T> 
 
 /// Implements the ways to send a builder, and names the type of its reply.
 macro_rules! request {
-    ($Request:ident, $capacity:ident, $Answer:ty, |$it:ident, $machine:ident| $start:expr) => {
+    ($Request:ident, $capacity:ident, $Outcome:ty, |$request:ident, $machine:ident| $start:expr) => {
         request!(
             $Request,
-            |_it| $crate::link::Capacity::$capacity,
-            $Answer,
-            |$it, $machine| $start
+            |_request| $crate::link::Capacity::$capacity,
+            $Outcome,
+            |$request, $machine| $start
         );
     };
     (
-        $Request:ident, |$for:ident| $capacity:expr, $Answer:ty,
-        |$it:ident, $machine:ident| $start:expr
+        $Request:ident, |$this:ident| $capacity:expr, $Outcome:ty,
+        |$request:ident, $machine:ident| $start:expr
     ) => {
         impl $crate::client::request::Request for $Request<'_> {
-            type Answer = $Answer;
+            type Outcome = $Outcome;
 
             fn handle(&self) -> &$crate::client::handle::Handle {
                 self.client.handle()
             }
 
             fn capacity(&self) -> $crate::link::Capacity {
-                let $for = self;
+                let $this = self;
                 $capacity
             }
 
@@ -148,16 +150,16 @@ macro_rules! request {
                 &self,
                 $machine: &mut $crate::machine::Connection,
             ) -> Result<$crate::machine::PromiseId, $crate::Error> {
-                let $it = self;
+                let $request = self;
                 $start
             }
         }
 
         impl<'a> $Request<'a> {
-            /// Sends the request at once. If it cannot be sent, for example because the outgoing
-            /// capacity is used up, the promise resolves to the error.
-            pub fn send(self) -> $crate::Promise<$Answer> {
-                self.try_send().unwrap_or_else($crate::Promise::failed)
+            /// Sends the request at once. The promise resolves to the error if the request cannot
+            /// be sent, for example because the outgoing capacity is used up.
+            pub fn send(self) -> $crate::Promise<$Outcome> {
+                self.try_send().unwrap_or_else($crate::Promise::from_error)
             }
 
             /// Sends the request at once, or returns the reason why it cannot be sent.
@@ -165,7 +167,7 @@ macro_rules! request {
             /// # Errors
             /// [`Error::Full`](crate::Error::Full) if the outgoing capacity is used up; the errors
             /// that the promise would resolve to without a reply from the broker.
-            pub fn try_send(self) -> Result<$crate::Promise<$Answer>, $crate::Error> {
+            pub fn try_send(self) -> Result<$crate::Promise<$Outcome>, $crate::Error> {
                 $crate::client::request::try_send(&self)
             }
 
@@ -175,14 +177,14 @@ macro_rules! request {
             /// # Errors
             /// The errors that the promise would resolve to without a reply from the broker;
             /// [`Error::Timeout`](crate::Error::Timeout) if there is no capacity within
-            /// [`Options::request_timeout`](crate::Options::request_timeout). Nothing was sent
-            /// then.
+            /// [`Options::request_timeout`](crate::Options::request_timeout). In both cases nothing
+            /// was sent.
             ///
             /// # Cancel safety
             /// Nothing was sent if the future is dropped before it resolves.
             pub fn submit(
                 self,
-            ) -> impl Future<Output = Result<$crate::Promise<$Answer>, $crate::Error>> + use<'a>
+            ) -> impl Future<Output = Result<$crate::Promise<$Outcome>, $crate::Error>> + use<'a>
             {
                 $crate::client::request::Submit {
                     request: self,
@@ -192,8 +194,8 @@ macro_rules! request {
         }
 
         impl<'a> IntoFuture for $Request<'a> {
-            type Output = Result<$Answer, $crate::Error>;
-            type IntoFuture = $crate::client::request::RequestFuture<Self, $Answer>;
+            type Output = Result<$Outcome, $crate::Error>;
+            type IntoFuture = $crate::client::request::RequestFuture<Self, $Outcome>;
 
             fn into_future(self) -> Self::IntoFuture {
                 $crate::client::request::RequestFuture::new(self)

@@ -18,17 +18,19 @@ pub struct Rpc<'a> {
 }
 
 impl Rpc<'_> {
-    /// Sets how long the reply may take. The default is
-    /// [`Options::request_timeout`](crate::Options::request_timeout), the maximum a hundred years.
+    /// Sets how long the reply may take; [`Options::request_timeout`](crate::Options::request_timeout)
+    /// by default, and at most a hundred years.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 }
 
-request!(Rpc, Publish, Message, |it, machine| it
-    .publish
-    .ask(|publish| machine.call(publish, it.timeout)));
+request!(Rpc, Publish, Message, |request, machine| {
+    request
+        .publish
+        .build_and_start(|publish| machine.call(publish, request.timeout))
+});
 
 impl<'a> BasicPublish<'a> {
     /// Publishes the message as a call, and resolves to the reply: [`Client::rpc`] with properties.
@@ -44,9 +46,9 @@ impl<'a> BasicPublish<'a> {
 impl Client {
     /// Publishes a message, and resolves to the reply.
     ///
-    /// The reply is published to the default exchange. Its routing key is the property `reply_to`
-    /// of the call, and its `correlation_id` is that of the call, which cannot be guessed. Many
-    /// calls may be pending. Neither the call nor the reply is stored on disk, and a reply is
+    /// The server publishes the reply to the default exchange. Its routing key is the property
+    /// `reply_to` of the call, and its `correlation_id` is that of the call, which cannot be
+    /// guessed. Many calls may be pending. Neither the call nor the reply is stored on disk, and a reply is
     /// dropped if its caller has gone. A reply should not be
     /// [`mandatory`](BasicPublish::mandatory): before 4.2, RabbitMQ returns it although it delivers
     /// it. To test whether a caller is still there, declare its `reply_to` passively.

@@ -1,10 +1,10 @@
-//! Puka's settling methods, as methods of the client.
+//! The settling methods under their names in Puka for Python, as methods of the client.
 
 use super::{Client, Delivery};
 use crate::error::Error;
 
 impl Client {
-    /// Acknowledges a delivery: [`Delivery::ack`] under Puka's name.
+    /// Acknowledges a delivery: [`Delivery::ack`] under its name in Puka for Python.
     ///
     /// # Errors
     /// [`Error::Stale`]
@@ -12,7 +12,7 @@ impl Client {
         delivery.ack()
     }
 
-    /// Refuses a delivery: [`Delivery::reject`] under Puka's name.
+    /// Refuses a delivery: [`Delivery::reject`] under its name in Puka for Python.
     ///
     /// # Errors
     /// [`Error::Stale`]
@@ -20,7 +20,7 @@ impl Client {
         delivery.reject(requeue)
     }
 
-    /// Refuses a delivery: [`Delivery::nack`] under Puka's name.
+    /// Refuses a delivery: [`Delivery::nack`] under its name in Puka for Python.
     ///
     /// # Errors
     /// [`Error::Stale`]

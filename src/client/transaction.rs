@@ -1,6 +1,6 @@
 //! Transactions: publishes and acknowledgements that take effect together or not at all.
 
-use super::publish::{BasicPublish, Via};
+use super::publish::{BasicPublish, PublishMode};
 use super::{BasicGet, Client, Promise};
 use crate::error::Error;
 use crate::machine::{Body, Connection, PromiseId, TransactionId};
@@ -14,9 +14,12 @@ pub struct BeginTransaction<'a> {
     client: &'a Client,
 }
 
-request!(BeginTransaction, Request, Transaction, |_it, machine| {
-    machine.transaction()
-});
+request!(
+    BeginTransaction,
+    Request,
+    Transaction,
+    |_request, machine| machine.transaction()
+);
 
 /// Publishes and acknowledgements that take effect together on [`commit`](Self::commit).
 ///
@@ -73,12 +76,12 @@ impl Transaction {
         body: impl Into<Body<'a>>,
     ) -> BasicPublish<'a> {
         let publish = self.client.basic_publish(exchange, routing_key, body);
-        publish.via(Via::Transaction(self.id))
+        publish.with_mode(PublishMode::Transaction(self.id))
     }
 
-    /// Requests one message of a queue, and resolves to `None` if the queue is empty. If the
-    /// message is settled before the commit, that takes effect with the commit. Otherwise the
-    /// message goes back to its queue at the end of the transaction, and settling it returns
+    /// Requests one message of a queue, and resolves to `None` if the queue is empty. Settling the
+    /// message takes effect with the commit. A message that is not settled before the commit goes
+    /// back to its queue at the end of the transaction, and settling it later returns
     /// [`Stale`](Error::Stale).
     ///
     /// # Errors
@@ -92,6 +95,7 @@ impl Transaction {
         self.client.basic_get(queue).within(self.id)
     }
 
+    /// Ends the transaction with a call of the state machine: a commit or a rollback.
     fn end(
         mut self,
         end: impl FnOnce(&mut Connection, TransactionId) -> Result<PromiseId, Error>,
@@ -120,8 +124,7 @@ impl Transaction {
     #[doc(alias = "tx_commit")]
     pub fn commit(self) -> Promise<Vec<Returned>> {
         let handle = self.client.handle().clone();
-        self.end(Connection::commit)
-            .map_or_else(Promise::failed, |id| Promise::new(handle, id))
+        Promise::from_started(&handle, self.end(Connection::commit))
     }
 
     /// Rolls the transaction back: nothing takes effect. Messages of a `basic_get` go back to their
@@ -139,8 +142,7 @@ impl Transaction {
     #[doc(alias = "tx_rollback")]
     pub fn rollback(self) -> Promise<()> {
         let handle = self.client.handle().clone();
-        self.end(Connection::rollback)
-            .map_or_else(Promise::failed, |id| Promise::new(handle, id))
+        Promise::from_started(&handle, self.end(Connection::rollback))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The descriptor of the stream, for event loops. Puka's `fileno`.
+//! The descriptor of the stream, for event loops. Puka for Python calls it `fileno`.
 
 use super::connection::Evented;
 

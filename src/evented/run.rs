@@ -20,8 +20,8 @@ const LONGEST: Duration = Duration::from_secs(3600);
 
 impl<S: Read + Write + Source + 'static> Evented<S> {
     /// Waits and runs callbacks, until one of them calls [`loop_break`](Self::loop_break), the
-    /// timeout has passed, or the connection has ended and its last callbacks have run. Puka's
-    /// `loop`.
+    /// timeout has passed, or the connection has ended and its last callbacks have run. Puka for
+    /// Python calls it `loop`.
     ///
     /// At the end it writes the output, as far as the stream accepts it.
     ///
@@ -89,7 +89,7 @@ impl<S: Read + Write + Source + 'static> Evented<S> {
 }
 
 /// Runs several clients in one loop, until a callback calls [`Evented::loop_break`], the timeout
-/// has passed, or all connections have ended. Puka's `loop(clients)`.
+/// has passed, or all connections have ended. Puka for Python calls it `loop(clients)`.
 ///
 /// # Errors
 /// When all connections have ended, the error of the first client in the list that was not closed

@@ -149,6 +149,7 @@ macro_rules! cases {
         $crate::theme! { $Runtime, $broker, messages:
             every_property_arrives
             headers_of_every_type_arrive
+            properties_replace_an_invalid_value
             s50_bodies_of_every_size_arrive
             invalid_messages_are_refused_locally
             headers_larger_than_a_frame_are_refused
@@ -250,6 +251,7 @@ macro_rules! cases {
         }
         $crate::theme! { $Runtime, $broker, limits:
             publishes_in_flight_are_bounded
+            refused_recover_keeps_deliveries
             outgoing_bytes_are_bounded
             requests_are_bounded
             dropped_future_passes_its_turn_on

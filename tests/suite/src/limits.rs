@@ -4,6 +4,7 @@
 //! The case polls the driver, and does not poll it while it fills the capacity.
 
 use crate::cases::assert_error;
+use crate::taking::{ack, take};
 use crate::world::Io;
 use crate::{Outcome, Runtime, Task, World, ready_now};
 use futures_lite::FutureExt;
@@ -97,6 +98,36 @@ pub async fn outgoing_bytes_are_bounded<R: Runtime>(world: &World<R>) -> Outcome
             publish.await?;
         }
         world.until_ready(&client, &queue, 5).await?;
+        Ok(client.close().await?)
+    })
+    .await
+}
+
+/// A `basic.recover` without capacity fails, and the deliveries of the consumer can still be read.
+pub async fn refused_recover_keeps_deliveries<R: Runtime>(world: &World<R>) -> Outcome {
+    let set = |options: Options| options.max_requests(1).request_channels(1);
+    let (client, mut driver, queue) = standing_still(world, set).await?;
+    let (mut consumer, first) =
+        driving::<R, Result<_, Box<dyn std::error::Error>>>(&mut driver, async {
+            client.basic_publish("", &queue, "x").await?;
+            client.basic_publish("", &queue, "x").await?;
+            let mut consumer = client.basic_consume(&queue).prefetch_count(3).await?;
+            world.until_ready(&client, &queue, 0).await?;
+            let first = take(&mut consumer, 1).await?;
+            Ok((consumer, first))
+        })
+        .await?;
+    let mut sent = Vec::new();
+    while let Ok(promise) = client.queue_declare(&queue).passive(true).try_send() {
+        sent.push(promise);
+    }
+    assert_error!(consumer.recover().await, Error::Full);
+    driving::<R, Outcome>(&mut driver, async {
+        ack(first)?;
+        ack(take(&mut consumer, 2).await?)?;
+        for declare in sent {
+            declare.await?;
+        }
         Ok(client.close().await?)
     })
     .await

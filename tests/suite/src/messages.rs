@@ -116,6 +116,20 @@ fn every_value() -> Result<Table, Error> {
     Ok(table)
 }
 
+/// Setting all properties also replaces an invalid one.
+pub async fn properties_replace_an_invalid_value<R: Runtime>(world: &World<R>) -> Outcome {
+    let client = world.client().await?;
+    let queue = world.queue(&client).await?;
+    let invalid = "x".repeat(256);
+    let publish = client.basic_publish("", &queue, "x").app_id(&invalid);
+    assert_error!(
+        publish.clone().await,
+        Error::InvalidArgument { what: "app_id", .. }
+    );
+    publish.properties(Properties::default()).await?;
+    Ok(client.close().await?)
+}
+
 /// Headers of every type arrive as they were sent, alone and nested.
 pub async fn headers_of_every_type_arrive<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
