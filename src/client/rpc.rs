@@ -46,7 +46,7 @@ impl<'a> BasicPublish<'a> {
 impl Client {
     /// Publishes a message, and resolves to the reply.
     ///
-    /// The server publishes the reply to the default exchange. Its routing key is the property
+    /// The program that handles the call publishes the reply to the default exchange. Its routing key is the property
     /// `reply_to` of the call, and its `correlation_id` is that of the call, which cannot be
     /// guessed. Many calls may be pending. Neither the call nor the reply is stored on disk, and a reply is
     /// dropped if its caller has gone. A reply should not be

@@ -16,12 +16,14 @@ pub use tls::{TlsCause, TlsFault};
 /// An error that closed the connection completes every request that was pending on it. Cloning is
 /// cheap, and the text never contains a password.
 ///
-/// `Display` does not repeat the [`source`](std::error::Error::source). To log the cause of an
-/// [`Unconfirmed`](Self::Unconfirmed), for example, print the chain of sources or use `Debug`.
+/// `Display` does not repeat the [`source`](std::error::Error::source). A log should contain the
+/// chain of sources, too: the source of an [`Unconfirmed`](Self::Unconfirmed), for example, is the
+/// reason why there was no confirm.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
-// The discriminant is a whole word. With a one-byte discriminant, copies of a `Result` are split
-// when it is inspected, and each move of a delivery then stalls on store forwarding.
+// The discriminant has eight bytes. With a discriminant of one byte, the compiler copies a
+// `Result` in two parts, and reading both parts at once then waits for the two stores (a failed
+// store forwarding). That delayed each move of a delivery.
 #[repr(u64)]
 pub enum Error {
     /// 312: no queue is bound for a mandatory message, which the broker returned. The publisher or
@@ -90,16 +92,16 @@ pub enum Error {
     /// The TLS handshake failed.
     #[error(transparent)]
     Tls(TlsFault),
-    /// The server rejected AMQP 0-9-1 and sent the protocol header that it supports.
-    #[error("the server does not speak AMQP 0-9-1; it proposes {0}")]
+    /// The broker rejected AMQP 0-9-1 and sent the protocol header that it supports.
+    #[error("the broker does not speak AMQP 0-9-1; it proposes {0}")]
     UnsupportedProtocol(ProtocolHeader),
-    /// The first bytes from the server are not AMQP.
-    #[error("the server does not speak AMQP: its first bytes are {0}")]
+    /// The first bytes from the broker are not AMQP.
+    #[error("the broker does not speak AMQP: its first bytes are {0}")]
     NotAmqp(String),
-    /// The server offers no SASL mechanism that the options allow.
-    #[error("no common SASL mechanism: the server offers {offered}, the options allow {allowed}")]
+    /// The broker offers no SASL mechanism that the options allow.
+    #[error("no common SASL mechanism: the broker offers {offered}, the options allow {allowed}")]
     NoMechanism {
-        /// The server's mechanisms, separated by spaces.
+        /// The broker's mechanisms, separated by spaces.
         offered: String,
         /// The mechanisms of the options, separated by spaces.
         allowed: String,
@@ -109,29 +111,29 @@ pub enum Error {
     /// mechanism that both sides support would do so. No part of the login was sent.
     #[error("the options forbid sending the password over an unencrypted transport")]
     UnencryptedLogin,
-    /// There is no login to send: the source of the credentials failed, or the mechanism could not
-    /// answer the server.
+    /// The login could not be made: the source of the credentials failed, or the SASL mechanism
+    /// could not answer the broker.
     #[error("cannot log in")]
     CannotLogIn(#[source] Arc<dyn std::error::Error + Send + Sync>),
-    /// The server closed the transport after the login. Servers without the capability
+    /// The broker closed the transport after the login. Brokers without the capability
     /// `authentication_failure_close` refuse a login in this way.
-    #[error("the server closed the transport after the login, so it probably refused the login")]
+    #[error("the broker closed the transport after the login, so it probably refused the login")]
     LoginRefused,
-    /// The server sent limits that AMQP does not allow.
-    #[error("the server proposed {what} of {value}, which AMQP 0-9-1 does not allow")]
+    /// The broker sent limits that AMQP does not allow.
+    #[error("the broker proposed {what} of {value}, which AMQP 0-9-1 does not allow")]
     BadTuning {
         /// The name of the limit.
         what: &'static str,
-        /// The value that the server sent.
+        /// The value that the broker sent.
         value: u32,
     },
 
     /// The broker did not accept the message, for example because a queue is full.
     #[error("the broker did not accept the message")]
     Nacked,
-    /// The connection or channel was lost before the broker confirmed the message, so the outcome
-    /// is unknown.
-    #[error("the outcome of the publish is unknown")]
+    /// The broker did not confirm the message before the connection or channel was lost, or before
+    /// the deadline. So the outcome is unknown: the broker may have accepted the message or not.
+    #[error("the broker did not confirm the message, so the outcome of the publish is unknown")]
     Unconfirmed(#[source] Arc<Error>),
     /// The deadline passed.
     #[error("{what} took longer than {seconds} s", seconds = .after.as_secs_f64())]
@@ -141,28 +143,28 @@ pub enum Error {
         /// The timeout that passed.
         after: std::time::Duration,
     },
-    /// The reply did not arrive in time while reading was paused: too many deliveries are buffered.
+    /// The deadline passed while reading was paused, because too many deliveries are buffered.
     #[error("{0}")]
     ReadingPaused(Arc<ReadingPaused>),
-    /// The outgoing capacity is used up, so nothing was sent. Awaiting the request waits for
-    /// capacity instead, and fails with [`Timeout`](Self::Timeout) after
+    /// The outgoing capacity is used up, and nothing was sent. A request that is awaited waits for
+    /// capacity, and fails with [`Timeout`](Self::Timeout) instead, after
     /// [`Options::request_timeout`](crate::Options::request_timeout).
     #[error("the outgoing capacity is used up")]
     Full,
-    /// The delivery is stale: its channel or connection is gone, and nothing was sent. The broker
-    /// delivers the message again.
-    #[error("the delivery is stale and cannot be settled; the broker delivers the message again")]
+    /// The delivery, consumer or transaction is stale: it has ended, or its channel or connection
+    /// is gone. Nothing was sent. The broker delivers an unsettled message again.
+    #[error("the delivery, consumer or transaction is stale: it has ended, or its channel is gone")]
     Stale,
-    /// The channel limit is reached: consumers, transactions or unsettled messages of `basic_get`
-    /// use all channels that they may use.
-    #[error("the broker allows no more channels")]
+    /// Consumers, transactions and unsettled messages of `basic_get` use all the channels that they
+    /// may use. [`Options::channel_max`](crate::Options::channel_max) and the broker limit these.
+    #[error("all channels that channel_max and the broker allow are in use")]
     ChannelLimit,
     /// The client closed the connection.
     #[error("the connection was closed")]
     Closed,
-    /// The client closed the connection before everything that it had accepted was completed. Each
-    /// of these publishes and requests has completed with an error of its own, usually
-    /// [`Closed`](Self::Closed) if it was not sent.
+    /// The client closed the connection before all accepted publishes and requests had a reply. Each
+    /// of the others has completed with its own error, usually [`Closed`](Self::Closed) if it was
+    /// not sent.
     #[error("the connection was closed with {pending} publishes and requests not completed")]
     CloseIncomplete {
         /// The number of publishes and requests without a reply.
@@ -171,7 +173,8 @@ pub enum Error {
     /// The broker ended the consumer, usually because its queue was deleted.
     #[error("the broker cancelled the consumer {0:?}")]
     ConsumerCancelled(String),
-    /// AMQP or the broker does not allow the argument. Nothing was sent. The caller is at fault.
+    /// An argument is not allowed by AMQP, by the broker or by this library. Nothing was sent. The
+    /// caller is at fault.
     #[error("{what}: {why}")]
     InvalidArgument {
         /// The name of the argument.
@@ -184,7 +187,8 @@ pub enum Error {
     Uri(#[from] crate::uri::UriError),
 }
 
-/// The fault for which a peer closed a channel or the connection, in the spec's terms.
+/// A reason to close a channel or the connection, with the fields of `channel.close` and
+/// `connection.close`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Fault {
@@ -194,7 +198,7 @@ pub struct Fault {
     pub text: Arc<str>,
     /// The method that caused the fault, or [`MethodId::NONE`].
     pub method: MethodId,
-    /// The side that found the fault.
+    /// The side that found the fault, and therefore closed the channel or connection.
     pub found_by: Peer,
 }
 
@@ -218,7 +222,7 @@ impl fmt::Display for Fault {
             Peer::Server => write!(f, "{}: {}", self.code, self.text)?,
             Peer::Client => write!(
                 f,
-                "the server violated the protocol ({}): {}",
+                "the broker violated the protocol ({}): {}",
                 self.code, self.text
             )?,
         }
@@ -230,8 +234,8 @@ impl fmt::Display for Fault {
 }
 
 impl Fault {
-    /// Returns a fault that the server reported.
-    pub(crate) fn by_server(code: u16, text: &str, method: MethodId) -> Self {
+    /// Returns a fault that the broker reported.
+    pub(crate) fn reported_by_broker(code: u16, text: &str, method: MethodId) -> Self {
         Self {
             code: code.into(),
             text: text.into(),
@@ -240,8 +244,12 @@ impl Fault {
         }
     }
 
-    /// Returns a fault of the server that this library found.
-    pub(crate) fn by_client(code: ReplyCode, text: impl Into<String>, method: MethodId) -> Self {
+    /// Returns a fault of the broker that this library found.
+    pub(crate) fn found_in_broker(
+        code: ReplyCode,
+        text: impl Into<String>,
+        method: MethodId,
+    ) -> Self {
         Self {
             code,
             text: text.into().into(),
@@ -258,7 +266,7 @@ impl From<DecodeError> for Fault {
         } else {
             MethodId::NONE
         };
-        Self::by_client(error.reply_code(), error.to_string(), method)
+        Self::found_in_broker(error.reply_code(), error.to_string(), method)
     }
 }
 
@@ -299,8 +307,8 @@ impl From<EncodeError> for Error {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Broken {
-    /// The server closed the transport without `connection.close`.
-    #[error("the server closed the transport")]
+    /// The broker closed the transport without `connection.close`.
+    #[error("the broker closed the transport")]
     Eof,
     /// Reading, writing or dialling failed.
     #[error(transparent)]
@@ -342,7 +350,11 @@ pub enum Broken {
 }
 
 impl Error {
-    /// Returns the fault that a peer found, with reply code, text, class and method.
+    /// Returns the fault that closed the channel or connection, with reply code, text, class and
+    /// method. For an [`Unconfirmed`](Self::Unconfirmed), this is the fault in its cause.
+    ///
+    /// It does not look into [`Broken::OutcomeUnknown`] and [`Broken::NotRestored`], whose
+    /// [`source`](std::error::Error::source) may have a fault.
     #[must_use]
     pub fn fault(&self) -> Option<&Fault> {
         match self {
@@ -368,8 +380,9 @@ impl Error {
         }
     }
 
-    /// Returns `true` if the transport was lost: for the error itself and for the cause of an
-    /// [`Unconfirmed`](Self::Unconfirmed).
+    /// Returns `true` if the transport was lost: if the error is a
+    /// [`ConnectionBroken`](Self::ConnectionBroken), or an [`Unconfirmed`](Self::Unconfirmed) whose
+    /// cause is one.
     #[must_use]
     pub fn is_connection_broken(&self) -> bool {
         match self {
@@ -388,16 +401,17 @@ impl Error {
         }
     }
 
-    /// Returns `true` if the server closed the connection because of such a method. Repeating the
-    /// method would close the connection again.
-    pub(crate) fn blames(&self, method: MethodId) -> bool {
+    /// Returns `true` if the broker reported a fault and named this method as the cause. Repeating
+    /// the method would cause the same fault.
+    pub(crate) fn names_method(&self, method: MethodId) -> bool {
         self.fault()
             .is_some_and(|fault| fault.found_by == Peer::Server && fault.method == method)
     }
 
-    /// Returns `true` if the server closed the connection because of a request, and not by its own
-    /// or an operator's decision. Any request that was pending may be the cause.
-    pub(crate) fn is_a_verdict(&self) -> bool {
+    /// Returns `true` if the broker reported a fault that a request has caused. Any pending request
+    /// may be the cause. A connection that the broker closes for its own reasons, or because an
+    /// operator wants it, has the code `CONNECTION_FORCED`.
+    pub(crate) fn is_caused_by_request(&self) -> bool {
         self.fault().is_some_and(|fault| {
             fault.found_by == Peer::Server && fault.code != ReplyCode::CONNECTION_FORCED
         })
@@ -421,6 +435,7 @@ impl Error {
         )
     }
 
+    /// Returns the error of a login that could not be made.
     pub(crate) fn cannot_log_in(
         cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {

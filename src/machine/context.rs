@@ -133,14 +133,14 @@ impl Context {
     /// Opens a promise with the request timeout, which starts at the next `stamp`.
     pub(crate) fn timed_promise(&mut self) -> PromiseId {
         self.attention = true;
-        self.promises.open_timed(self.options.deadlines.request)
+        self.promises.open_timed(self.options.timeouts.request)
     }
 
     /// Opens a promise with the request timeout, which counts towards `max_requests`. It is for
     /// requests that are written at once: no queue limits their number.
     pub(crate) fn counted_promise(&mut self) -> PromiseId {
         self.attention = true;
-        self.promises.open_request(self.options.deadlines.request)
+        self.promises.open_request(self.options.timeouts.request)
     }
 
     /// Completes a promise. Queues the reply of an abandoned promise for disposal. Turns the error

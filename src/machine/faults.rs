@@ -6,7 +6,7 @@ use crate::protocol::{MethodId, ReplyCode};
 
 /// Returns the error of a protocol violation by the server.
 pub(crate) fn violation(code: ReplyCode, text: impl Into<String>, method: MethodId) -> Error {
-    Fault::by_client(code, text, method).into()
+    Fault::found_in_broker(code, text, method).into()
 }
 
 /// Returns the fault for which the server has closed a channel.
@@ -15,5 +15,5 @@ pub(crate) fn fault_of(close: &channels::Close<'_>) -> Fault {
         class: close.class_id,
         method: close.method_id,
     };
-    Fault::by_server(close.reply_code, &close.reply_text.to_str_lossy(), method)
+    Fault::reported_by_broker(close.reply_code, &close.reply_text.to_str_lossy(), method)
 }

@@ -1,6 +1,7 @@
 //! The login: credentials, their sources, and SASL mechanisms.
 //!
-//! User code, such as a source of credentials or a mechanism, is stored here and called elsewhere.
+//! The user's code, such as a source of credentials or a mechanism, is only stored here. The link
+//! calls it when the lock is released.
 
 use super::Options;
 use crate::error::Error;
@@ -39,7 +40,8 @@ impl Credentials {
         &self.password
     }
 
-    /// Messages carry the user name in a short string, so it is limited to 255 bytes.
+    /// Returns an error if the user name has more than 255 bytes: messages carry it in a short
+    /// string.
     pub(crate) fn check(&self) -> Result<(), Error> {
         ShortStr::new(&self.username)
             .map(|_| ())
@@ -99,29 +101,29 @@ pub trait SaslMechanism: Send {
         credentials: &Credentials,
     ) -> Result<Vec<u8>, Box<dyn StdError + Send + Sync>>;
 
-    /// Returns the response to a challenge of the server. There are at most eight challenges.
+    /// Returns the response to a challenge of the broker. There are at most eight challenges.
     ///
     /// # Errors
     /// Any fault of the challenge. It ends the connection with [`Error::CannotLogIn`].
     fn answer(&mut self, challenge: &[u8]) -> Result<Vec<u8>, Box<dyn StdError + Send + Sync>>;
 }
 
-type Ask = dyn Fn() -> Result<Credentials, Box<dyn StdError + Send + Sync>> + Send + Sync;
-type Make = dyn Fn() -> Box<dyn SaslMechanism> + Send + Sync;
+type CredentialFn = dyn Fn() -> Result<Credentials, Box<dyn StdError + Send + Sync>> + Send + Sync;
+type MechanismFn = dyn Fn() -> Box<dyn SaslMechanism> + Send + Sync;
 
 /// The source of the credentials.
 #[derive(Clone)]
 pub(crate) enum CredentialSource {
     Fixed(Credentials),
     /// The user's code, called at each login.
-    Asked(Arc<Ask>),
+    Called(Arc<CredentialFn>),
 }
 
 impl CredentialSource {
     pub(crate) fn credentials(&self) -> Result<Credentials, Error> {
         let credentials = match self {
             Self::Fixed(credentials) => credentials.clone(),
-            Self::Asked(ask) => ask().map_err(Error::cannot_log_in)?,
+            Self::Called(source) => source().map_err(Error::cannot_log_in)?,
         };
         credentials.check()?;
         Ok(credentials)
@@ -132,7 +134,7 @@ impl fmt::Debug for CredentialSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fixed(credentials) => credentials.fmt(f),
-            Self::Asked(_) => f.write_str("a source called at each login"),
+            Self::Called(_) => f.write_str("a source called at each login"),
         }
     }
 }
@@ -141,14 +143,17 @@ impl fmt::Debug for CredentialSource {
 #[derive(Clone)]
 pub(crate) enum Mechanism {
     Known(AuthMechanism),
-    Own { name: String, make: Arc<Make> },
+    Custom {
+        name: String,
+        make: Arc<MechanismFn>,
+    },
 }
 
 impl Mechanism {
     pub(crate) fn name(&self) -> &str {
         match self {
             Self::Known(mechanism) => mechanism.name(),
-            Self::Own { name, .. } => name,
+            Self::Custom { name, .. } => name,
         }
     }
 
@@ -193,20 +198,22 @@ impl Login {
         self.encrypted_transport || !self.refuse_unencrypted || !mechanism.shows_password()
     }
 
-    /// Returns the name of the broker's user, if it is known before the login.
+    /// Returns the user name of the login, if it is known before the login: the credentials are
+    /// fixed, and every mechanism sends their user name.
     pub(crate) fn username(&self) -> Option<&str> {
-        let by_name = |mechanism: &Mechanism| {
+        let sends_user_name = |mechanism: &Mechanism| {
             matches!(mechanism, Mechanism::Known(mechanism)
                 if mechanism.shows_password())
         };
         match &self.credentials {
-            CredentialSource::Fixed(credentials) if self.mechanisms.iter().all(by_name) => {
+            CredentialSource::Fixed(credentials) if self.mechanisms.iter().all(sends_user_name) => {
                 Some(credentials.username())
             }
             _ => None,
         }
     }
 
+    /// Refuses a login that is impossible: without a mechanism, or with invalid credentials.
     pub(super) fn check(&self) -> Result<(), Error> {
         if self.mechanisms.is_empty() {
             return Err(Error::invalid(
@@ -223,7 +230,7 @@ impl Login {
         }
         match &self.credentials {
             CredentialSource::Fixed(credentials) => credentials.check(),
-            CredentialSource::Asked(_) => Ok(()),
+            CredentialSource::Called(_) => Ok(()),
         }
     }
 }
@@ -239,7 +246,7 @@ impl Options {
     /// Sets a source that is called for the credentials at each login, for tokens that expire and
     /// passwords that rotate.
     ///
-    /// The driver calls it on its thread after the server has sent its mechanisms, and waits for
+    /// The driver calls it on its thread after the broker has sent its mechanisms, and waits for
     /// it. No lock is held. It has to return within [`handshake_timeout`](Self::handshake_timeout).
     /// Its error becomes part of [`Error::CannotLogIn`], so it should not contain a secret.
     ///
@@ -251,21 +258,21 @@ impl Options {
     /// });
     /// ```
     #[must_use]
-    pub fn credentials_from<F>(mut self, ask: F) -> Self
+    pub fn credentials_from<F>(mut self, source: F) -> Self
     where
         F: Fn() -> Result<Credentials, Box<dyn StdError + Send + Sync>> + Send + Sync + 'static,
     {
-        self.login.credentials = CredentialSource::Asked(Arc::new(ask));
+        self.login.credentials = CredentialSource::Called(Arc::new(source));
         self
     }
 
-    /// Sets the allowed SASL mechanisms in order of preference; PLAIN, then AMQPLAIN, by default.
-    /// Custom mechanisms are not replaced and keep their precedence.
+    /// Sets the allowed built-in SASL mechanisms in order of preference; PLAIN, then AMQPLAIN, by
+    /// default. Custom mechanisms stay, and are preferred to these.
     #[must_use]
     pub fn auth_mechanisms(mut self, mechanisms: &[AuthMechanism]) -> Self {
         self.login
             .mechanisms
-            .retain(|mechanism| matches!(mechanism, Mechanism::Own { .. }));
+            .retain(|mechanism| matches!(mechanism, Mechanism::Custom { .. }));
         self.login
             .mechanisms
             .extend(mechanisms.iter().copied().map(Mechanism::Known));
@@ -296,17 +303,17 @@ impl Options {
                 ),
             ));
         }
-        let place = self
+        let index = self
             .login
             .mechanisms
             .iter()
-            .take_while(|one| matches!(one, Mechanism::Own { .. }))
+            .take_while(|mechanism| matches!(mechanism, Mechanism::Custom { .. }))
             .count();
-        let own = Mechanism::Own {
+        let mechanism = Mechanism::Custom {
             name: name.to_owned(),
             make: Arc::new(move || Box::new(make())),
         };
-        self.login.mechanisms.insert(place, own);
+        self.login.mechanisms.insert(index, mechanism);
         Ok(self)
     }
 }

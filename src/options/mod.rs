@@ -23,9 +23,13 @@ pub use tls::{TlsOptions, TlsSource};
 
 /// The settings of a connection. Each has a default that suits most programs.
 ///
-/// Values that cannot be sent, such as a name of more than 255 bytes, and limits of 0 end the
-/// connection with [`Error::InvalidArgument`] before anything is written. Timeouts are limited to a
-/// hundred years.
+/// Some values end the connection with [`Error::InvalidArgument`] before anything is written: values
+/// that cannot be sent, such as a name of more than 255 bytes, and a limit of 0 for
+/// [`max_requests`](Self::max_requests), [`max_outgoing_bytes`](Self::max_outgoing_bytes),
+/// [`max_publishes_in_flight`](Self::max_publishes_in_flight),
+/// [`max_buffered_deliveries`](Self::max_buffered_deliveries) or
+/// [`max_buffered_bytes`](Self::max_buffered_bytes). Timeouts are at most a hundred years; longer
+/// ones are shortened.
 ///
 /// ```
 /// use puka::Options;
@@ -44,11 +48,12 @@ pub struct Options {
     pub(crate) connection_name: Option<String>,
     pub(crate) client_properties: Table,
     pub(crate) limits: Limits,
-    pub(crate) deadlines: Deadlines,
+    pub(crate) timeouts: Timeouts,
     pub(crate) foreign_user_id: bool,
     pub(crate) recovery: Option<Recovery>,
 }
 
+/// The limits of a connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
     pub(crate) channel_max: u16,
@@ -64,8 +69,9 @@ pub(crate) struct Limits {
     pub(crate) buffered_bytes: usize,
 }
 
+/// The timeouts of a connection.
 #[derive(Clone, Debug)]
-pub(crate) struct Deadlines {
+pub(crate) struct Timeouts {
     pub(crate) resolve: Duration,
     pub(crate) dial: Duration,
     pub(crate) tls: Duration,
@@ -105,7 +111,7 @@ impl From<Uri> for Options {
                 buffered_deliveries: 100_000,
                 buffered_bytes: 64 << 20,
             },
-            deadlines: Deadlines {
+            timeouts: Timeouts {
                 resolve: Duration::from_secs(10),
                 dial: uri.connection_timeout().unwrap_or(Duration::from_secs(10)),
                 tls: Duration::from_secs(10),
@@ -119,26 +125,29 @@ impl From<Uri> for Options {
     }
 }
 
-/// A hundred years. `Instant + Duration` panics on overflow, and this limit cannot overflow.
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+/// The longest timeout: a hundred years. `Instant + Duration` panics on overflow, which this limit
+/// avoids.
+const MAX_TIMEOUT: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// The largest limit: 512 MiB on a 32-bit target. The sizes of queued bodies are added up, and
-/// bodies may share their memory, so without this limit 64 publishes of one body of 64 MiB would
-/// overflow the sum. A sum is at most the limits of queued, of unconfirmed and of requests' bytes,
-/// and the first two may be exceeded by one body each.
-const MOST_BYTES: usize = usize::MAX / 8;
+/// The largest limit in bytes: 512 MiB on a 32-bit target.
+///
+/// The sizes of queued bodies are added up. Bodies may share their memory, so a sum may exceed the
+/// memory of the process: 64 publishes of one body of 64 MiB would overflow 32 bits. The largest sum
+/// has five terms, each of at most this limit: the bytes that are queued, unconfirmed and of
+/// requests, and one body by which each of the first two may exceed its limit.
+const MAX_BYTES: usize = usize::MAX / 8;
 
 macro_rules! setters {
     ($(
         $(#[$doc:meta])*
-        $name:ident($value:ident: $ty:ty) => $($field:ident).+ $(, $most:expr)?;
+        $name:ident($value:ident: $ty:ty) => $($field:ident).+ $(, $max:expr)?;
     )*) => {
         impl Options {
             $(
                 $(#[$doc])*
                 #[must_use]
                 pub fn $name(mut self, $value: $ty) -> Self {
-                    self.$($field).+ = $value$(.min($most))?;
+                    self.$($field).+ = $value$(.min($max))?;
                     self
                 }
             )*
@@ -147,106 +156,120 @@ macro_rules! setters {
 }
 
 setters! {
-    /// Sets how many channels may be open at once; 2047 by default, as in RabbitMQ. The server may
-    /// lower it. Each consumer, each transaction, each exchange that is published to and each
-    /// unsettled message of a `basic_get` uses one. Two channels are reserved for requests and
-    /// publishes, and an eighth of the others is reserved from messages of `basic_get`. A
-    /// `basic_get` above that fails with [`Error::ChannelLimit`].
+    /// Sets how many channels may be open at once; 2047 by default, as in RabbitMQ. The broker may
+    /// lower it, and 0 leaves it to the broker. Each consumer, each transaction, each exchange that
+    /// is published to and each unsettled message of a `basic_get` uses one channel.
+    ///
+    /// Two channels are reserved for requests and publishes. Unsettled messages of `basic_get` may
+    /// use seven eighths of the others. A consumer, transaction or `basic_get` that would exceed
+    /// these limits fails with [`Error::ChannelLimit`].
     channel_max(channels: u16) => limits.channel_max;
     /// Sets the largest frame in bytes, including its header and end; 131 072 by default, as in
-    /// RabbitMQ. The server may lower it, and 0 leaves it to the server. Opening a connection fails
-    /// if it is below 4096, which AMQP does not allow. RabbitMQ since 4.1 requires at least 8192:
-    /// it closes the transport of a client that asks for less, after some seconds and without a
-    /// reason. The error is [`Broken::SmallFrameMax`](crate::Broken::SmallFrameMax) then.
+    /// RabbitMQ. The broker may lower it, and 0 leaves it to the broker. Opening a connection fails
+    /// if it is below 4096, which AMQP does not allow.
+    ///
+    /// RabbitMQ since 4.1 requires at least 8192. If a client asks for less, it closes the
+    /// transport after some seconds and without a reason. The connection then fails with
+    /// [`Broken::SmallFrameMax`](crate::Broken::SmallFrameMax).
     frame_max(bytes: u32) => limits.frame_max;
     /// Sets the heartbeat interval in seconds; 60 by default, as in RabbitMQ. The smaller value of
-    /// both sides is used, and 0 leaves it to the server.
+    /// both sides is used, and 0 leaves it to the broker.
     heartbeat(seconds: u16) => limits.heartbeat;
-    /// Sets how many channels are used for requests such as `queue_declare` and `basic_get`, each
-    /// for one request at a time; 64 by default, which hides the round-trip time and is a small
-    /// load for the broker. 0 counts as 1. Further requests are queued. The channel of a request
-    /// that timed out is closed and replaced. Until the broker has closed such channels, the pool
-    /// may be up to four times as large.
+    /// Sets how many channels are used for requests such as `queue_declare` and `basic_get`; 64 by
+    /// default, and 0 counts as 1. Each is used for one request at a time, and further requests are
+    /// queued. 64 channels hide the round-trip time, and are a small load for the broker.
+    ///
+    /// The channel of a request that timed out is closed and replaced. Until the broker has closed
+    /// such channels, up to four times as many may be open.
     request_channels(channels: u16) => limits.request_channels;
-    /// Sets how many channels publishes may use; 64 by default, and 0 counts as 1. Each exchange
-    /// uses up to three of them, when needed: one with confirms, one without, and one for calls. At
-    /// the limit, idle channels are closed to make room. If none is idle, exchanges take turns of
-    /// at least 100 ms.
+    /// Sets how many channels publishes may use; 64 by default, and 0 counts as 1. An exchange uses
+    /// up to three of them: one for publishes with confirms, one for publishes without, and one for
+    /// calls. At the limit, an idle channel is closed for each new one. If none is idle, exchanges
+    /// take turns of at least 100 ms.
     publish_channels(channels: u16) => limits.publish_channels;
     /// Sets how many requests, new transactions and new consumers may be pending; 65 536 by
     /// default, and at least 1. At the limit, awaiting a request waits, and `try_send` returns
     /// `Full`.
     max_requests(requests: usize) => limits.requests;
-    /// Sets how many bytes may be queued for writing; 16 MiB by default. The minimum is 1, the
-    /// maximum on a 32-bit target 512 MiB. At the limit, awaiting a request waits, and `try_send`
-    /// returns `Full`. Bytes that the transport has taken and not yet written, at most as many
-    /// again, are not counted.
-    max_outgoing_bytes(bytes: usize) => limits.outgoing_bytes, MOST_BYTES;
+    /// Sets how many bytes may be queued for writing; 16 MiB by default, at least 1, and on a 32-bit
+    /// target at most 512 MiB. At the limit, awaiting a request waits, and `try_send` returns
+    /// `Full`. Bytes that were passed to the transport and not yet written are not counted; they are
+    /// at most as many again.
+    max_outgoing_bytes(bytes: usize) => limits.outgoing_bytes, MAX_BYTES;
     /// Sets how many publishes may be unconfirmed; 65 536 by default, and at least 1. At the limit,
     /// awaiting a publish waits, and `try_send` returns `Full`.
     max_publishes_in_flight(publishes: usize) => limits.publishes_in_flight;
     /// Sets the largest body in bytes, sent or received; 64 MiB by default, and at most 512 MiB on
-    /// a 32-bit target. A larger one is refused before it is sent. A larger one that is received is
-    /// dropped, and its delivery reports that. RabbitMQ has a limit of its own, by default 16 MiB
-    /// since 4.0. It closes the channel over a larger message, so other publishes in flight to the
-    /// same exchange fail with [`Error::Unconfirmed`](crate::Error::Unconfirmed).
-    max_message_size(bytes: u64) => limits.message_size, MOST_BYTES as u64;
+    /// a 32-bit target. A publish of a larger body fails before it is sent. A larger body that is
+    /// received is dropped, and its delivery [reports](crate::Message::too_large_body) that.
+    ///
+    /// RabbitMQ has its own limit, by default 16 MiB since 4.0. It closes the channel over a larger
+    /// message, so other publishes in flight to the same exchange fail with
+    /// [`Error::Unconfirmed`](crate::Error::Unconfirmed).
+    max_message_size(bytes: u64) => limits.message_size, MAX_BYTES as u64;
     /// Sets how many deliveries may be buffered for all consumers together; 100 000 by default, and
     /// at least 1. At the limit, reading pauses until half of them are taken. This delays
     /// everything that the broker sends, so set a prefetch count for each consumer.
     ///
-    /// Replies and confirms use the same stream, so they are delayed, too. If a pause has lasted
-    /// half a second and a reply is pending, reading continues up to four times the limit.
-    /// Consumers that have more than their share buffered get a prefetch count of 1 until their
-    /// deliveries are taken. These consumers are not throttled: a consumer with its own prefetch
-    /// count, because programs rely on it, and consumers that use `no_ack`, are exclusive or read a
-    /// stream, because that would take a second consumer beside them or leave a gap between two. In
-    /// a queue with a single active consumer, another consumer may become active.
+    /// Replies and confirms arrive on the same stream, so they are delayed, too. If a reply is
+    /// pending and the pause has lasted half a second, reading continues until four times the limit
+    /// is buffered. Meanwhile each consumer that has buffered more than its share gets a prefetch
+    /// count of 1, until its deliveries are taken. In a queue with a single active consumer, another
+    /// consumer may become active because of that. Some consumers keep their prefetch count:
+    ///
+    /// - a consumer with its own prefetch count, because programs rely on it;
+    /// - a consumer with `no_ack`, which has none;
+    /// - an exclusive consumer, which cannot have a second consumer beside it;
+    /// - a consumer of a stream, because a replacement would miss messages.
     ///
     /// [`Notice::ReadingPaused`](crate::Notice::ReadingPaused) reports a pause of half a second. A
-    /// request that is not answered in time during a pause fails with
+    /// request whose deadline passes during a pause fails with
     /// [`Error::ReadingPaused`](crate::Error::ReadingPaused).
     max_buffered_deliveries(deliveries: usize) => limits.buffered_deliveries;
     /// Sets how many bytes of deliveries may be buffered; 64 MiB by default, and at least 1. At the
-    /// limit, reading pauses as at [`max_buffered_deliveries`](Self::max_buffered_deliveries), so
-    /// up to four times as many (256 MiB) may be buffered while a reply is pending. Partly received
-    /// messages of all channels may take as many bytes again as the limit. Above that, the largest
-    /// of them is dropped, as if it exceeded [`max_message_size`](Self::max_message_size).
+    /// limit, reading pauses as at [`max_buffered_deliveries`](Self::max_buffered_deliveries). So
+    /// up to four times as many bytes (256 MiB) may be buffered while a reply is pending.
+    ///
+    /// Messages of which a part was received are limited separately: all together may have as many
+    /// bytes as this limit. Above that, the largest of them is dropped, as if it exceeded
+    /// [`max_message_size`](Self::max_message_size).
     max_buffered_bytes(bytes: usize) => limits.buffered_bytes;
-    /// Sets the timeout for resolving a host name; 10 s by default, twice the time after which a
-    /// resolver asks another server.
-    resolve_timeout(time: Duration) => deadlines.resolve, LONGEST;
-    /// Sets the timeout for dialling one address; 10 s by default, which allows for three lost
-    /// packets.
-    dial_timeout(time: Duration) => deadlines.dial, LONGEST;
+    /// Sets the timeout for resolving a host name; 10 s by default. A resolver usually asks another
+    /// name server after 5 s, so two servers are asked.
+    resolve_timeout(time: Duration) => timeouts.resolve, MAX_TIMEOUT;
+    /// Sets the timeout for dialling one address; 10 s by default, enough for three lost packets.
+    dial_timeout(time: Duration) => timeouts.dial, MAX_TIMEOUT;
     /// Sets the timeout for the TLS handshake; 10 s by default, as for the AMQP handshake.
-    tls_timeout(time: Duration) => deadlines.tls, LONGEST;
+    tls_timeout(time: Duration) => timeouts.tls, MAX_TIMEOUT;
     /// Sets the timeout for the AMQP handshake, from the protocol header to `open-ok`; 10 s by
     /// default, as in RabbitMQ.
-    handshake_timeout(time: Duration) => deadlines.handshake, LONGEST;
-    /// Sets how long a request may take, including its wait for a channel, and a publish until it
+    handshake_timeout(time: Duration) => timeouts.handshake, MAX_TIMEOUT;
+    /// Sets the timeout of a request, including its wait for a channel, and of a publish until it
     /// is confirmed; 30 s by default, because a broker that flushes to a slow disk takes seconds.
-    /// The same timeout limits each wait for outgoing capacity.
-    request_timeout(time: Duration) => deadlines.request, LONGEST;
+    /// Each wait for outgoing capacity has the same timeout, in addition.
+    request_timeout(time: Duration) => timeouts.request, MAX_TIMEOUT;
     /// Sets the timeout for `close`; 10 s by default. Up to half of it is used to wait for pending
     /// requests.
-    close_timeout(time: Duration) => deadlines.close, LONGEST;
-    /// Refuses to send the password in clear text: with PLAIN, AMQPLAIN and RABBIT-CR-DEMO, unless
-    /// [`encrypted_transport`](Self::encrypted_transport) is set. False by default, because brokers
+    close_timeout(time: Duration) => timeouts.close, MAX_TIMEOUT;
+    /// Refuses to send the password in clear text, as PLAIN, AMQPLAIN and RABBIT-CR-DEMO do, unless
+    /// [`encrypted_transport`](Self::encrypted_transport) is set. Off by default, because brokers
     /// in a private network seldom have TLS.
     refuse_unencrypted_login(refuse: bool) => login.refuse_unencrypted;
     /// Declares that the stream passed to [`open`](crate::open) cannot be read by others, because
     /// it is encrypted or does not leave the machine. The adapters set this for TLS and Unix
-    /// sockets. False by default.
+    /// sockets. Off by default.
     encrypted_transport(encrypted: bool) => login.encrypted_transport;
-    /// Allows a `user_id` other than the login's in publishes. RabbitMQ closes the channel over
-    /// such a publish unless the user has the tag `impersonator`, so by default it is refused
-    /// before it is sent.
+    /// Allows publishes with a `user_id` that is not the user of the login. Off by default: such a
+    /// publish fails before it is sent, because RabbitMQ closes the channel over it unless the user
+    /// has the tag `impersonator`.
     allow_foreign_user_id(allow: bool) => foreign_user_id;
 }
 
 impl Options {
     /// Returns the defaults, overridden by the settings of a URI.
+    ///
+    /// `amqp://host/` means the virtual host `/`, unlike in RabbitMQ's specification of URIs, where
+    /// it means the virtual host with an empty name; see [`Uri::parse`].
     ///
     /// # Errors
     /// [`Error::Uri`] if the URI is invalid.
@@ -279,7 +302,7 @@ impl Options {
             ));
         }
         for endpoint in &self.endpoints {
-            let wrong = match endpoint {
+            let reason = match endpoint {
                 Endpoint::Tcp { host, .. } if host.is_empty() => "a host name must not be empty",
                 Endpoint::Tcp { port: 0, .. } => "a port must be 1 to 65535, got 0",
                 Endpoint::Unix(path) if path.as_os_str().is_empty() => {
@@ -287,7 +310,7 @@ impl Options {
                 }
                 _ => continue,
             };
-            return Err(Error::invalid("endpoints", wrong));
+            return Err(Error::invalid("endpoints", reason));
         }
         Ok(self)
     }
@@ -298,10 +321,10 @@ impl Options {
     pub fn shuffle_endpoints(mut self) -> Self {
         // The keys of a `RandomState` are the standard library's only source of randomness.
         let random = RandomState::new();
-        let mut place = 0;
+        let mut index = 0;
         self.endpoints.sort_by_cached_key(|_| {
-            place += 1;
-            random.hash_one(place)
+            index += 1;
+            random.hash_one(index)
         });
         self
     }
@@ -335,19 +358,19 @@ impl Options {
     /// Returns the timeout for resolving a host name.
     #[must_use]
     pub fn get_resolve_timeout(&self) -> Duration {
-        self.deadlines.resolve
+        self.timeouts.resolve
     }
 
     /// Returns the timeout for dialling one address.
     #[must_use]
     pub fn get_dial_timeout(&self) -> Duration {
-        self.deadlines.dial
+        self.timeouts.dial
     }
 
     /// Returns the timeout for the TLS handshake.
     #[must_use]
     pub fn get_tls_timeout(&self) -> Duration {
-        self.deadlines.tls
+        self.timeouts.tls
     }
 
     /// Sets the virtual host. It may be empty, which a URI cannot express.

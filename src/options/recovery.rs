@@ -32,7 +32,7 @@ pub(crate) type Filter = Arc<dyn Fn(&Entity<'_>) -> bool + Send + Sync>;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RecoverTopology {
-    /// All entities. Durable ones that still exist are checked by it.
+    /// All entities. Declaring a durable one that still exists checks its settings.
     #[default]
     All,
     /// Entities that do not survive a restart of the broker or the end of the connection: exchanges
@@ -108,20 +108,21 @@ impl fmt::Debug for Recovery {
 }
 
 impl Recovery {
-    /// Sets whether a failed first connection is retried; `false` by default, because a wrong
-    /// address would never be noticed. Without it, the first connection is one attempt, which tries
-    /// all endpoints.
+    /// Sets whether a failed first connection is retried. Off by default, because a wrong address
+    /// would otherwise not be noticed. The first connection is then one attempt, which tries all
+    /// endpoints.
     #[must_use]
     pub fn retry_first_connect(mut self, tries: bool) -> Self {
         self.retry_first_connect = tries;
         self
     }
 
-    /// Sets the delays between attempts: 100 ms and 30 s by default. A delay is random, between
-    /// zero and the base delay, so that the clients of a restarted broker do not all reconnect at
-    /// once. The base delay doubles with each attempt up to the longest. After a refused login, a
-    /// delay is at least half of that maximum. Doubling starts over once a connection has been open
-    /// for a minute.
+    /// Sets the delays between attempts: 100 ms and 30 s by default. A delay is random, so that the
+    /// clients of a restarted broker do not all reconnect at once. It is at most `base` at first.
+    /// This maximum doubles with each attempt, up to `longest`. It starts over at `base` once a
+    /// connection has been open for a minute.
+    ///
+    /// A delay is at least zero. After a refused login, it is at least half of its maximum.
     #[must_use]
     pub fn backoff(mut self, base: Duration, longest: Duration) -> Self {
         (self.base_delay, self.longest_delay) = (base, longest.max(base));
@@ -151,7 +152,7 @@ impl Recovery {
     }
 
     /// Skips the entities for which the filter returns `false`, at each recovery. The driver calls
-    /// it with no lock held: it may send requests over the connection, but must not wait for their
+    /// the filter with no lock held. The filter may send requests over the connection, but must not wait for their
     /// replies. If it panics, the entity is declared again, and
     /// [`Recovered::failed`](crate::Recovered::failed) reports that.
     #[must_use]
@@ -160,8 +161,8 @@ impl Recovery {
         self
     }
 
-    /// Reconnects and tries again if an entity cannot be declared, instead of skipping and
-    /// reporting it. Off by default.
+    /// Sets what happens if an entity cannot be declared: with `true`, the client reconnects and
+    /// tries again; with `false`, the default, it skips and reports the entity.
     #[must_use]
     pub fn strict(mut self, strict: bool) -> Self {
         self.strict = strict;

@@ -113,18 +113,18 @@ fn uri_parameters_become_tls_options() {
 fn each_step_of_connecting_has_its_own_timeout() {
     let ten = Duration::from_secs(10);
     let options = Options::default();
-    let deadlines = [
+    let timeouts = [
         options.get_resolve_timeout(),
         options.get_dial_timeout(),
         options.get_tls_timeout(),
     ];
-    assert_eq!(deadlines, [ten; 3]);
-    let Deadlines {
+    assert_eq!(timeouts, [ten; 3]);
+    let Timeouts {
         handshake,
         request,
         close,
         ..
-    } = options.deadlines;
+    } = options.timeouts;
     assert_eq!(
         [handshake, request, close],
         [ten, Duration::from_secs(30), ten]
@@ -135,12 +135,12 @@ fn each_step_of_connecting_has_its_own_timeout() {
         .resolve_timeout(one)
         .dial_timeout(two)
         .tls_timeout(three);
-    let deadlines = [
+    let timeouts = [
         options.get_resolve_timeout(),
         options.get_dial_timeout(),
         options.get_tls_timeout(),
     ];
-    assert_eq!(deadlines, [one, two, three]);
+    assert_eq!(timeouts, [one, two, three]);
     let options = Options::from_uri("amqp://h?connection_timeout=1500").unwrap();
     assert_eq!(options.get_dial_timeout(), Duration::from_millis(1500));
     assert_eq!(options.get_resolve_timeout(), ten);
@@ -156,21 +156,21 @@ fn no_timeout_overflows_an_instant() {
         .handshake_timeout(longest)
         .request_timeout(longest)
         .close_timeout(longest);
-    let Deadlines {
+    let Timeouts {
         resolve,
         dial,
         tls,
         handshake,
         request,
         close,
-    } = options.deadlines;
+    } = options.timeouts;
     let now = std::time::Instant::now();
-    for deadline in [resolve, dial, tls, handshake, request, close] {
+    for timeout in [resolve, dial, tls, handshake, request, close] {
         assert!(
-            deadline > Duration::from_secs(3600 * 24 * 365 * 10),
-            "{deadline:?}"
+            timeout > Duration::from_secs(3600 * 24 * 365 * 10),
+            "{timeout:?}"
         );
-        assert!(now.checked_add(2 * deadline).is_some(), "{deadline:?}");
+        assert!(now.checked_add(2 * timeout).is_some(), "{timeout:?}");
     }
 }
 

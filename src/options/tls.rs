@@ -108,7 +108,7 @@ impl TlsOptions {
         self
     }
 
-    /// Sets whether the server name is sent to the broker (Server Name Indication); true by
+    /// Sets whether the server name is sent to the broker (Server Name Indication). On by
     /// default. The certificate is checked against the name in both cases.
     #[must_use]
     pub fn send_server_name(mut self, send: bool) -> Self {

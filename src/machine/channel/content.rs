@@ -223,7 +223,7 @@ impl Assembly {
         // "The body size is a 64-bit value that defines the total size of the content body, that
         // is, the sum of the body sizes for the following content body frames" (4.2.6.1).
         if size > self.left {
-            return Err(Fault::by_client(
+            return Err(Fault::found_in_broker(
                 ReplyCode::FRAME_ERROR,
                 format!(
                     "body frame exceeds the body: expected at most {} bytes, got {size}",
@@ -305,5 +305,5 @@ impl Assembly {
 /// badly-formatted content MUST raise a connection exception with reply code 505 (unexpected
 /// frame)" (4.2.6).
 fn unexpected(what: &str) -> Fault {
-    Fault::by_client(ReplyCode::UNEXPECTED_FRAME, what, MethodId::NONE)
+    Fault::found_in_broker(ReplyCode::UNEXPECTED_FRAME, what, MethodId::NONE)
 }

@@ -55,7 +55,7 @@ impl Lifecycle {
     /// what has not begun.
     pub(crate) fn begin_closing(&mut self, session: &mut Session) {
         let cx = &mut session.cx;
-        self.closing.begin(cx.options.deadlines.close);
+        self.closing.begin(cx.options.timeouts.close);
         if matches!(self.state, State::Open) {
             self.begin_draining(cx);
         }
@@ -85,7 +85,7 @@ impl Lifecycle {
 
     /// Handles the deadlines of the state and of the close.
     pub(crate) fn handle_timeout(&mut self, session: &mut Session, now: Instant) {
-        let deadlines = &session.cx.options.deadlines;
+        let deadlines = &session.cx.options.timeouts;
         let (what, after) = match &self.state {
             State::Draining(deadline) if self.closing.is_drain_overdue(now) => {
                 return self.send_close(session, *deadline);
@@ -127,7 +127,7 @@ impl Lifecycle {
             class: close.class_id,
             method: close.method_id,
         };
-        let fault = Fault::by_server(close.reply_code, &close.reply_text.to_str_lossy(), method);
+        let fault = Fault::reported_by_broker(close.reply_code, &close.reply_text.to_str_lossy(), method);
         let in_handshake = matches!(self.state, State::Handshake(_));
         self.end(session, fault.into(), in_handshake);
     }
@@ -152,7 +152,7 @@ impl Lifecycle {
                 if self.go_down(session, &error, false) {
                     return;
                 }
-                let timeout = session.cx.options.deadlines.close;
+                let timeout = session.cx.options.timeouts.close;
                 let state = if self.is_undecodable {
                     // No `close-ok` could be parsed.
                     State::closed(timeout)
@@ -209,7 +209,7 @@ impl Lifecycle {
 
     /// Enters the closed state. The remaining output is written within a short timeout.
     fn become_closed(&mut self, session: &mut Session) {
-        let timeout = session.cx.options.deadlines.close;
+        let timeout = session.cx.options.timeouts.close;
         self.enter(&mut session.cx, State::closed(timeout));
         session.cx.attention = true;
     }

@@ -64,7 +64,7 @@ impl Lifecycle {
     /// Begins the handshake on a new transport.
     pub(crate) fn begin_handshake(&mut self, cx: &mut Context, now: Instant) {
         let handshake = Handshake::begin(cx.transmit.outbox());
-        let timeout = cx.options.deadlines.handshake;
+        let timeout = cx.options.timeouts.handshake;
         self.enter(cx, State::handshake(handshake, now, timeout));
     }
 
@@ -76,7 +76,7 @@ impl Lifecycle {
 
     /// Enters the `Draining` state with the rest of the close timeout.
     pub(crate) fn begin_draining(&mut self, cx: &mut Context) {
-        let deadline = self.closing.time_left(cx.options.deadlines.close);
+        let deadline = self.closing.time_left(cx.options.timeouts.close);
         self.enter(cx, State::Draining(deadline));
     }
 

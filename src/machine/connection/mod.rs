@@ -377,7 +377,7 @@ impl Connection {
     /// [`Deadline`](crate::machine::deadline::Deadline).
     fn stamp(&mut self, now: Instant) {
         self.session.stamp(now);
-        let timeout = self.session.cx.options.deadlines.request;
+        let timeout = self.session.cx.options.timeouts.request;
         self.waits.stamp(now, timeout);
         self.lifecycle.closing.stamp(now);
         self.lifecycle.state.stamp(now);

@@ -104,7 +104,7 @@ impl Connection {
     /// Returns an error if the timeout of a wait for capacity has passed. `what` names the wait.
     pub(crate) fn check_wait(&self, ticket: Ticket, what: &'static str) -> Result<(), Error> {
         if self.waits.has_expired(ticket) {
-            let after = self.session.cx.options.deadlines.request;
+            let after = self.session.cx.options.timeouts.request;
             return Err(self.timeout_error(what, after));
         }
         Ok(())

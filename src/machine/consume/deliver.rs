@@ -110,7 +110,7 @@ impl Consumers {
                 "{MOST_STRAYS} deliveries on channel {number} for a consumer that does not exist"
             );
             return Err(
-                Fault::by_client(ReplyCode::COMMAND_INVALID, text, basic::Deliver::ID).into(),
+                Fault::found_in_broker(ReplyCode::COMMAND_INVALID, text, basic::Deliver::ID).into(),
             );
         }
         if channel.role == Role::Idle {
@@ -132,7 +132,7 @@ impl Consumers {
 /// Returns the error of a delivery tag that is not greater than the one before.
 #[cold]
 fn reused_tag(tag: u64) -> Error {
-    Fault::by_client(
+    Fault::found_in_broker(
         ReplyCode::COMMAND_INVALID,
         format!("delivery tag {tag} used again"),
         basic::Deliver::ID,

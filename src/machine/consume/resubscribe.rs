@@ -53,7 +53,7 @@ impl Consuming {
         // On an open connection, a request of the program may be the cause as well.
         let is_alone = self.resubscription.is_starting_one() && matches!(blame, Blame::NoRequest);
         // Starting a consumer sends `basic.qos` and `basic.consume`.
-        let is_named = error.blames(basic::Consume::ID) || error.blames(basic::Qos::ID);
+        let is_named = error.names_method(basic::Consume::ID) || error.names_method(basic::Qos::ID);
         let is_known = is_named || is_narrowed;
         let Some(consumer) = self.consumers.get_mut(id) else {
             return;
@@ -65,7 +65,7 @@ impl Consuming {
                 self.end_consumer(cx, id, Ended::ConnectionBroken(error.clone()));
             }
             Phase::Restoring
-                if consumer.channel != 0 && error.is_a_verdict() && is_alone && is_known =>
+                if consumer.channel != 0 && error.is_caused_by_request() && is_alone && is_known =>
             {
                 self.end_consumer(cx, id, Ended::ConnectionBroken(error.clone()));
             }

@@ -168,7 +168,7 @@ impl Context {
         if !channel.unsettled.deliver(got.delivered.tag, no_ack) {
             let text = format!("delivery tag {} used again", got.delivered.tag);
             return Err(
-                Fault::by_client(ReplyCode::COMMAND_INVALID, text, basic::GetOk::ID).into(),
+                Fault::found_in_broker(ReplyCode::COMMAND_INVALID, text, basic::GetOk::ID).into(),
             );
         }
         // The channel is released first, because completing an abandoned promise may settle the

@@ -113,7 +113,7 @@ impl Handshake {
             }
             (state, method) => {
                 let text = format!("expected {}, got {}", state.expected(), method.id());
-                Err(Fault::by_client(ReplyCode::COMMAND_INVALID, text, method.id()).into())
+                Err(Fault::found_in_broker(ReplyCode::COMMAND_INVALID, text, method.id()).into())
             }
         }
     }
@@ -277,7 +277,7 @@ impl AwaitTune {
         if login.challenges > MAX_CHALLENGES {
             let text = format!("more than {MAX_CHALLENGES} challenges in one login");
             return Err(
-                Fault::by_client(ReplyCode::COMMAND_INVALID, text, methods::Secure::ID).into(),
+                Fault::found_in_broker(ReplyCode::COMMAND_INVALID, text, methods::Secure::ID).into(),
             );
         }
         login.begin_step(LoginStep::respond(session, secure.challenge), options, out)

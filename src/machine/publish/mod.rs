@@ -423,7 +423,7 @@ impl Publishing {
         let mut to_republish = publisher.to_republish;
         // The broker closed the connection over one publish, and does not tell which. If it were
         // republished, it would close each next connection.
-        let max_attempts = if error.blames(basic::Publish::ID) {
+        let max_attempts = if error.names_method(basic::Publish::ID) {
             0
         } else {
             self.republishes
@@ -446,7 +446,7 @@ impl Publishing {
         }
         for pending in to_repeat.into_iter().rev() {
             cx.promises
-                .restart_deadline(pending.promise, cx.options.deadlines.request);
+                .restart_deadline(pending.promise, cx.options.timeouts.request);
             cx.republished.insert(pending.promise);
             self.queued.push_front(pending);
         }

@@ -42,7 +42,7 @@ impl Publishing {
         }
         let promise = cx
             .promises
-            .open_timed(timeout.unwrap_or(cx.options.deadlines.request));
+            .open_timed(timeout.unwrap_or(cx.options.timeouts.request));
         match ready {
             Some(channel) => self.record_sent(cx, channel, promise, None),
             None => self.enqueue(PendingPublish::new(promise, PublishKind::Call, &publish)),

@@ -40,7 +40,7 @@ impl Blame {
         transactions: &Transactions,
     ) -> Self {
         let suspect = cx.suspect.take();
-        let Some(fault) = error.fault().filter(|_| error.is_a_verdict()) else {
+        let Some(fault) = error.fault().filter(|_| error.is_caused_by_request()) else {
             return Self::NoRequest;
         };
         let mut all = Vec::new();

@@ -149,7 +149,7 @@ impl Recovering {
         self.replay = Some(Replay::new(patience, report));
         let ids = consuming.consumers.ids();
         consuming.resubscription.begin(ids, patience);
-        self.restore_deadline = Deadline::In(cx.options.deadlines.request);
+        self.restore_deadline = Deadline::In(cx.options.timeouts.request);
         true
     }
 
@@ -171,7 +171,7 @@ impl Recovering {
             let error = Error::invalid("filter", text);
             self.quarantine.failed.push(("filter".into(), error));
         }
-        self.restore_deadline = Deadline::In(cx.options.deadlines.request);
+        self.restore_deadline = Deadline::In(cx.options.timeouts.request);
         cx.attention = true;
         self.continue_replay(cx);
         true
@@ -213,7 +213,7 @@ impl Recovering {
         let is_alone = self.quarantine.one_at_a_time;
         if let Some((step, failed)) = replay.blamed(error, &cx.topology, is_alone) {
             self.quarantine.add(step, failed);
-        } else if error.is_a_verdict() {
+        } else if error.is_caused_by_request() {
             self.quarantine.one_at_a_time = true;
         }
     }
@@ -319,7 +319,7 @@ impl Recovering {
 
     /// Handles the reply to the oldest pending step.
     pub(crate) fn step_done(&mut self, cx: &mut Context, reply: &Method<'_>) {
-        self.restore_deadline = Deadline::In(cx.options.deadlines.request);
+        self.restore_deadline = Deadline::In(cx.options.timeouts.request);
         let mut step = self.replay.as_mut().and_then(Replay::done);
         if let (Some(ReplayStep::Queue(name)), Method::Queue(queue::Method::DeclareOk(ok))) =
             (&mut step, reply)
@@ -360,7 +360,7 @@ impl Recovering {
                 error.clone().into(),
             )));
         }
-        self.restore_deadline = Deadline::In(cx.options.deadlines.request);
+        self.restore_deadline = Deadline::In(cx.options.timeouts.request);
         if let Some(replay) = &mut self.replay {
             replay.failed(error);
         }

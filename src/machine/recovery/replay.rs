@@ -197,10 +197,10 @@ impl Replay {
         is_alone: bool,
     ) -> Option<(ReplayStep, (Box<str>, Error))> {
         let step = self.pending.pop_front()?;
-        let is_blamed = is_alone && error.is_a_verdict() && error.blames(MethodId::NONE)
+        let is_blamed = is_alone && error.is_caused_by_request() && error.names_method(MethodId::NONE)
             || topology
                 .request(&step)
-                .is_some_and(|request| error.blames(request.id()));
+                .is_some_and(|request| error.names_method(request.id()));
         is_blamed.then(|| (step.clone(), (step.describe().into(), error.clone())))
     }
 

@@ -15,7 +15,7 @@ impl Session {
         let cx = &mut self.cx;
         cx.now = now;
         cx.promises.stamp(now);
-        let timeout = cx.options.deadlines.request;
+        let timeout = cx.options.timeouts.request;
         self.publishing.publishers.stamp(now, timeout);
         cx.transmit.heartbeat.stamp(now);
         self.recovery.restore_deadline.stamp(now);
@@ -76,7 +76,7 @@ impl Session {
             Requests::close_overdue(cx);
             transactions.fail_overdue_transactions(cx, consuming);
         }
-        let after = self.cx.options.deadlines.request;
+        let after = self.cx.options.timeouts.request;
         let mut late = Vec::new();
         let publishers = &mut self.publishing.publishers;
         publishers.expire(now, |promise| late.push(promise));

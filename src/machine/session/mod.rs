@@ -163,7 +163,7 @@ impl Session {
         let cx = &mut self.cx;
         cx.attention = true;
         if cx.stage == Stage::Restoring {
-            self.recovery.restore_deadline = Deadline::In(cx.options.deadlines.request);
+            self.recovery.restore_deadline = Deadline::In(cx.options.timeouts.request);
         }
         cx.transmit.heartbeat.record_resumed();
     }

@@ -101,7 +101,7 @@ impl Session {
                 );
                 if self.cx.stage == Stage::Restoring {
                     self.recovery.restore_deadline =
-                        Deadline::In(self.cx.options.deadlines.request);
+                        Deadline::In(self.cx.options.timeouts.request);
                 }
             }
             Awaited::Cancel { consumer, tag, .. } => {

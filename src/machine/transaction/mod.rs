@@ -301,7 +301,7 @@ impl Transactions {
             .filter(|(_, number)| is_overdue(*number))
             .collect();
         for (id, number) in overdue {
-            let after = cx.options.deadlines.request;
+            let after = cx.options.timeouts.request;
             let error = consuming.timed_out("a get of the transaction", after);
             self.set_phase(id, TransactionPhase::Failed(error.clone()));
             Self::close_transaction_channel(cx, number, &error);

@@ -141,8 +141,8 @@ impl LoginStep {
     pub(crate) fn runs_user_code(&self) -> bool {
         match &self.0 {
             SaslStep::Begin(mechanism, credentials) => {
-                matches!(mechanism, Mechanism::Own { .. })
-                    || matches!(credentials, CredentialSource::Asked(_))
+                matches!(mechanism, Mechanism::Custom { .. })
+                    || matches!(credentials, CredentialSource::Called(_))
             }
             SaslStep::Respond(session, _) => matches!(session, SaslSession::Own(_)),
         }
@@ -186,7 +186,7 @@ fn begin(mechanism: Mechanism, credentials: &CredentialSource) -> Result<Respons
                 username,
             })
         }
-        Mechanism::Own { make, .. } => {
+        Mechanism::Custom { make, .. } => {
             let mut own = make();
             let bytes = own
                 .initial_response(&credentials.credentials()?)

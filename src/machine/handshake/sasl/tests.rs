@@ -93,7 +93,7 @@ fn e24_preferred_offered_mechanism_is_chosen() {
     let error = choose(b"EXTERNAL PLAINER", &options.login).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "no common SASL mechanism: the server offers EXTERNAL PLAINER, \
+        "no common SASL mechanism: the broker offers EXTERNAL PLAINER, \
          the options allow PLAIN AMQPLAIN"
     );
 }

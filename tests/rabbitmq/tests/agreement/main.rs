@@ -53,7 +53,7 @@ const SEEN: &[&str] = &[
     "406 PRECONDITION_FAILED by basic.publish",
     "the broker did not accept the message",
     "cancelled by the server",
-    "is stale and cannot be settled",
+    "is stale: it has ended",
     "redelivered true",
     "reason: rejected",
     "reason: maxlen",
