@@ -46,10 +46,12 @@ impl<'a> BasicPublish<'a> {
 impl Client {
     /// Publishes a message, and resolves to the reply.
     ///
-    /// The program that handles the call publishes the reply to the default exchange. Its routing key is the property
-    /// `reply_to` of the call, and its `correlation_id` is that of the call, which cannot be
-    /// guessed. Many calls may be pending. Neither the call nor the reply is stored on disk, and a reply is
-    /// dropped if its caller has gone. A reply should not be
+    /// The program that handles the call publishes the reply to the default exchange. Its routing
+    /// key is the property `reply_to` of the call. Its `correlation_id` is that of the call, which
+    /// cannot be guessed. Many calls may be pending.
+    ///
+    /// Neither the call nor the reply is stored on disk, and a reply is dropped if its caller has
+    /// gone. A reply should not be
     /// [`mandatory`](BasicPublish::mandatory): before 4.2, RabbitMQ returns it although it delivers
     /// it. To test whether a caller is still there, declare its `reply_to` passively.
     ///

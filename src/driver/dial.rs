@@ -1,6 +1,6 @@
-//! Dials: endpoints in, a stream out, the same on every runtime.
+//! Dialling: turns endpoints into a stream, in the same way on every runtime.
 //!
-//! This module knows nothing of AMQP. No byte was sent over the stream that it returns.
+//! This module knows nothing of AMQP. It sends nothing over the stream except for TLS.
 
 use super::dial_plan::{Address, DialPlan, DialStep};
 use super::security::Security;
@@ -34,8 +34,8 @@ pub trait Dial {
 }
 
 /// Dials the [endpoints](Options::endpoints) of the options in turn, and each address of a host in
-/// turn. Returns the first stream that connects, over TLS if the options ask for it, for
-/// [`open`](crate::open).
+/// turn. Returns the first stream that connects, with TLS over it if the options ask for that. Pass
+/// the stream to [`open`](crate::open).
 ///
 /// Each call reads the files with certificates and keys again.
 ///
@@ -43,7 +43,7 @@ pub trait Dial {
 /// If no endpoint can be reached, the error of the last attempt: [`Error::ConnectionBroken`] with
 /// the cause; [`Error::Timeout`] if [resolving](Options::resolve_timeout),
 /// [dialling](Options::dial_timeout) or [TLS](Options::tls_timeout) took too long; [`Error::Tls`]
-/// for a fault of the server; [`Error::InvalidArgument`] for TLS options that cannot be used.
+/// if the TLS handshake fails; [`Error::InvalidArgument`] for TLS options that cannot be used.
 ///
 /// # Cancel safety
 /// Dropping the future closes the sockets that it has opened.
@@ -70,9 +70,11 @@ pub(crate) async fn dial_from(
     loop {
         let failure = match step {
             DialStep::Resolve { host, port } => {
-                match within(clock, &plan, named(&plan, dialer.resolve(&host, port))).await {
+                match within_deadline(clock, &plan, with_name(&plan, dialer.resolve(&host, port)))
+                    .await
+                {
                     Ok(addresses) => {
-                        step = plan.resolved(addresses, clock.now())?;
+                        step = plan.handle_resolved(addresses, clock.now())?;
                         continue;
                     }
                     Err(error) => error,
@@ -85,7 +87,7 @@ pub(crate) async fn dial_from(
                 }
             }
         };
-        step = plan.failed(failure, clock.now())?;
+        step = plan.next_step(failure, clock.now())?;
     }
 }
 
@@ -98,35 +100,38 @@ async fn connect(
     clock: &impl Clock,
     options: &Options,
 ) -> Result<Transport, Error> {
-    let connecting = named(plan, async {
+    let connecting = with_name(plan, async {
         match address {
             Address::Tcp(address) => dialer.connect(address).await,
             #[cfg(unix)]
             Address::Unix(path) => dialer.connect_unix(&path).await,
         }
     });
-    let stream = within(clock, plan, connecting).await?;
-    plan.connected(clock.now());
+    let stream = within_deadline(clock, plan, connecting).await?;
+    plan.handle_connected(clock.now());
     match plan.host() {
-        Some(host) => within(clock, plan, security.secure(stream, host, options)).await,
-        None => Ok(stream.private()),
+        Some(host) => within_deadline(clock, plan, security.secure(stream, host, options)).await,
+        None => Ok(stream.mark_private()),
     }
 }
 
-/// Adds the host or address to the error.
-async fn named<T>(plan: &DialPlan, work: impl Future<Output = io::Result<T>>) -> Result<T, Error> {
+/// Adds the host or address to the error of some work.
+async fn with_name<T>(
+    plan: &DialPlan,
+    work: impl Future<Output = io::Result<T>>,
+) -> Result<T, Error> {
     work.await.map_err(|error| plan.io_error(&error))
 }
 
-/// Fails at the deadline of the plan's current step.
-async fn within<T>(
+/// Waits for some work, and fails at the deadline of the plan's current step.
+async fn within_deadline<T>(
     clock: &impl Clock,
     plan: &DialPlan,
     work: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
     let timeout = async {
         clock.sleep_until(plan.deadline()).await;
-        Err(plan.timed_out())
+        Err(plan.timeout_error())
     };
     work.or(timeout).await
 }

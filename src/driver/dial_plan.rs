@@ -1,7 +1,7 @@
 //! The order in which endpoints and addresses are tried, and how long each step may take.
 //!
-//! The plan does no I/O and has no clock, so it is tested in virtual time. Every driver executes
-//! the same one: it carries out a step and reports the outcome, which returns the next step.
+//! The plan does no I/O and has no clock, so it is tested in virtual time. Every driver uses it: the
+//! driver carries out a step and reports the outcome, and the plan returns the next step.
 
 use crate::error::Error;
 use crate::machine::later;
@@ -36,9 +36,9 @@ impl fmt::Display for Address {
 /// The step to carry out next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DialStep {
-    /// Resolve the host, and report the addresses to [`DialPlan::resolved`].
+    /// Resolve the host, and report the addresses to [`DialPlan::handle_resolved`].
     Resolve { host: String, port: u16 },
-    /// Connect, and report it to [`DialPlan::connected`].
+    /// Connect, and report that to [`DialPlan::handle_connected`].
     Connect(Address),
 }
 
@@ -51,6 +51,9 @@ struct Timeouts {
 }
 
 /// One round over all endpoints, and over all addresses of each.
+///
+/// If no attempt succeeds, the plan returns the error of the last one, so that it has the same type
+/// and meaning as that of a single attempt. The other errors are dropped.
 #[derive(Debug)]
 pub(crate) struct DialPlan {
     timeouts: Timeouts,
@@ -64,14 +67,15 @@ pub(crate) struct DialPlan {
     host: String,
     /// The current address; none while the host is resolved.
     address: Option<Address>,
-    /// The name of the current step and how long it may take, for errors.
-    step: (&'static str, Duration),
+    /// The name of the current step, for errors.
+    step_name: &'static str,
+    step_timeout: Duration,
     deadline: Instant,
 }
 
 impl DialPlan {
     /// Returns a plan that begins at the endpoint with this index and wraps around.
-    pub(crate) fn new(options: &Options, first: usize, now: Instant) -> Self {
+    pub(crate) fn new(options: &Options, first_endpoint: usize, now: Instant) -> Self {
         let mut endpoints: VecDeque<_> = options
             .get_endpoints()
             .iter()
@@ -79,7 +83,7 @@ impl DialPlan {
             .enumerate()
             .collect();
         let count = endpoints.len();
-        endpoints.rotate_left(first.min(count));
+        endpoints.rotate_left(first_endpoint.min(count));
         Self {
             timeouts: Timeouts {
                 resolve: options.get_resolve_timeout(),
@@ -88,10 +92,11 @@ impl DialPlan {
             },
             endpoints,
             addresses: VecDeque::new(),
-            endpoint: first,
+            endpoint: first_endpoint,
             host: String::new(),
             address: None,
-            step: ("", Duration::ZERO),
+            step_name: "",
+            step_timeout: Duration::ZERO,
             deadline: now,
         }
     }
@@ -106,18 +111,20 @@ impl DialPlan {
         matches!(self.address, Some(Address::Tcp(_))).then_some(&self.host)
     }
 
-    /// Returns when the current step fails with [`timed_out`](Self::timed_out).
+    /// Returns when the current step fails with [`timeout_error`](Self::timeout_error).
     pub(crate) fn deadline(&self) -> Instant {
         self.deadline
     }
 
     /// Returns the error of a step that has reached its deadline.
-    pub(crate) fn timed_out(&self) -> Error {
-        let (what, after) = self.step;
-        Error::Timeout { what, after }
+    pub(crate) fn timeout_error(&self) -> Error {
+        Error::Timeout {
+            what: self.step_name,
+            after: self.step_timeout,
+        }
     }
 
-    /// Returns the error of a step that failed in the system, with the host or address.
+    /// Adds the host or address to an error of the operating system.
     pub(crate) fn io_error(&self, error: &io::Error) -> Error {
         let text = match &self.address {
             Some(address) => format!("{address}: {error}"),
@@ -131,17 +138,15 @@ impl DialPlan {
     /// # Errors
     /// [`Error::InvalidArgument`] if there is no endpoint.
     pub(crate) fn start(&mut self, now: Instant) -> Result<DialStep, Error> {
-        self.failed(
-            Error::invalid("endpoints", "at least one endpoint is required"),
-            now,
-        )
+        let none = Error::invalid("endpoints", "at least one endpoint is required");
+        self.next_endpoint(none, now)
     }
 
-    /// Returns the step after the current host was resolved to these addresses.
+    /// Handles the addresses of the current host, and returns the next step.
     ///
     /// # Errors
-    /// If there is none, and no other endpoint is left.
-    pub(crate) fn resolved(
+    /// If there are no addresses, and no other endpoint is left.
+    pub(crate) fn handle_resolved(
         &mut self,
         addresses: impl IntoIterator<Item = SocketAddr>,
         now: Instant,
@@ -151,27 +156,44 @@ impl DialPlan {
             io::ErrorKind::NotFound,
             format!("{} has no address", self.host),
         );
-        self.failed(none.into(), now)
+        self.next_step(none.into(), now)
     }
 
-    /// Notes that the current address was connected to. The TLS handshake is the next step if the
-    /// options ask for TLS and there is a [`host`](Self::host).
-    pub(crate) fn connected(&mut self, now: Instant) {
+    /// Begins the TLS handshake, after the current address was connected to.
+    ///
+    /// Its timeout also starts if there is no TLS, in which case the driver has nothing to do in this
+    /// step. There is none if the options do not ask for it, or there is no [`host`](Self::host).
+    pub(crate) fn handle_connected(&mut self, now: Instant) {
         self.begin_step("the TLS handshake", self.timeouts.tls, now);
     }
 
     /// Returns the step after the current one has failed: the next address, or the next endpoint.
     ///
     /// # Errors
-    /// This error, if there is none left.
-    pub(crate) fn failed(&mut self, error: Error, now: Instant) -> Result<DialStep, Error> {
-        if let Some(address) = self.addresses.pop_front() {
-            return Ok(self.connect(address, now));
+    /// The error of the current step, if there is no other step.
+    pub(crate) fn next_step(&mut self, error: Error, now: Instant) -> Result<DialStep, Error> {
+        match self.addresses.pop_front() {
+            Some(address) => Ok(self.connect(address, now)),
+            None => self.next_endpoint(error, now),
         }
-        let Some((index, endpoint)) = self.endpoints.pop_front() else {
-            return Err(error);
-        };
-        self.endpoint = index;
+    }
+
+    /// Returns the first step for the next endpoint that this platform supports.
+    ///
+    /// # Errors
+    /// The last error, which is `error` unless an endpoint is not supported.
+    fn next_endpoint(&mut self, mut error: Error, now: Instant) -> Result<DialStep, Error> {
+        while let Some((index, endpoint)) = self.endpoints.pop_front() {
+            self.endpoint = index;
+            match self.begin_endpoint(endpoint, now) {
+                Ok(step) => return Ok(step),
+                Err(unsupported) => error = unsupported,
+            }
+        }
+        Err(error)
+    }
+
+    fn begin_endpoint(&mut self, endpoint: Endpoint, now: Instant) -> Result<DialStep, Error> {
         match endpoint {
             Endpoint::Tcp { host, port } => {
                 self.host.clone_from(&host);
@@ -182,13 +204,10 @@ impl DialPlan {
             #[cfg(unix)]
             Endpoint::Unix(path) => Ok(self.connect(Address::Unix(path), now)),
             #[cfg(not(unix))]
-            Endpoint::Unix(_) => self.failed(
-                Error::invalid(
-                    "endpoints",
-                    "Unix sockets are not supported on this platform",
-                ),
-                now,
-            ),
+            Endpoint::Unix(_) => Err(Error::invalid(
+                "endpoints",
+                "Unix sockets are not supported on this platform",
+            )),
         }
     }
 
@@ -198,9 +217,10 @@ impl DialPlan {
         DialStep::Connect(address)
     }
 
-    fn begin_step(&mut self, what: &'static str, after: Duration, now: Instant) {
-        self.step = (what, after);
-        self.deadline = later(now, after);
+    fn begin_step(&mut self, name: &'static str, timeout: Duration, now: Instant) {
+        self.step_name = name;
+        self.step_timeout = timeout;
+        self.deadline = later(now, timeout);
     }
 }
 
@@ -248,17 +268,17 @@ mod tests {
         );
         assert_eq!(plan.start(now).unwrap(), resolve("a"));
         assert_eq!(
-            plan.resolved([address(1), address(2)], now).unwrap(),
+            plan.handle_resolved([address(1), address(2)], now).unwrap(),
             connect(1)
         );
-        assert_eq!(plan.failed(refused(), now).unwrap(), connect(2));
+        assert_eq!(plan.next_step(refused(), now).unwrap(), connect(2));
         assert_eq!(plan.endpoint(), 0);
-        assert_eq!(plan.failed(refused(), now).unwrap(), resolve("b"));
+        assert_eq!(plan.next_step(refused(), now).unwrap(), resolve("b"));
         assert_eq!(plan.endpoint(), 1);
-        assert_eq!(plan.resolved([address(3)], now).unwrap(), connect(3));
+        assert_eq!(plan.handle_resolved([address(3)], now).unwrap(), connect(3));
         let last = Error::invalid("x", "the last one");
         assert_eq!(
-            plan.failed(last.clone(), now).unwrap_err().to_string(),
+            plan.next_step(last.clone(), now).unwrap_err().to_string(),
             last.to_string()
         );
     }
@@ -270,24 +290,25 @@ mod tests {
         let mut plan = plan(&endpoints, 2, now);
         assert_eq!(plan.start(now).unwrap(), resolve("c"));
         assert_eq!(plan.endpoint(), 2);
-        assert_eq!(plan.failed(refused(), now).unwrap(), resolve("a"));
-        assert_eq!(plan.failed(refused(), now).unwrap(), resolve("b"));
+        assert_eq!(plan.next_step(refused(), now).unwrap(), resolve("a"));
+        assert_eq!(plan.next_step(refused(), now).unwrap(), resolve("b"));
         assert_eq!(plan.endpoint(), 1);
-        assert!(plan.failed(refused(), now).is_err());
+        assert!(plan.next_step(refused(), now).is_err());
     }
 
     #[test]
     fn each_step_has_its_own_deadline() {
         let now = Instant::now();
         let mut plan = plan(&[Endpoint::tcp("a", 5672)], 0, now);
-        let text = |plan: &DialPlan| plan.timed_out().to_string();
+        let text = |plan: &DialPlan| plan.timeout_error().to_string();
         plan.start(now).unwrap();
         assert_eq!(plan.deadline(), now + SECOND);
         assert_eq!(text(&plan), "resolving the host took longer than 1 s");
-        plan.resolved([address(1)], now + SECOND / 2).unwrap();
+        plan.handle_resolved([address(1)], now + SECOND / 2)
+            .unwrap();
         assert_eq!(plan.deadline(), now + SECOND / 2 + 2 * SECOND);
         assert_eq!(text(&plan), "dialling took longer than 2 s");
-        plan.connected(now + SECOND);
+        plan.handle_connected(now + SECOND);
         assert_eq!(plan.host(), Some("a"));
         assert_eq!(plan.deadline(), now + 4 * SECOND);
         assert_eq!(text(&plan), "the TLS handshake took longer than 3 s");
@@ -298,7 +319,7 @@ mod tests {
         let now = Instant::now();
         let mut plan = plan(&[Endpoint::tcp("a", 5672)], 0, now);
         plan.start(now).unwrap();
-        let text = plan.resolved([], now).unwrap_err().to_string();
+        let text = plan.handle_resolved([], now).unwrap_err().to_string();
         assert!(text.contains("a has no address"), "{text}");
     }
 
@@ -313,7 +334,7 @@ mod tests {
                 .to_string()
                 .contains("a: connection refused")
         );
-        plan.resolved([address(1)], now).unwrap();
+        plan.handle_resolved([address(1)], now).unwrap();
         assert!(
             plan.io_error(&error)
                 .to_string()
@@ -335,9 +356,9 @@ mod tests {
             DialStep::Connect(Address::Unix("/s".into()))
         );
         assert_eq!(plan.deadline(), now + 2 * SECOND);
-        plan.connected(now);
+        plan.handle_connected(now);
         assert_eq!(plan.host(), None);
-        assert_eq!(plan.failed(refused(), now).unwrap(), resolve("a"));
+        assert_eq!(plan.next_step(refused(), now).unwrap(), resolve("a"));
     }
 
     #[test]

@@ -4,9 +4,9 @@ mod clock;
 mod dial;
 mod dial_plan;
 mod open;
+mod poll_loop;
 mod pump;
 mod reconnect;
-mod rounds;
 mod security;
 mod timer;
 mod transport;
@@ -17,10 +17,10 @@ pub use dial::{Dial, dial};
 pub(crate) use dial_plan::{Address, DialPlan, DialStep};
 pub use open::Driver;
 #[cfg(feature = "evented")]
+pub(crate) use poll_loop::{PollLoop, Polled, handle_time_without_stream, turn_without_stream};
+#[cfg(feature = "evented")]
 pub(crate) use pump::{Interest, Pump, Turn};
 pub use reconnect::DialDriver;
-#[cfg(feature = "evented")]
-pub(crate) use rounds::{Polled, Rounds, tend, turn_without_stream};
 #[cfg(feature = "evented")]
 pub(crate) use security::Security;
 pub use transport::Transport;

@@ -1,9 +1,9 @@
 //! The driver of an asynchronous byte stream.
 
 use super::Clock;
+use super::poll_loop::PollLoop;
 use super::pump::{Interest, Pump, Turn};
-use super::rounds::Rounds;
-use super::timer::Alarm;
+use super::timer::Timer;
 use crate::error::Error;
 use crate::link::Link;
 use futures_io::{AsyncRead, AsyncWrite};
@@ -28,7 +28,7 @@ use std::time::Instant;
 pub struct Driver<Io, C: Clock> {
     pump: Pump<Io>,
     clock: C,
-    alarm: Alarm<C>,
+    timer: Timer<C>,
 }
 
 impl<Io, C: Clock> fmt::Debug for Driver<Io, C> {
@@ -44,12 +44,12 @@ impl<Io, C: Clock> Driver<Io, C> {
         Self {
             pump: Pump::new(io, link),
             clock,
-            alarm: Alarm::default(),
+            timer: Timer::default(),
         }
     }
 }
 
-impl<Io: AsyncRead + AsyncWrite + Unpin, C: Clock> Rounds for Driver<Io, C> {
+impl<Io: AsyncRead + AsyncWrite + Unpin, C: Clock> PollLoop for Driver<Io, C> {
     fn now(&mut self) -> Instant {
         self.clock.now()
     }
@@ -58,17 +58,17 @@ impl<Io: AsyncRead + AsyncWrite + Unpin, C: Clock> Rounds for Driver<Io, C> {
         self.pump.begin_poll();
     }
 
-    fn is_sated(&self) -> bool {
-        self.pump.is_sated()
+    fn should_yield(&self) -> bool {
+        self.pump.should_yield()
     }
 
     fn turn(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
         self.pump.turn(cx, now)
     }
 
-    fn rest(&mut self, cx: &mut Context<'_>, interest: Interest) -> bool {
-        let Self { alarm, clock, pump } = self;
-        !alarm.has_rung(clock, cx, interest.timeout) && pump.link().prepare_to_sleep(cx.waker())
+    fn prepare_to_wait(&mut self, cx: &mut Context<'_>, interest: Interest) -> bool {
+        let Self { timer, clock, pump } = self;
+        !timer.poll(clock, cx, interest.timeout) && pump.link().prepare_to_sleep(cx.waker())
     }
 }
 
@@ -76,6 +76,6 @@ impl<Io: AsyncRead + AsyncWrite + Unpin, C: Clock + Unpin> Future for Driver<Io,
     type Output = Result<(), Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.get_mut().poll_rounds(cx).into_poll(cx)
+        self.get_mut().poll_turns(cx).into_poll(cx)
     }
 }

@@ -6,7 +6,7 @@
 use crate::error::{Broken, Error};
 use crate::fairness::{POLL_READ_BYTES, READ_WORTH_YIELDING, RESULTS_WORTH_YIELDING};
 use crate::link::Link;
-use crate::machine::Outgoing;
+use crate::machine::{Connection, Outgoing};
 use crate::protocol::Decoder;
 use futures_io::{AsyncRead, AsyncWrite};
 use std::io::{self, IoSlice};
@@ -17,7 +17,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 /// The maximum number of pieces in one vectored write.
-const PIECES: usize = 128;
+const MAX_PIECES: usize = 128;
 
 /// A stream, and the buffers between it and the state machine. Dropping it before the connection
 /// has ended counts as the loss of the connection.
@@ -28,18 +28,21 @@ pub(crate) struct Pump<Io> {
     out: Outgoing,
     /// The number of bytes written to the stream and not yet reported to the state machine.
     transmitted: usize,
-    /// The counter of the bytes that the stream below has received, and its value at the last read.
+    /// The counter of the bytes that the stream below TLS has received, and its value at the last
+    /// read.
     received: Option<(Arc<AtomicUsize>, usize)>,
+    /// Bytes were written to the stream since it was flushed.
     unflushed: bool,
     /// The number of bytes read in this poll.
-    taken_in: usize,
+    bytes_read: usize,
     /// The stream had nothing to read in this poll, and was not written to since. It wakes the task
     /// when it has data.
-    is_read_dry: bool,
-    /// The last read of this poll returned less than the buffer has room for, but enough deliveries
-    /// or results to let other tasks run.
-    has_news: bool,
-    /// Why writing has failed. The server may have sent a reason before, so reading goes on.
+    is_read_pending: bool,
+    /// The last read of this poll did not fill the buffer, but brought enough deliveries or results
+    /// to let other tasks run.
+    has_many_results: bool,
+    /// Why writing has failed. Reading continues, because the broker may have sent the reason
+    /// before it closed the stream.
     write_error: Option<io::Error>,
     finished: bool,
 }
@@ -50,22 +53,22 @@ pub(crate) struct Interest {
     pub(crate) input: bool,
     pub(crate) timeout: Option<Instant>,
     /// No more input is expected. The stream is to be closed once everything is written.
-    pub(crate) closed: bool,
+    pub(crate) close_when_written: bool,
     /// The stream is to be closed at once.
-    pub(crate) over: bool,
+    pub(crate) close_at_once: bool,
 }
 
 /// The result of a turn.
 pub(crate) enum Turn {
-    /// Bytes were moved, and there may be more.
-    Moved,
+    /// Something was done, and there may be more to do.
+    Progressed,
     /// Nothing can be done before the stream is ready, the deadline is reached or a request is
     /// made.
-    Still(Interest),
+    Waiting(Interest),
     /// The stream is closed, and another one has to be dialled.
-    Down,
+    Redial,
     /// The connection has ended: as requested, or with this error.
-    Over(Result<(), Error>),
+    Ended(Result<(), Error>),
 }
 
 impl<Io> Pump<Io> {
@@ -78,39 +81,41 @@ impl<Io> Pump<Io> {
             transmitted: 0,
             received: None,
             unflushed: false,
-            taken_in: 0,
-            is_read_dry: false,
-            has_news: false,
+            bytes_read: 0,
+            is_read_pending: false,
+            has_many_results: false,
             write_error: None,
             finished: false,
         }
     }
 
-    /// Resets the state for a new stream, which has nothing to do with the old one.
+    /// Discards the buffers and the state of the previous stream, for a new one.
     #[cfg(feature = "evented")]
-    pub(crate) fn start_over(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.decoder = Decoder::new();
         self.out = Outgoing::default();
         self.transmitted = 0;
         self.received = None;
         self.unflushed = false;
-        self.taken_in = 0;
-        self.is_read_dry = false;
-        self.has_news = false;
+        self.bytes_read = 0;
+        self.is_read_pending = false;
+        self.has_many_results = false;
         self.write_error = None;
         self.finished = false;
     }
 
-    /// Counts the bytes that the stream below receives as signs of life.
-    pub(crate) fn count(&mut self, received: Option<Arc<AtomicUsize>>) {
-        self.received = received.map(|counter| {
+    /// Sets the counter of the bytes that the stream below TLS receives. They count as signs of
+    /// life of the broker, even if they are only a part of a TLS record.
+    pub(crate) fn watch_received(&mut self, counter: Option<Arc<AtomicUsize>>) {
+        self.received = counter.map(|counter| {
             let seen = counter.load(Ordering::Relaxed);
             (counter, seen)
         });
     }
 
-    /// Returns `true` if the stream below has received bytes since the last call.
-    fn has_received(&mut self) -> bool {
+    /// Updates the value of the counter. Returns `true` if the stream below TLS has received bytes
+    /// since the last call.
+    fn check_received(&mut self) -> bool {
         let Some((counter, seen)) = &mut self.received else {
             return false;
         };
@@ -120,16 +125,17 @@ impl<Io> Pump<Io> {
 
     /// Starts a poll of the driver.
     pub(crate) fn begin_poll(&mut self) {
-        self.taken_in = 0;
-        self.is_read_dry = false;
-        self.has_news = false;
+        self.bytes_read = 0;
+        self.is_read_pending = false;
+        self.has_many_results = false;
     }
 
-    /// Returns `true` if other tasks should run: this poll has read [`POLL_READ_BYTES`] bytes, or a
-    /// short read that brought many deliveries or results. More data may arrive until these are
-    /// processed, which saves the read that would return nothing.
-    pub(crate) fn is_sated(&self) -> bool {
-        self.taken_in >= POLL_READ_BYTES || self.has_news
+    /// Returns `true` if other tasks should run before more is read: this poll has read
+    /// [`POLL_READ_BYTES`] bytes, or a read that did not fill the buffer has brought many deliveries
+    /// or results. While the other tasks process these, more data may arrive. That saves a read that
+    /// would return nothing.
+    pub(crate) fn should_yield(&self) -> bool {
+        self.bytes_read >= POLL_READ_BYTES || self.has_many_results
     }
 
     pub(crate) fn link(&self) -> &Link {
@@ -140,10 +146,10 @@ impl<Io> Pump<Io> {
         self.finished
     }
 
-    /// Exchanges state with the state machine: reports what was written, takes what is to be
-    /// written, and returns what the state machine is waiting for. [`turn`](Self::turn) handles a
-    /// timeout that has passed.
-    pub(crate) fn interest(&mut self, now: Instant) -> Interest {
+    /// Reports what was written to the state machine, takes what is to be written, and returns what
+    /// the state machine is waiting for. Does not handle a timeout that has passed;
+    /// [`turn`](Self::turn) does.
+    pub(crate) fn exchange(&mut self, now: Instant) -> Interest {
         let Self {
             link,
             out,
@@ -151,16 +157,13 @@ impl<Io> Pump<Io> {
             ..
         } = self;
         link.with(|machine| {
-            match std::mem::take(transmitted) {
-                0 => {}
-                bytes => machine.handle_transmitted(now, bytes),
-            }
+            report_transmitted(machine, transmitted, now);
             machine.poll_transmit(now, out);
             Interest {
                 input: machine.wants_input(),
                 timeout: machine.poll_timeout(),
-                closed: machine.is_closed() || machine.is_down(),
-                over: machine.is_over(),
+                close_when_written: machine.is_closed() || machine.is_down(),
+                close_at_once: machine.is_over(),
             }
         })
     }
@@ -169,49 +172,47 @@ impl<Io> Pump<Io> {
 impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
     /// Writes everything that is ready, and reads once.
     pub(crate) fn turn(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
-        let interest = self.interest(now);
-        if interest.over {
+        let interest = self.exchange(now);
+        if interest.close_at_once {
             drop(Pin::new(&mut self.io).poll_close(cx));
             return self.finish();
         }
-        // After a pause of the process, the server's data is still in the socket, and the socket
-        // accepts writes again. So the driver reads and writes before it judges the server's
-        // silence, even if the stream had no data earlier in this poll.
+        // After a pause of the process, the broker's data is still in the socket, and the socket
+        // accepts writes again. So the driver reads and writes before it handles the timeout, even
+        // if the stream had no data earlier in this poll.
         let is_due = interest.timeout.is_some_and(|timeout| timeout <= now);
-        self.is_read_dry &= !is_due;
+        self.is_read_pending &= !is_due;
         let mut has_read = false;
         let mut progress = self.write(cx);
-        if interest.closed && (self.out.is_empty() && !self.unflushed || self.write_error.is_some())
+        if interest.close_when_written
+            && (self.out.is_empty() && !self.unflushed || self.write_error.is_some())
         {
             if Pin::new(&mut self.io).poll_close(cx).is_ready() {
                 return self.finish();
             }
-        } else if interest.input || self.write_error.is_some() && !interest.closed {
+        } else if interest.input || self.write_error.is_some() && !interest.close_when_written {
             progress |= self.read(cx, now);
             has_read = true;
         }
         if is_due {
-            self.expire(now, has_read);
+            self.handle_timeout(now, has_read);
             progress = true;
         }
         if progress {
-            Turn::Moved
+            Turn::Progressed
         } else {
-            Turn::Still(interest)
+            Turn::Waiting(interest)
         }
     }
 
     /// Handles a timeout that has passed. If the state machine wants input and the stream was not
     /// read in this turn, the next turn reads first.
-    fn expire(&mut self, now: Instant, has_read: bool) {
+    fn handle_timeout(&mut self, now: Instant, has_read: bool) {
         let Self {
             link, transmitted, ..
         } = self;
         link.with(|machine| {
-            match std::mem::take(transmitted) {
-                0 => {}
-                bytes => machine.handle_transmitted(now, bytes),
-            }
+            report_transmitted(machine, transmitted, now);
             if has_read || !machine.wants_input() {
                 machine.handle_timeout(now);
             }
@@ -224,7 +225,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
         if self.unflushed || !self.out.is_empty() {
             // A stream that reads while it writes or flushes, as TLS does, may have data now,
             // without waking the task for it.
-            self.is_read_dry = false;
+            self.is_read_pending = false;
         }
         while !self.out.is_empty() && self.write_error.is_none() {
             match poll_write_pieces(Pin::new(&mut self.io), cx, &self.out) {
@@ -255,33 +256,33 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
 
     /// Reads once. Returns `true` if there was data, or the stream has ended.
     fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        if self.is_read_dry && self.write_error.is_none() {
+        if self.is_read_pending && self.write_error.is_none() {
             return false;
         }
-        let space = self.decoder.space();
-        let room = space.len();
-        let polled = Pin::new(&mut self.io).poll_read(cx, space);
-        let has_received = self.has_received();
+        let buffer = self.decoder.space();
+        let buffer_len = buffer.len();
+        let polled = Pin::new(&mut self.io).poll_read(cx, buffer);
+        let has_received = self.check_received();
         let broken = match polled {
             Poll::Ready(Ok(0)) => Broken::Eof,
             Poll::Ready(Ok(bytes)) => {
                 self.decoder.filled(bytes);
-                self.taken_in += bytes;
+                self.bytes_read += bytes;
                 let Self {
                     link, decoder, out, ..
                 } = self;
-                let is_much = link.with(|machine| {
+                let brings_much = link.with(|machine| {
                     let before = machine.stats().buffered_deliveries;
                     machine.handle_input(now, decoder);
                     // Output of the state machine is written before other tasks run, as long as the
                     // stream accepts it.
-                    let keeps_up = out.is_empty() && machine.has_output();
-                    let delivers =
+                    let can_write = out.is_empty() && machine.has_output();
+                    let brings_deliveries =
                         bytes > READ_WORTH_YIELDING && machine.stats().buffered_deliveries > before;
-                    (delivers || machine.completed_promises() >= RESULTS_WORTH_YIELDING)
-                        && !keeps_up
+                    (brings_deliveries || machine.completed_promises() >= RESULTS_WORTH_YIELDING)
+                        && !can_write
                 });
-                self.has_news = is_much && bytes < room;
+                self.has_many_results = brings_much && bytes < buffer_len;
                 return true;
             }
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => return true,
@@ -289,7 +290,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
             Poll::Pending => match self.write_error.take() {
                 Some(error) => Broken::Io(error.into()),
                 None => {
-                    self.is_read_dry = true;
+                    self.is_read_pending = true;
                     if has_received {
                         self.link.with(|machine| machine.handle_partial_input(now));
                     }
@@ -301,15 +302,24 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
         true
     }
 
+    /// Returns the result of the last turn with this stream, which is closed.
     fn finish(&mut self) -> Turn {
         self.finished = true;
         self.link.with(|machine| {
             if machine.is_down() {
-                Turn::Down
+                Turn::Redial
             } else {
-                Turn::Over(machine.outcome())
+                Turn::Ended(machine.outcome())
             }
         })
+    }
+}
+
+/// Reports the number of bytes that were written to the stream, if any.
+fn report_transmitted(machine: &mut Connection, transmitted: &mut usize, now: Instant) {
+    match std::mem::take(transmitted) {
+        0 => {}
+        bytes => machine.handle_transmitted(now, bytes),
     }
 }
 
@@ -324,7 +334,7 @@ fn poll_write_pieces(
     if let (Some(only), None) = (pieces.next(), pieces.next()) {
         return io.poll_write(cx, only);
     }
-    let mut slices = [IoSlice::new(&[]); PIECES];
+    let mut slices = [IoSlice::new(&[]); MAX_PIECES];
     let mut count = 0;
     for (slice, piece) in slices.iter_mut().zip(out.pieces()) {
         *slice = IoSlice::new(piece);
@@ -335,7 +345,8 @@ fn poll_write_pieces(
 
 impl<Io> Drop for Pump<Io> {
     fn drop(&mut self) {
-        // The link's next call drops the user's bodies that the buffer contains, without the lock.
+        // This moves the user's bodies in the buffer to the drop queue. The call of the link below
+        // then drops them without the lock.
         self.out = Outgoing::default();
         if self.finished {
             self.link.with(|_| {});

@@ -1,9 +1,9 @@
 //! The driver of a connection that is dialled, and dialled again after a loss.
 
 use super::dial::dial_from;
+use super::poll_loop::{PollLoop, turn_without_stream};
 use super::pump::{Interest, Pump, Turn};
-use super::rounds::{Rounds, turn_without_stream};
-use super::timer::Alarm;
+use super::timer::Timer;
 use super::{Clock, Dial, Transport};
 use crate::error::{Broken, Error};
 use crate::link::Link;
@@ -18,7 +18,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-type Dialled = Result<(Transport, usize), Error>;
+/// The stream and the index of its endpoint.
+type DialResult = Result<(Transport, usize), Error>;
 
 /// A future that dials, moves bytes between the transport and the connection, and dials again after
 /// a loss as [`Recovery`](crate::Recovery) prescribes.
@@ -32,14 +33,15 @@ pub struct DialDriver<D, C: Clock> {
     clock: Arc<C>,
     options: Arc<Options>,
     link: Arc<Link>,
-    phase: Phase,
-    alarm: Alarm<C>,
+    phase: DialPhase,
+    timer: Timer<C>,
 }
 
-enum Phase {
+/// The phase of a [`DialDriver`].
+enum DialPhase {
     /// Waits until it is time to dial.
     Waiting,
-    Dialling(Pin<Box<dyn Future<Output = Dialled> + Send>>),
+    Dialling(Pin<Box<dyn Future<Output = DialResult> + Send>>),
     Driving(Box<Pump<Transport>>),
     Finished,
 }
@@ -47,10 +49,10 @@ enum Phase {
 impl<D, C: Clock> fmt::Debug for DialDriver<D, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let phase = match self.phase {
-            Phase::Waiting => "waiting",
-            Phase::Dialling(_) => "dialling",
-            Phase::Driving(_) => "driving",
-            Phase::Finished => "finished",
+            DialPhase::Waiting => "waiting",
+            DialPhase::Dialling(_) => "dialling",
+            DialPhase::Driving(_) => "driving",
+            DialPhase::Finished => "finished",
         };
         f.debug_struct("DialDriver")
             .field("phase", &phase)
@@ -71,20 +73,21 @@ where
             clock,
             options,
             link,
-            phase: Phase::Waiting,
-            alarm: Alarm::default(),
+            phase: DialPhase::Waiting,
+            timer: Timer::default(),
         }
     }
 
-    fn panicked(&mut self, now: Instant, panic: Box<dyn Any + Send>) -> Turn {
-        self.phase = Phase::Waiting;
+    /// Reports that dialling has failed, and resumes the panic.
+    fn handle_panic(&mut self, now: Instant, panic: Box<dyn Any + Send>) -> Turn {
+        self.phase = DialPhase::Waiting;
         let error = io::Error::other("the dialer panicked").into();
         self.link.handle_dial_failure(now, error);
         resume_unwind(panic)
     }
 }
 
-impl<D, C> Rounds for DialDriver<D, C>
+impl<D, C> PollLoop for DialDriver<D, C>
 where
     D: Dial + Send + Sync + 'static,
     C: Clock + Send + Sync + 'static,
@@ -95,64 +98,65 @@ where
     }
 
     fn begin_poll(&mut self) {
-        if let Phase::Driving(pump) = &mut self.phase {
+        if let DialPhase::Driving(pump) = &mut self.phase {
             pump.begin_poll();
         }
     }
 
-    fn is_sated(&self) -> bool {
-        matches!(&self.phase, Phase::Driving(pump) if pump.is_sated())
+    fn should_yield(&self) -> bool {
+        matches!(&self.phase, DialPhase::Driving(pump) if pump.should_yield())
     }
 
     fn turn(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
         match &mut self.phase {
-            Phase::Driving(pump) => match pump.turn(cx, now) {
-                Turn::Down => {
-                    self.phase = Phase::Waiting;
-                    Turn::Moved
+            DialPhase::Driving(pump) => match pump.turn(cx, now) {
+                Turn::Redial => {
+                    self.phase = DialPhase::Waiting;
+                    Turn::Progressed
                 }
                 turn => turn,
             },
-            Phase::Dialling(dialling) => {
+            DialPhase::Dialling(dialling) => {
                 match catch_unwind(AssertUnwindSafe(|| dialling.as_mut().poll(cx))) {
-                    Err(panic) => self.panicked(now, panic),
+                    Err(panic) => self.handle_panic(now, panic),
                     Ok(Poll::Ready(Ok((transport, endpoint)))) => {
-                        let (is_private, received) = (transport.is_private(), transport.received());
+                        let (is_private, received) =
+                            (transport.is_private(), transport.received_counter());
                         self.link
                             .with(|machine| machine.handle_dialled(now, endpoint, is_private));
                         let mut pump = Pump::new(transport, self.link.clone());
-                        pump.count(received);
-                        self.phase = Phase::Driving(pump.into());
-                        Turn::Moved
+                        pump.watch_received(received);
+                        self.phase = DialPhase::Driving(pump.into());
+                        Turn::Progressed
                     }
                     Ok(Poll::Ready(Err(error))) => {
                         self.link.handle_dial_failure(now, error);
-                        self.phase = Phase::Waiting;
-                        Turn::Moved
+                        self.phase = DialPhase::Waiting;
+                        Turn::Progressed
                     }
                     Ok(Poll::Pending) => turn_without_stream(&self.link, now),
                 }
             }
-            Phase::Waiting => match self.link.with(|machine| machine.poll_dial(now)) {
+            DialPhase::Waiting => match self.link.with(|machine| machine.poll_dial(now)) {
                 Some(wanted) => {
                     let (dialer, clock) = (self.dialer.clone(), self.clock.clone());
                     let options = self.options.clone();
                     let dialling =
                         async move { dial_from(wanted.first, &*dialer, &*clock, &options).await };
-                    self.phase = Phase::Dialling(Box::pin(dialling));
-                    Turn::Moved
+                    self.phase = DialPhase::Dialling(Box::pin(dialling));
+                    Turn::Progressed
                 }
                 None => turn_without_stream(&self.link, now),
             },
-            Phase::Finished => Turn::Over(Ok(())),
+            DialPhase::Finished => Turn::Ended(Ok(())),
         }
     }
 
-    fn rest(&mut self, cx: &mut Context<'_>, interest: Interest) -> bool {
+    fn prepare_to_wait(&mut self, cx: &mut Context<'_>, interest: Interest) -> bool {
         let Self {
-            alarm, clock, link, ..
+            timer, clock, link, ..
         } = self;
-        !alarm.has_rung(clock, cx, interest.timeout) && link.prepare_to_sleep(cx.waker())
+        !timer.poll(clock, cx, interest.timeout) && link.prepare_to_sleep(cx.waker())
     }
 }
 
@@ -166,9 +170,9 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let polled = this.poll_rounds(cx).into_poll(cx);
+        let polled = this.poll_turns(cx).into_poll(cx);
         if polled.is_ready() {
-            this.phase = Phase::Finished;
+            this.phase = DialPhase::Finished;
         }
         polled
     }
@@ -177,7 +181,7 @@ where
 impl<D, C: Clock> Drop for DialDriver<D, C> {
     fn drop(&mut self) {
         // A pump reports its own drop.
-        if matches!(self.phase, Phase::Waiting | Phase::Dialling(_)) {
+        if matches!(self.phase, DialPhase::Waiting | DialPhase::Dialling(_)) {
             self.link.handle_loss(Broken::DriverDropped);
         }
     }

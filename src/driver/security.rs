@@ -24,6 +24,7 @@ impl Security {
         self.0.as_ref()
     }
 
+    /// Performs the TLS handshake over the stream, if the options ask for TLS.
     pub(super) async fn secure(
         &self,
         stream: Transport,
@@ -35,8 +36,10 @@ impl Security {
         };
         let name = crate::tls::server_name(options, host)?;
         let stream = crate::tls::TlsStream::connect(stream, config.clone(), name).await?;
-        let received = stream.received();
-        Ok(Transport::new(stream).private().counted(received))
+        let received = stream.received_counter();
+        Ok(Transport::new(stream)
+            .mark_private()
+            .with_received_counter(received))
     }
 }
 

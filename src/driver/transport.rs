@@ -1,4 +1,4 @@
-//! A byte stream of a type-erased kind.
+//! A type-erased byte stream.
 
 use futures_io::{AsyncRead, AsyncWrite};
 use std::fmt;
@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 pub struct Transport {
     io: Box<dyn Io>,
     private: bool,
+    /// The counter of the bytes that the stream below TLS has received.
     received: Option<Arc<AtomicUsize>>,
 }
 
@@ -31,24 +32,24 @@ impl Transport {
     }
 
     /// Marks the stream as private: it is encrypted, or does not leave the machine.
-    pub(crate) fn private(self) -> Self {
+    pub(crate) fn mark_private(self) -> Self {
         Self {
             private: true,
             ..self
         }
     }
 
-    /// Adds the counter of the bytes that the stream below has received.
+    /// Adds the counter of the bytes that the stream below TLS has received.
     #[cfg(feature = "tls")]
-    pub(crate) fn counted(self, received: Arc<AtomicUsize>) -> Self {
+    pub(crate) fn with_received_counter(self, received: Arc<AtomicUsize>) -> Self {
         Self {
             received: Some(received),
             ..self
         }
     }
 
-    /// Returns the counter of the bytes that the stream below has received, if there is one.
-    pub(crate) fn received(&self) -> Option<Arc<AtomicUsize>> {
+    /// Returns the counter of the bytes that the stream below TLS has received, if there is one.
+    pub(crate) fn received_counter(&self) -> Option<Arc<AtomicUsize>> {
         self.received.clone()
     }
 

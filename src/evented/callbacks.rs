@@ -16,54 +16,57 @@ pub struct CallbackId {
     generation: u64,
 }
 
-/// The state of a callback after a run.
+/// What to do with a callback after it ran.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Left {
-    /// It stays registered, and may be ready again at once.
-    More,
-    Nothing,
+pub(super) enum AfterRun {
+    /// Run it again soon: it may be ready again, without another wake.
+    RunAgain,
+    Remove,
 }
 
-/// Whether a callback stays registered after a panic.
+/// What to do with a callback after it panicked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Runs {
-    Once,
-    AgainAfterPanic,
+pub(super) enum AfterPanic {
+    RunAgain,
+    Remove,
 }
 
 /// Polls the future or consumer of a callback, and runs the callback if that is ready.
-pub(super) type Step<C> = Box<dyn FnMut(&mut C, &mut Context<'_>) -> Poll<Left>>;
+pub(super) type Step<C> = Box<dyn FnMut(&mut C, &mut Context<'_>) -> Poll<AfterRun>>;
 
 /// A callback taken out of its slot to be run.
 pub(super) struct Task<C> {
     pub(super) id: CallbackId,
     pub(super) waker: Waker,
-    pub(super) runs: Runs,
+    pub(super) after_panic: AfterPanic,
     pub(super) step: Step<C>,
 }
 
-enum Place<C> {
+/// The state of a slot.
+enum SlotState<C> {
     Free,
     Waiting(Step<C>),
     /// The step is in a [`Task`].
     Running,
 }
 
+/// A place for a callback. It is used again after the callback was removed.
 struct Slot<C> {
+    /// The number of callbacks that were removed from this slot.
     generation: u64,
     waker: Waker,
-    runs: Runs,
-    place: Place<C>,
+    after_panic: AfterPanic,
+    state: SlotState<C>,
 }
 
-/// A waker that queues a callback as ready.
-struct Ready {
+/// The waker of a callback: queues the callback as ready, and wakes the thread.
+struct CallbackWaker {
     index: usize,
     ready: Sender<usize>,
-    bell: Arc<ThreadWaker>,
+    thread_waker: Arc<ThreadWaker>,
 }
 
-impl Wake for Ready {
+impl Wake for CallbackWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -71,14 +74,16 @@ impl Wake for Ready {
     fn wake_by_ref(self: &Arc<Self>) {
         // A send fails only if the receiver, and with it the callback, was dropped.
         let _ = self.ready.send(self.index);
-        Wake::wake_by_ref(&self.bell);
+        Wake::wake_by_ref(&self.thread_waker);
     }
 }
 
 /// Callbacks that receive a `&mut C` when they run.
 pub(super) struct Callbacks<C> {
     slots: Vec<Slot<C>>,
+    /// The indexes of free slots.
     free: Vec<usize>,
+    /// The indexes of ready callbacks, and of some that were removed since.
     ready: Receiver<usize>,
     sender: Sender<usize>,
     /// The next ready callback, if [`has_ready`](Self::has_ready) has already received it.
@@ -97,29 +102,34 @@ impl<C> Callbacks<C> {
         }
     }
 
-    fn waker(&self, index: usize, bell: &Arc<ThreadWaker>) -> Waker {
-        Arc::new(Ready {
+    fn waker(&self, index: usize, thread_waker: &Arc<ThreadWaker>) -> Waker {
+        Arc::new(CallbackWaker {
             index,
             ready: self.sender.clone(),
-            bell: bell.clone(),
+            thread_waker: thread_waker.clone(),
         })
         .into()
     }
 
     /// Adds a callback. It is ready at once, because its first poll registers its waker.
-    pub(super) fn add(&mut self, bell: &Arc<ThreadWaker>, runs: Runs, step: Step<C>) -> CallbackId {
+    pub(super) fn add(
+        &mut self,
+        thread_waker: &Arc<ThreadWaker>,
+        after_panic: AfterPanic,
+        step: Step<C>,
+    ) -> CallbackId {
         let index = self.free.pop().unwrap_or(self.slots.len());
-        let waker = self.waker(index, bell);
+        let waker = self.waker(index, thread_waker);
         waker.wake_by_ref();
-        let place = Place::Waiting(step);
+        let state = SlotState::Waiting(step);
         let generation = match self.slots.get_mut(index) {
             Some(slot) => {
                 let generation = slot.generation;
                 *slot = Slot {
                     generation,
                     waker,
-                    runs,
-                    place,
+                    after_panic,
+                    state,
                 };
                 generation
             }
@@ -127,8 +137,8 @@ impl<C> Callbacks<C> {
                 self.slots.push(Slot {
                     generation: 0,
                     waker,
-                    runs,
-                    place,
+                    after_panic,
+                    state,
                 });
                 0
             }
@@ -143,14 +153,15 @@ impl<C> Callbacks<C> {
     }
 
     /// Takes out the next ready callback. Return it with [`put_back`](Self::put_back), or remove it
-    /// with [`forget`](Self::forget).
+    /// with [`remove`](Self::remove).
     pub(super) fn take_ready(&mut self) -> Option<Task<C>> {
         while let Some(index) = self.next.take().or_else(|| self.ready.try_recv().ok()) {
             let Some(slot) = self.slots.get_mut(index) else {
+                // Unreachable: slots are never removed.
                 continue;
             };
-            match std::mem::replace(&mut slot.place, Place::Running) {
-                Place::Waiting(step) => {
+            match std::mem::replace(&mut slot.state, SlotState::Running) {
+                SlotState::Waiting(step) => {
                     let id = CallbackId {
                         index,
                         generation: slot.generation,
@@ -158,11 +169,12 @@ impl<C> Callbacks<C> {
                     return Some(Task {
                         id,
                         waker: slot.waker.clone(),
-                        runs: slot.runs,
+                        after_panic: slot.after_panic,
                         step,
                     });
                 }
-                other => slot.place = other,
+                // The callback was removed, or is running and has woken itself.
+                other => slot.state = other,
             }
         }
         None
@@ -174,40 +186,42 @@ impl<C> Callbacks<C> {
         self.next.is_some()
     }
 
-    /// Puts a callback back into its slot. Returns it, to be dropped by the caller, if it was
-    /// removed while it ran.
+    /// Puts a callback back into its slot. Returns the callback if it was removed while it ran. The
+    /// caller drops it: its `Drop` is the user's code and may panic, and `self` is not borrowed then.
     pub(super) fn put_back(&mut self, task: Task<C>) -> Option<Task<C>> {
         match self.slot(task.id) {
             Some(slot) => {
-                slot.place = Place::Waiting(task.step);
+                slot.state = SlotState::Waiting(task.step);
                 None
             }
             None => Some(task),
         }
     }
 
-    /// Returns `true` if the callback is registered: it may still run.
-    pub(super) fn is_known(&mut self, id: CallbackId) -> bool {
+    /// Returns `true` if the callback is registered, so it may still run.
+    pub(super) fn is_registered(&mut self, id: CallbackId) -> bool {
         self.slot(id).is_some()
     }
 
-    /// Removes a callback. Returns its step, to be dropped by the caller, unless it is running.
-    pub(super) fn forget(&mut self, id: CallbackId) -> Option<Step<C>> {
+    /// Removes a callback. Returns its step unless it is running. The caller drops the step, as that
+    /// of [`put_back`](Self::put_back).
+    pub(super) fn remove(&mut self, id: CallbackId) -> Option<Step<C>> {
         let slot = self.slot(id)?;
         slot.generation += 1;
-        let place = std::mem::replace(&mut slot.place, Place::Free);
+        let state = std::mem::replace(&mut slot.state, SlotState::Free);
         self.free.push(id.index);
-        if let Place::Waiting(step) = place {
+        if let SlotState::Waiting(step) = state {
             Some(step)
         } else {
             None
         }
     }
 
-    /// Connects all callbacks to another bell.
-    pub(super) fn rewire(&mut self, bell: &Arc<ThreadWaker>) {
+    /// Replaces the thread waker of all callbacks, and queues all of them as ready. Their next poll
+    /// registers the new waker.
+    pub(super) fn set_thread_waker(&mut self, thread_waker: &Arc<ThreadWaker>) {
         for index in 0..self.slots.len() {
-            let waker = self.waker(index, bell);
+            let waker = self.waker(index, thread_waker);
             if let Some(slot) = self.slots.get_mut(index) {
                 waker.wake_by_ref();
                 slot.waker = waker;

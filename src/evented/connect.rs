@@ -1,7 +1,7 @@
 //! Connects over sockets that do not block.
 
 use super::connection::Evented;
-use super::dial::Endpoints;
+use super::dial::EndpointDialler;
 use super::stream::Stream;
 use crate::error::Error;
 use crate::options::Options;
@@ -36,5 +36,9 @@ pub fn connect(uri: &str) -> Result<Evented<Stream>, Error> {
 /// [`Error::InvalidArgument`] for options that cannot be used, and for `amqps` without the feature
 /// `tls`.
 pub fn connect_with(options: Options) -> Result<Evented<Stream>, Error> {
-    Evented::dialled(Stream::nowhere()?, options.clone(), Endpoints::new(options))
+    Evented::dialled(
+        Stream::disconnected()?,
+        options.clone(),
+        EndpointDialler::new(options),
+    )
 }

@@ -8,7 +8,7 @@ mod unix {
     use std::io::{Read, Write};
     use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
-    /// The stream's descriptor. With [`connect`](crate::evented::connect) it changes, within the
+    /// Returns the stream's descriptor. With [`connect`](crate::evented::connect) it changes, within the
     /// calls that move bytes, and [`Stream::generation`](crate::evented::Stream::generation)
     /// changes with it. Get it again before each wait.
     impl<S: Read + Write + AsFd> AsFd for Evented<S> {
@@ -17,7 +17,7 @@ mod unix {
         }
     }
 
-    /// The stream's descriptor. With [`connect`](crate::evented::connect) it changes, within the
+    /// Returns the stream's descriptor. With [`connect`](crate::evented::connect) it changes, within the
     /// calls that move bytes, and [`Stream::generation`](crate::evented::Stream::generation)
     /// changes with it. Get it again before each wait.
     impl<S: Read + Write + AsRawFd> AsRawFd for Evented<S> {
@@ -33,7 +33,7 @@ mod windows {
     use std::io::{Read, Write};
     use std::os::windows::io::{AsRawSocket, AsSocket, BorrowedSocket, RawSocket};
 
-    /// The stream's socket. With [`connect`](crate::evented::connect) it changes, within the calls
+    /// Returns the stream's socket. With [`connect`](crate::evented::connect) it changes, within the calls
     /// that move bytes, and [`Stream::generation`](crate::evented::Stream::generation) changes with
     /// it. Get it again before each wait.
     impl<S: Read + Write + AsSocket> AsSocket for Evented<S> {
@@ -42,7 +42,7 @@ mod windows {
         }
     }
 
-    /// The stream's socket. With [`connect`](crate::evented::connect) it changes, within the calls
+    /// Returns the stream's socket. With [`connect`](crate::evented::connect) it changes, within the calls
     /// that move bytes, and [`Stream::generation`](crate::evented::Stream::generation) changes with
     /// it. Get it again before each wait.
     impl<S: Read + Write + AsRawSocket> AsRawSocket for Evented<S> {

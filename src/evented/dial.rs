@@ -1,10 +1,10 @@
 //! Executes the dial plan with sockets that do not block. Only resolving a name blocks.
 
-use super::dialled::{Dialler, Progress, Underway};
-#[cfg(feature = "tls")]
-use super::secured::Secured;
+use super::dial_state::{DialInterest, Progress, StreamDialler};
 use super::socket::Socket;
 use super::stream::Stream;
+#[cfg(feature = "tls")]
+use super::tls_socket::TlsSocket;
 use crate::driver::{DialPlan, DialStep, Security};
 use crate::error::Error;
 use crate::options::Options;
@@ -14,12 +14,12 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 /// Dials the endpoints of the options, any number of times.
-pub(super) struct Endpoints {
+pub(super) struct EndpointDialler {
     options: Options,
     attempt: Option<Attempt>,
 }
 
-impl Endpoints {
+impl EndpointDialler {
     pub(super) fn new(options: Options) -> Self {
         Self {
             options,
@@ -28,7 +28,7 @@ impl Endpoints {
     }
 }
 
-impl Dialler<Stream> for Endpoints {
+impl StreamDialler<Stream> for EndpointDialler {
     fn begin(
         &mut self,
         stream: &mut Stream,
@@ -41,23 +41,24 @@ impl Dialler<Stream> for Endpoints {
             is_connected: false,
         });
         let step = attempt.plan.start(now)?;
-        attempt.begin(step, stream, &self.options, now)
+        attempt.begin_step(step, stream, &self.options, now)
     }
 
-    fn go_on(&mut self, stream: &mut Stream, now: Instant) -> Result<Progress, Error> {
+    fn continue_dialling(&mut self, stream: &mut Stream, now: Instant) -> Result<Progress, Error> {
         match &mut self.attempt {
-            Some(attempt) => attempt.go_on(stream, &self.options, now),
+            Some(attempt) => attempt.continue_dialling(stream, &self.options, now),
+            // Unreachable: `begin` sets the attempt, and only a stream that is dialling continues.
             None => self.begin(stream, 0, now),
         }
     }
 
-    fn hang_up(&mut self, stream: &mut Stream) {
+    fn disconnect(&mut self, stream: &mut Stream) {
         self.attempt = None;
-        stream.hang_up();
+        stream.disconnect();
     }
 
-    fn received(&self, stream: &Stream) -> Option<Arc<AtomicUsize>> {
-        stream.socket.received()
+    fn received_counter(&self, stream: &Stream) -> Option<Arc<AtomicUsize>> {
+        stream.socket.received_counter()
     }
 }
 
@@ -75,7 +76,7 @@ struct Attempt {
 
 impl Attempt {
     /// Begins to connect to the first address that does not fail at once.
-    fn begin(
+    fn begin_step(
         &mut self,
         mut step: DialStep,
         stream: &mut Stream,
@@ -92,7 +93,7 @@ impl Attempt {
                     now = now.max(Instant::now());
                     match resolved {
                         Ok(addresses) => {
-                            step = self.plan.resolved(addresses, now)?;
+                            step = self.plan.handle_resolved(addresses, now)?;
                             continue;
                         }
                         Err(error) => self.plan.io_error(&error),
@@ -100,50 +101,56 @@ impl Attempt {
                 }
                 DialStep::Connect(address) => {
                     let socket =
-                        Socket::begin(&address).map_err(|error| self.plan.io_error(&error));
-                    match socket.and_then(|socket| self.secured(socket, options)) {
+                        Socket::begin_connect(&address).map_err(|error| self.plan.io_error(&error));
+                    match socket.and_then(|socket| self.add_tls(socket, options)) {
                         Ok(socket) => {
                             stream.set(socket);
-                            return Ok(self.underway(false, true));
+                            return Ok(self.pending(false, true));
                         }
                         Err(error) => error,
                     }
                 }
             };
-            step = self.plan.failed(failure, now)?;
+            step = self.plan.next_step(failure, now)?;
         }
     }
 
     /// Continues with the current address, or with the next one if it has failed.
-    fn go_on(
+    fn continue_dialling(
         &mut self,
         stream: &mut Stream,
         options: &Options,
         now: Instant,
     ) -> Result<Progress, Error> {
-        match self.go_on_with_address(stream, now) {
+        match self.continue_with_address(stream, now) {
             Ok(progress) => Ok(progress),
             Err(failure) => {
-                let step = self.plan.failed(failure, now)?;
-                self.begin(step, stream, options, now)
+                let step = self.plan.next_step(failure, now)?;
+                self.begin_step(step, stream, options, now)
             }
         }
     }
 
-    fn go_on_with_address(&mut self, stream: &mut Stream, now: Instant) -> Result<Progress, Error> {
+    fn continue_with_address(
+        &mut self,
+        stream: &mut Stream,
+        now: Instant,
+    ) -> Result<Progress, Error> {
         if !self.is_connected {
             match stream.socket.is_connected() {
                 Ok(true) => {
                     self.is_connected = true;
                     // The socket itself knows whether there is a TLS handshake.
-                    self.plan.connected(now);
+                    self.plan.handle_connected(now);
                 }
-                Ok(false) if now < self.plan.deadline() => return Ok(self.underway(false, true)),
-                Ok(false) => return Err(self.plan.timed_out()),
+                Ok(false) if now < self.plan.deadline() => {
+                    return Ok(self.pending(false, true));
+                }
+                Ok(false) => return Err(self.plan.timeout_error()),
                 Err(error) => return Err(self.plan.io_error(&error)),
             }
         }
-        if stream.socket.shake_hands()? {
+        if stream.socket.continue_handshake()? {
             let is_private = stream.socket.is_private();
             return Ok(Progress::Ready {
                 endpoint: self.plan.endpoint(),
@@ -151,19 +158,19 @@ impl Attempt {
             });
         }
         if now < self.plan.deadline() {
-            return Ok(self.underway(true, stream.socket.wants_write()));
+            return Ok(self.pending(true, stream.socket.wants_write()));
         }
-        Err(self.plan.timed_out())
+        Err(self.plan.timeout_error())
     }
 
     /// Returns the socket with TLS over it, if the options ask for TLS.
     #[cfg(feature = "tls")]
-    fn secured(&self, socket: Socket, options: &Options) -> Result<Socket, Error> {
+    fn add_tls(&self, socket: Socket, options: &Options) -> Result<Socket, Error> {
         match (self.security.config(), self.plan.host(), socket) {
             (Some(config), Some(host), Socket::Tcp(socket)) => {
                 let name = crate::tls::server_name(options, host)?;
                 Ok(Socket::Tls(
-                    Secured::new(socket, config.clone(), name)?.into(),
+                    TlsSocket::new(socket, config.clone(), name)?.into(),
                 ))
             }
             (_, _, socket) => Ok(socket),
@@ -171,13 +178,13 @@ impl Attempt {
     }
 
     #[cfg(not(feature = "tls"))]
-    fn secured(&self, socket: Socket, _: &Options) -> Result<Socket, Error> {
+    fn add_tls(&self, socket: Socket, _: &Options) -> Result<Socket, Error> {
         Ok(socket)
     }
 
-    fn underway(&self, readable: bool, writable: bool) -> Progress {
-        Progress::Underway(Underway {
-            until: self.plan.deadline(),
+    fn pending(&self, readable: bool, writable: bool) -> Progress {
+        Progress::Pending(DialInterest {
+            deadline: self.plan.deadline(),
             readable,
             writable,
         })
@@ -203,7 +210,7 @@ mod tests {
     }
 
     /// Returns an unconnected stream, and a dialler with one endpoint for each of the addresses.
-    fn dialler(addresses: &[SocketAddr]) -> (Stream, Endpoints) {
+    fn dialler(addresses: &[SocketAddr]) -> (Stream, EndpointDialler) {
         let endpoints = addresses
             .iter()
             .map(|address| Endpoint::tcp("127.0.0.1", address.port()));
@@ -211,7 +218,10 @@ mod tests {
             .endpoints(endpoints)
             .unwrap()
             .dial_timeout(SOON);
-        (Stream::nowhere().unwrap(), Endpoints::new(options))
+        (
+            Stream::disconnected().unwrap(),
+            EndpointDialler::new(options),
+        )
     }
 
     /// Continues until the stream is connected or dialling fails. A refusal on loopback is
@@ -228,17 +238,17 @@ mod tests {
                 return Ok((stream, endpoint));
             }
             std::thread::yield_now();
-            progress = dialler.go_on(&mut stream, Instant::now())?;
+            progress = dialler.continue_dialling(&mut stream, Instant::now())?;
         }
     }
 
-    fn until(progress: Result<Progress, Error>) -> Instant {
+    fn deadline(progress: Result<Progress, Error>) -> Instant {
         match progress.unwrap() {
-            Progress::Underway(Underway {
-                until,
+            Progress::Pending(DialInterest {
+                deadline,
                 readable: false,
                 writable: true,
-            }) => until,
+            }) => deadline,
             other => panic!("{other:?}"),
         }
     }
@@ -281,13 +291,19 @@ mod tests {
         let (mut stream, mut dialler) = dialler(&[silent, listener.local_addr().unwrap()]);
         let nowhere = stream.generation();
         let now = Instant::now();
-        let given_up = until(dialler.begin(&mut stream, 0, now));
+        let given_up = deadline(dialler.begin(&mut stream, 0, now));
         assert!(given_up >= now + SOON && given_up < now + SOON * 3 / 2);
         let first = stream.generation();
         assert_ne!(first, nowhere);
-        assert_eq!(until(dialler.go_on(&mut stream, now + SOON / 2)), given_up);
+        assert_eq!(
+            deadline(dialler.continue_dialling(&mut stream, now + SOON / 2)),
+            given_up
+        );
         assert_eq!(stream.generation(), first);
-        assert_eq!(until(dialler.go_on(&mut stream, given_up)), given_up + SOON);
+        assert_eq!(
+            deadline(dialler.continue_dialling(&mut stream, given_up)),
+            given_up + SOON
+        );
         assert_ne!(
             stream.generation(),
             first,
@@ -303,8 +319,10 @@ mod tests {
     fn error_contains_the_dial_timeout() {
         let (silent, _listener, _full) = silent();
         let (mut stream, mut dialler) = dialler(&[silent]);
-        let given_up = until(dialler.begin(&mut stream, 0, Instant::now()));
-        let late = dialler.go_on(&mut stream, given_up).unwrap_err();
+        let given_up = deadline(dialler.begin(&mut stream, 0, Instant::now()));
+        let late = dialler
+            .continue_dialling(&mut stream, given_up)
+            .unwrap_err();
         assert_eq!(late.to_string(), "dialling took longer than 60 s");
     }
 

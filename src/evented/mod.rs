@@ -46,16 +46,16 @@
 //! 3. [`on_read`](Evented::on_read), [`on_write`](Evented::on_write) or
 //!    [`on_timeout`](Evented::on_timeout), depending on what happened. Each moves what can be moved
 //!    before callbacks run, and `next_timeout` returns an instant in the past if there may be more.
-//!    So edge-triggered loops work, too, and extra calls are harmless.
+//!    So edge-triggered loops work, too, and additional calls are harmless.
 //!
-//! Ask again for the three conditions of step 2 in each iteration, also after requests made
-//! elsewhere in the loop: a request is queued at once, and written in the next iteration. If other
-//! threads make requests, let them wake the loop with [`set_waker`](Evented::set_waker).
+//! Ask for the three conditions of step 2 in each iteration, because requests change them: a request
+//! is queued at once, and written in the next iteration. If other threads make requests, pass a
+//! waker of the loop to [`set_waker`](Evented::set_waker).
 //!
 //! The descriptor changes with each address that is tried, when the connection is lost, and when it
 //! is re-established. It changes only within the calls of step 3. If your loop registers
-//! descriptors, register again whenever [`Stream::generation`] has changed: the old descriptor is
-//! closed, and the new one may have the number of an earlier one.
+//! descriptors, register the new one whenever [`Stream::generation`] has changed: the old one is
+//! closed, and the new one may have the same number.
 //!
 //! ```
 //! # use std::time::{Duration, Instant};
@@ -113,13 +113,13 @@ mod connect;
 mod connection;
 mod descriptor;
 mod dial;
-mod dialled;
+mod dial_state;
 mod nonblocking;
 mod run;
-#[cfg(feature = "tls")]
-mod secured;
 mod socket;
 mod stream;
+#[cfg(feature = "tls")]
+mod tls_socket;
 mod wait;
 mod waker;
 

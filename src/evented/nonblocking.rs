@@ -13,7 +13,8 @@ pub(super) struct NonBlocking<S>(pub(super) S);
 /// The stream is only used by reference, and never pinned.
 impl<S> Unpin for NonBlocking<S> {}
 
-fn polled<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
+/// Converts `WouldBlock` to `Poll::Pending`.
+fn into_poll<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
         result => Poll::Ready(result),
@@ -26,7 +27,7 @@ impl<S: Read> AsyncRead for NonBlocking<S> {
         _: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        polled(self.0.read(buffer))
+        into_poll(self.0.read(buffer))
     }
 }
 
@@ -36,7 +37,7 @@ impl<S: Write> AsyncWrite for NonBlocking<S> {
         _: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        polled(self.0.write(bytes))
+        into_poll(self.0.write(bytes))
     }
 
     fn poll_write_vectored(
@@ -44,15 +45,15 @@ impl<S: Write> AsyncWrite for NonBlocking<S> {
         _: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        polled(self.0.write_vectored(pieces))
+        into_poll(self.0.write_vectored(pieces))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        polled(self.0.flush())
+        into_poll(self.0.flush())
     }
 
     /// Only flushes. Dropping the stream closes it.
     fn poll_close(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        polled(self.0.flush())
+        into_poll(self.0.flush())
     }
 }

@@ -1,5 +1,5 @@
-//! The loop that waits for the system: until a client's stream is ready, its deadline is reached,
-//! or its bell is rung.
+//! The loop that waits for the operating system: until a client's stream is ready, its deadline is
+//! reached, or its thread waker is called.
 
 use super::connection::Evented;
 use crate::error::Error;
@@ -16,14 +16,14 @@ pub(super) use std::os::fd::AsFd as Source;
 pub(super) use std::os::windows::io::AsSocket as Source;
 
 /// The longest wait in one call. Some systems return an error for a longer one.
-const LONGEST: Duration = Duration::from_secs(3600);
+const MAX_WAIT: Duration = Duration::from_secs(3600);
 
 impl<S: Read + Write + Source + 'static> Evented<S> {
     /// Waits and runs callbacks, until one of them calls [`loop_break`](Self::loop_break), the
     /// timeout has passed, or the connection has ended and its last callbacks have run. Puka for
     /// Python calls it `loop`.
     ///
-    /// At the end it writes the output, as far as the stream accepts it.
+    /// Before it returns, it writes the output that the stream accepts.
     ///
     /// ```
     /// # puka_test_suite::evented_example(|conn| {
@@ -92,8 +92,8 @@ impl<S: Read + Write + Source + 'static> Evented<S> {
 /// has passed, or all connections have ended. Puka for Python calls it `loop(clients)`.
 ///
 /// # Errors
-/// When all connections have ended, the error of the first client in the list that was not closed
-/// on request. As [`Evented::run`] if the system has no resources left for waiting.
+/// When all connections have ended, the error of the first client in the list whose connection ended
+/// with one. As [`Evented::run`] if the system has no resources left for waiting.
 ///
 /// # Panics
 /// If a callback panics. The function can be called again.
@@ -102,19 +102,21 @@ pub fn run<S: Read + Write + Source + 'static>(
     timeout: Option<Duration>,
 ) -> Result<(), Error> {
     for client in &mut *clients {
-        client.loop_broken = false;
+        client.break_requested = false;
     }
     let outcome = run_until(
         clients,
         timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
     );
     for client in clients {
-        // Writes the requests of the last callbacks.
+        // Writes the requests of the last callbacks. An error ends the connection, and the next call
+        // of `run` returns it.
         drop(client.drive());
     }
     outcome
 }
 
+/// Runs the clients until the deadline. An error is returned once all connections have ended.
 fn run_until<S: Read + Write + Source + 'static>(
     clients: &mut [&mut Evented<S>],
     deadline: Option<Instant>,
@@ -129,11 +131,11 @@ fn run_until<S: Read + Write + Source + 'static>(
                 if !client.run_callback() {
                     break;
                 }
-                if std::mem::take(&mut client.loop_broken) {
+                if std::mem::take(&mut client.break_requested) {
                     return Ok(());
                 }
             }
-            busy |= client.has_ready_callback() || client.has_more();
+            busy |= client.has_ready_callback() || client.may_have_work();
         }
         if !busy && clients.iter().all(|client| client.is_over()) {
             let outcomes = clients.iter().filter_map(|client| client.ended.clone());
@@ -148,8 +150,8 @@ fn run_until<S: Read + Write + Source + 'static>(
     }
 }
 
-/// Waits until the stream of one of these clients is ready, its deadline is reached, or its bell is
-/// rung.
+/// Waits until the stream of one of these clients is ready, its deadline is reached, or its thread
+/// waker is called.
 pub(super) fn sleep<S: Read + Write + Source>(
     clients: &mut [&mut Evented<S>],
     until: Option<Instant>,
@@ -164,11 +166,11 @@ pub(super) fn sleep<S: Read + Write + Source>(
         until = earlier(until, client.next_deadline());
     }
     let mut sources = Vec::with_capacity(2 * clients.len());
-    let mut rung = false;
+    let mut is_woken = false;
     for client in clients.iter() {
-        match client.bell.listen()? {
-            Some(wire) => sources.push(PollFd::new(wire, PollFlags::IN)),
-            None => rung = true,
+        match client.thread_waker.begin_wait()? {
+            Some(socket) => sources.push(PollFd::new(socket, PollFlags::IN)),
+            None => is_woken = true,
         }
     }
     for (client, interest) in clients.iter().zip(interests) {
@@ -178,24 +180,28 @@ pub(super) fn sleep<S: Read + Write + Source>(
             sources.push(PollFd::new(client.socket(), interest));
         }
     }
-    let slept = if rung {
+    let slept = if is_woken {
         Ok(0)
     } else {
         wait_for(&mut sources, until)
     };
     let mut sources = sources.iter();
     for client in clients.iter() {
-        let readable = !rung
+        let readable = !is_woken
             && sources
                 .next()
-                .is_some_and(|wire| !wire.revents().is_empty());
-        client.bell.stop_listening(readable);
+                .is_some_and(|socket| !socket.revents().is_empty());
+        client.thread_waker.end_wait(readable);
     }
     slept.map(drop)
 }
 
 fn wait_for(sources: &mut [PollFd<'_>], until: Option<Instant>) -> io::Result<usize> {
-    let left = until.map(|until| until.saturating_duration_since(Instant::now()).min(LONGEST));
+    let left = until.map(|until| {
+        until
+            .saturating_duration_since(Instant::now())
+            .min(MAX_WAIT)
+    });
     let left = left.and_then(|left| Timespec::try_from(left).ok());
     match poll(sources, left.as_ref()) {
         Err(rustix::io::Errno::INTR) => Ok(0),

@@ -1,7 +1,7 @@
 //! Non-blocking sockets of every kind, connecting or connected.
 
 #[cfg(feature = "tls")]
-use super::secured::Secured;
+use super::tls_socket::TlsSocket;
 use crate::driver::Address;
 use crate::error::Error;
 use socket2::{Domain, SockAddr, Type};
@@ -14,13 +14,14 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+/// A non-blocking socket.
 #[derive(Debug)]
 pub(super) enum Socket {
     /// A placeholder while there is no connection: an event loop needs a descriptor.
-    Idle(socket2::Socket),
+    Placeholder(socket2::Socket),
     Tcp(TcpStream),
     #[cfg(feature = "tls")]
-    Tls(Box<Secured>),
+    Tls(Box<TlsSocket>),
     #[cfg(unix)]
     Unix(UnixStream),
 }
@@ -28,12 +29,12 @@ pub(super) enum Socket {
 impl Socket {
     /// Returns a socket that is never ready. It is a datagram socket, because the system reports an
     /// unconnected stream socket as hung up.
-    pub(super) fn idle() -> io::Result<Self> {
-        socket2::Socket::new(Domain::IPV4, Type::DGRAM, None).map(Self::Idle)
+    pub(super) fn placeholder() -> io::Result<Self> {
+        socket2::Socket::new(Domain::IPV4, Type::DGRAM, None).map(Self::Placeholder)
     }
 
-    /// Begins to connect, without blocking.
-    pub(super) fn begin(address: &Address) -> io::Result<Self> {
+    /// Creates a socket that connects to the address, without blocking.
+    pub(super) fn begin_connect(address: &Address) -> io::Result<Self> {
         let (domain, target) = match address {
             Address::Tcp(address) => (Domain::for_address(*address), SockAddr::from(*address)),
             #[cfg(unix)]
@@ -45,7 +46,7 @@ impl Socket {
         match address {
             Address::Tcp(_) => {
                 if let Err(error) = connecting
-                    && !is_under_way(&error)
+                    && !is_connecting(&error)
                 {
                     return Err(error);
                 }
@@ -76,10 +77,10 @@ impl Socket {
     }
 
     /// Continues the TLS handshake, if there is one. Returns `true` once it is complete.
-    pub(super) fn shake_hands(&mut self) -> Result<bool, Error> {
+    pub(super) fn continue_handshake(&mut self) -> Result<bool, Error> {
         match self {
             #[cfg(feature = "tls")]
-            Self::Tls(secured) => secured.shake_hands(),
+            Self::Tls(tls_socket) => tls_socket.continue_handshake(),
             _ => Ok(true),
         }
     }
@@ -88,7 +89,7 @@ impl Socket {
     pub(super) fn wants_write(&self) -> bool {
         match self {
             #[cfg(feature = "tls")]
-            Self::Tls(secured) => secured.wants_write(),
+            Self::Tls(tls_socket) => tls_socket.wants_write(),
             _ => false,
         }
     }
@@ -96,7 +97,7 @@ impl Socket {
     /// Shuts down both directions of the socket.
     pub(super) fn shut_down(&self) {
         match self {
-            Self::Idle(_) => {}
+            Self::Placeholder(_) => {}
             #[cfg(unix)]
             Self::Unix(socket) => drop(socket.shutdown(Shutdown::Both)),
             other => drop(other.tcp().map(|socket| socket.shutdown(Shutdown::Both))),
@@ -105,14 +106,14 @@ impl Socket {
 
     /// Returns `true` if third parties cannot read the stream: it is TLS or a Unix socket.
     pub(super) fn is_private(&self) -> bool {
-        !matches!(self, Self::Tcp(_) | Self::Idle(_))
+        !matches!(self, Self::Tcp(_) | Self::Placeholder(_))
     }
 
-    /// Returns the counter of the bytes that came below TLS. `None` without TLS.
-    pub(super) fn received(&self) -> Option<Arc<AtomicUsize>> {
+    /// Returns the counter of the bytes that were received below TLS; `None` without TLS.
+    pub(super) fn received_counter(&self) -> Option<Arc<AtomicUsize>> {
         match self {
             #[cfg(feature = "tls")]
-            Self::Tls(secured) => Some(secured.received()),
+            Self::Tls(tls_socket) => Some(tls_socket.received_counter()),
             _ => None,
         }
     }
@@ -122,49 +123,49 @@ impl Socket {
         match self {
             Self::Tcp(socket) => Some(socket),
             #[cfg(feature = "tls")]
-            Self::Tls(secured) => Some(secured.socket()),
+            Self::Tls(tls_socket) => Some(tls_socket.socket()),
             _ => None,
         }
     }
 }
 
 /// Returns `true` if the error means that the socket is still connecting.
-fn is_under_way(error: &io::Error) -> bool {
+fn is_connecting(error: &io::Error) -> bool {
     let in_progress = rustix::io::Errno::INPROGRESS.raw_os_error();
     error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(in_progress)
 }
 
 /// Evaluates the same expression for each kind of socket.
-macro_rules! each {
-    ($stream:expr, $socket:ident => $it:expr) => {
+macro_rules! for_each_kind {
+    ($stream:expr, $socket:ident => $call:expr) => {
         match $stream {
-            Self::Idle(_) => Err(io::ErrorKind::NotConnected.into()),
-            Self::Tcp($socket) => $it,
+            Self::Placeholder(_) => Err(io::ErrorKind::NotConnected.into()),
+            Self::Tcp($socket) => $call,
             #[cfg(feature = "tls")]
-            Self::Tls($socket) => $it,
+            Self::Tls($socket) => $call,
             #[cfg(unix)]
-            Self::Unix($socket) => $it,
+            Self::Unix($socket) => $call,
         }
     };
 }
 
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        each!(self, socket => socket.read(buffer))
+        for_each_kind!(self, socket => socket.read(buffer))
     }
 }
 
 impl Write for Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        each!(self, socket => socket.write(bytes))
+        for_each_kind!(self, socket => socket.write(bytes))
     }
 
     fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        each!(self, socket => socket.write_vectored(pieces))
+        for_each_kind!(self, socket => socket.write_vectored(pieces))
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        each!(self, socket => socket.flush())
+        for_each_kind!(self, socket => socket.flush())
     }
 }
 
@@ -172,10 +173,10 @@ impl Write for Socket {
 impl std::os::fd::AsFd for Socket {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         match self {
-            Self::Idle(socket) => socket.as_fd(),
+            Self::Placeholder(socket) => socket.as_fd(),
             Self::Tcp(socket) => socket.as_fd(),
             #[cfg(feature = "tls")]
-            Self::Tls(secured) => secured.socket().as_fd(),
+            Self::Tls(tls_socket) => tls_socket.socket().as_fd(),
             Self::Unix(socket) => socket.as_fd(),
         }
     }
@@ -185,10 +186,10 @@ impl std::os::fd::AsFd for Socket {
 impl std::os::windows::io::AsSocket for Socket {
     fn as_socket(&self) -> std::os::windows::io::BorrowedSocket<'_> {
         match self {
-            Self::Idle(socket) => socket.as_socket(),
+            Self::Placeholder(socket) => socket.as_socket(),
             Self::Tcp(socket) => socket.as_socket(),
             #[cfg(feature = "tls")]
-            Self::Tls(secured) => secured.socket().as_socket(),
+            Self::Tls(tls_socket) => tls_socket.socket().as_socket(),
         }
     }
 }

@@ -17,9 +17,9 @@ pub struct Stream {
 
 impl Stream {
     /// Returns a stream without a connection.
-    pub(super) fn nowhere() -> io::Result<Self> {
+    pub(super) fn disconnected() -> io::Result<Self> {
         Ok(Self {
-            socket: Socket::idle()?,
+            socket: Socket::placeholder()?,
             generation: 0,
         })
     }
@@ -30,9 +30,9 @@ impl Stream {
         self.generation += 1;
     }
 
-    /// Closes the connection. The stream has no socket afterwards.
-    pub(super) fn hang_up(&mut self) {
-        match Socket::idle() {
+    /// Closes the socket, and replaces it by a placeholder.
+    pub(super) fn disconnect(&mut self) {
+        match Socket::placeholder() {
             Ok(idle) => self.set(idle),
             // Without a free descriptor for a placeholder, the old socket stays open, but is shut
             // down.

@@ -12,8 +12,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-/// Something that can be waited for: a [`Promise`](crate::Promise) or another fallible future, and
-/// a [`Consumer`], which can be waited for repeatedly.
+/// A value that [`Evented::wait`] can wait for: a [`Promise`](crate::Promise) or another fallible
+/// future, or a [`Consumer`], which can be waited for repeatedly.
 pub trait Awaited {
     /// The type of the result.
     type Answer;
@@ -31,8 +31,8 @@ impl<T, F: Future<Output = Result<T, Error>> + Unpin> Awaited for F {
     }
 }
 
-/// Waits for the next delivery. If the consumer has ended, the error says why:
-/// [`Error::InvalidArgument`] if the client cancelled it, so that no delivery can follow.
+/// Waits for the next delivery. Returns the reason as the error if the consumer has ended:
+/// [`Error::InvalidArgument`] if the client cancelled it, because no delivery can follow.
 impl Awaited for Consumer {
     type Answer = Delivery;
 
@@ -56,9 +56,8 @@ impl Awaited for Consumer {
 }
 
 impl<S: Read + Write + Source> Evented<S> {
-    /// Waits for a result, and moves bytes meanwhile. Output that is queued when it is called, such
-    /// as acknowledgements, is written even if the result is there already. Runs no callbacks;
-    /// [`run`](Self::run) does.
+    /// Waits for a result, and moves bytes meanwhile. Queued output, such as acknowledgements, is
+    /// written even if the result is available at once. Runs no callbacks; [`run`](Self::run) does.
     ///
     /// ```
     /// # puka_test_suite::evented_example(|conn| {
@@ -75,10 +74,10 @@ impl<S: Read + Write + Source> Evented<S> {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Timeout`] if the result is not there in time, or [`Error::ReadingPaused`] if
-    /// reading is paused then. The result is not lost and can be waited for again. Otherwise the
-    /// error of the promise. [`Error::ConnectionBroken`] also if the system has no resources left
-    /// for waiting.
+    /// [`Error::Timeout`] if there is no result in time, or [`Error::ReadingPaused`] if reading is
+    /// paused at that time. In both cases the result can be waited for again.
+    /// [`Error::ConnectionBroken`] if the system has no resources left for waiting. Otherwise the
+    /// error of the promise.
     pub fn wait<A: Awaited>(
         &mut self,
         awaited: &mut A,
@@ -106,8 +105,8 @@ impl<S: Read + Write + Source> Evented<S> {
         }
         self.wait_until(timeout, |cx| {
             let mut answers = awaited.iter_mut().enumerate();
-            let first = answers.find_map(|(place, awaited)| match awaited.poll_answer(cx) {
-                Poll::Ready(answer) => Some((place, answer)),
+            let first = answers.find_map(|(index, awaited)| match awaited.poll_answer(cx) {
+                Poll::Ready(answer) => Some((index, answer)),
                 Poll::Pending => None,
             });
             first.map_or(Poll::Pending, Poll::Ready)
@@ -141,6 +140,7 @@ impl<S: Read + Write + Source> Evented<S> {
         each.collect()
     }
 
+    /// Moves bytes and polls until there is a result or the timeout has passed.
     fn wait_until<T>(
         &mut self,
         timeout: Option<Duration>,
@@ -150,7 +150,7 @@ impl<S: Read + Write + Source> Evented<S> {
         loop {
             // If the connection ends with an error, the polled promise returns it.
             drop(self.drive());
-            let waker = Waker::from(self.bell.clone());
+            let waker = Waker::from(self.thread_waker.clone());
             if let Poll::Ready(output) = poll(&mut Context::from_waker(&waker)) {
                 return Ok(output);
             }
@@ -158,7 +158,7 @@ impl<S: Read + Write + Source> Evented<S> {
                 let after = timeout.unwrap_or_default();
                 return Err(self.timed_out("waiting", after));
             }
-            if !self.has_more() {
+            if !self.may_have_work() {
                 sleep(&mut [self], deadline)?;
             }
         }

@@ -108,7 +108,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
 
     /// Returns the counter of the bytes that have come. It tells a server that is silent from one
     /// that is sending a record, of which [`AsyncRead`] returns nothing until it is complete.
-    pub(crate) fn received(&self) -> Arc<AtomicUsize> {
+    pub(crate) fn received_counter(&self) -> Arc<AtomicUsize> {
         self.received.clone()
     }
 

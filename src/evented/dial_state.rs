@@ -1,4 +1,4 @@
-//! The dialling of a stream: when to dial, and what to wait for meanwhile.
+//! The state of a stream that is dialled: when to dial, and what to wait for meanwhile.
 
 use crate::driver::{Turn, turn_without_stream};
 use crate::error::Error;
@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
-/// The events and the time that a stream being dialled waits for.
+/// The events and the deadline that dialling waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Underway {
-    /// The latest time to continue.
-    pub(super) until: Instant,
+pub(super) struct DialInterest {
+    /// Continue at this time at the latest.
+    pub(super) deadline: Instant,
     /// Continue earlier if the stream is readable, or writable.
     pub(super) readable: bool,
     pub(super) writable: bool,
@@ -25,78 +25,79 @@ pub(super) enum Progress {
         endpoint: usize,
         is_private: bool,
     },
-    Underway(Underway),
+    Pending(DialInterest),
 }
 
 /// Connects a stream to the broker.
-pub(super) trait Dialler<S> {
+pub(super) trait StreamDialler<S> {
     /// Begins to dial, starting with this endpoint.
     fn begin(&mut self, stream: &mut S, first: usize, now: Instant) -> Result<Progress, Error>;
 
     /// Continues dialling.
-    fn go_on(&mut self, stream: &mut S, now: Instant) -> Result<Progress, Error>;
+    fn continue_dialling(&mut self, stream: &mut S, now: Instant) -> Result<Progress, Error>;
 
     /// Closes the stream.
-    fn hang_up(&mut self, stream: &mut S);
+    fn disconnect(&mut self, stream: &mut S);
 
     /// Returns the counter of the bytes that the stream below has received, if there is one.
-    fn received(&self, stream: &S) -> Option<Arc<AtomicUsize>>;
+    fn received_counter(&self, stream: &S) -> Option<Arc<AtomicUsize>>;
 }
 
+/// The phase of a stream that is dialled.
 #[derive(Clone, Copy, Debug)]
-enum Phase {
+enum ConnectPhase {
     /// Waits until it is time to dial.
     Waiting,
-    Dialling(Underway),
-    Standing,
+    Dialling(DialInterest),
+    Connected,
 }
 
-/// A stream that is dialled, and dialled again after a loss.
-pub(super) struct Dialled<S> {
-    dialler: Box<dyn Dialler<S>>,
-    phase: Phase,
+/// The state of a stream that is dialled, and dialled again after a loss.
+pub(super) struct DialState<S> {
+    dialler: Box<dyn StreamDialler<S>>,
+    phase: ConnectPhase,
 }
 
-impl<S> Dialled<S> {
-    pub(super) fn new(dialler: impl Dialler<S> + 'static) -> Self {
+impl<S> DialState<S> {
+    pub(super) fn new(dialler: impl StreamDialler<S> + 'static) -> Self {
         Self {
             dialler: Box::new(dialler),
-            phase: Phase::Waiting,
+            phase: ConnectPhase::Waiting,
         }
     }
 
     /// Returns `true` if the stream is connected.
-    pub(super) fn is_standing(&self) -> bool {
-        matches!(self.phase, Phase::Standing)
+    pub(super) fn is_connected(&self) -> bool {
+        matches!(self.phase, ConnectPhase::Connected)
     }
 
-    /// Returns what dialling is waiting for, if the stream is being dialled.
-    pub(super) fn underway(&self) -> Option<Underway> {
-        if let Phase::Dialling(underway) = self.phase {
-            Some(underway)
+    /// Returns what dialling waits for, or `None` if the stream is not being dialled.
+    pub(super) fn dial_interest(&self) -> Option<DialInterest> {
+        if let ConnectPhase::Dialling(dial_interest) = self.phase {
+            Some(dial_interest)
         } else {
             None
         }
     }
 
     /// Returns the counter of the bytes that the stream below has received, if there is one.
-    pub(super) fn received(&self, stream: &S) -> Option<Arc<AtomicUsize>> {
-        self.dialler.received(stream)
+    pub(super) fn received_counter(&self, stream: &S) -> Option<Arc<AtomicUsize>> {
+        self.dialler.received_counter(stream)
     }
 
     /// Closes the stream.
-    pub(super) fn hang_up(&mut self, stream: &mut S) {
-        self.dialler.hang_up(stream);
-        self.phase = Phase::Waiting;
+    pub(super) fn disconnect(&mut self, stream: &mut S) {
+        self.dialler.disconnect(stream);
+        self.phase = ConnectPhase::Waiting;
     }
 
     /// Takes a turn without a stream: begins or continues to dial, or waits. Returns `None` if the
     /// stream is connected.
     pub(super) fn turn(&mut self, stream: &mut S, link: &Link, now: Instant) -> Option<Turn> {
         let progress = match self.phase {
-            Phase::Standing => return None,
-            Phase::Dialling(_) => self.dialler.go_on(stream, now),
-            Phase::Waiting => match link.with(|machine| machine.poll_dial(now)) {
+            ConnectPhase::Connected => return None,
+            ConnectPhase::Dialling(_) => self.dialler.continue_dialling(stream, now),
+            ConnectPhase::Waiting => match link.with(|machine| machine.poll_dial(now)) {
                 Some(wanted) => self.dialler.begin(stream, wanted.first, now),
                 None => return Some(turn_without_stream(link, now)),
             },
@@ -106,18 +107,18 @@ impl<S> Dialled<S> {
                 endpoint,
                 is_private,
             }) => {
-                self.phase = Phase::Standing;
+                self.phase = ConnectPhase::Connected;
                 link.with(|machine| machine.handle_dialled(now, endpoint, is_private));
-                Turn::Moved
+                Turn::Progressed
             }
-            Ok(Progress::Underway(underway)) => {
-                self.phase = Phase::Dialling(underway);
+            Ok(Progress::Pending(dial_interest)) => {
+                self.phase = ConnectPhase::Dialling(dial_interest);
                 turn_without_stream(link, now)
             }
             Err(error) => {
-                self.hang_up(stream);
+                self.disconnect(stream);
                 link.handle_dial_failure(now, error);
-                Turn::Moved
+                Turn::Progressed
             }
         })
     }

@@ -15,11 +15,11 @@ pub(crate) enum Polled {
     /// More can be done, but other tasks should run first.
     Busy,
     /// The connection has ended: as requested, or with this error.
-    Over(Result<(), Error>),
+    Ended(Result<(), Error>),
 }
 
 impl Polled {
-    /// Returns what a future that was polled returns. Wakes its task if more can be done.
+    /// Converts the result to that of a future. Wakes its task if more can be done.
     pub(crate) fn into_poll(self, cx: &Context<'_>) -> Poll<Result<(), Error>> {
         match self {
             Self::Idle => Poll::Pending,
@@ -27,13 +27,13 @@ impl Polled {
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
-            Self::Over(outcome) => Poll::Ready(outcome),
+            Self::Ended(outcome) => Poll::Ready(outcome),
         }
     }
 }
 
-/// A driver, as the poll loop sees it.
-pub(crate) trait Rounds {
+/// The poll loop of a driver, and the methods that it needs.
+pub(crate) trait PollLoop {
     /// Returns the time.
     fn now(&mut self) -> Instant;
 
@@ -41,62 +41,64 @@ pub(crate) trait Rounds {
     fn begin_poll(&mut self);
 
     /// Returns `true` if other tasks should run before more is read.
-    fn is_sated(&self) -> bool;
+    fn should_yield(&self) -> bool;
 
-    /// Moves what can be moved, once.
+    /// Takes one turn: writes everything that is ready, and reads once; or continues to dial.
     fn turn(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn;
 
-    /// Prepares to wait. Returns `false` if there is something to do instead.
-    fn rest(&mut self, cx: &mut Context<'_>, interest: Interest) -> bool;
+    /// Stores the wakers and sets the timer. Returns `false` if there is something to do instead.
+    fn prepare_to_wait(&mut self, cx: &mut Context<'_>, interest: Interest) -> bool;
 
     /// Takes turns until there is nothing to do or other tasks should run.
-    fn poll_rounds(&mut self, cx: &mut Context<'_>) -> Polled {
+    fn poll_turns(&mut self, cx: &mut Context<'_>) -> Polled {
         self.begin_poll();
         for _ in 0..POLL_TURNS {
-            if self.is_sated() {
+            if self.should_yield() {
                 break;
             }
             let now = self.now();
             match self.turn(cx, now) {
-                Turn::Moved => {}
-                Turn::Still(interest) => {
-                    if self.rest(cx, interest) {
+                Turn::Progressed => {}
+                Turn::Waiting(interest) => {
+                    if self.prepare_to_wait(cx, interest) {
                         return Polled::Idle;
                     }
                 }
-                Turn::Over(outcome) => return Polled::Over(outcome),
-                // This driver does not dial, so there is no next stream.
-                Turn::Down => return Polled::Over(Ok(())),
+                Turn::Ended(outcome) => return Polled::Ended(outcome),
+                // Unreachable: only a connection that dials asks for another stream, and its driver
+                // dials in `turn`.
+                Turn::Redial => return Polled::Ended(Ok(())),
             }
         }
         Polled::Busy
     }
 }
 
-/// Handles time for a connection without a stream. Returns what it waits for.
-pub(crate) fn tend(link: &Link, now: Instant) -> Interest {
+/// Handles the deadlines of a connection without a stream. Returns what the state machine waits
+/// for.
+pub(crate) fn handle_time_without_stream(link: &Link, now: Instant) -> Interest {
     link.with(|machine| {
         let mut timeout = machine.tend(now);
         if timeout.is_some_and(|timeout| timeout <= now) {
             machine.handle_timeout(now);
             timeout = machine.tend(now);
         }
-        let over = machine.is_closed();
+        let is_closed = machine.is_closed();
         Interest {
             input: false,
             timeout,
-            closed: over,
-            over,
+            close_when_written: is_closed,
+            close_at_once: is_closed,
         }
     })
 }
 
-/// Takes a turn for a connection without a stream: waits, unless the connection has ended.
+/// Takes a turn of a connection without a stream: handles its deadlines.
 pub(crate) fn turn_without_stream(link: &Link, now: Instant) -> Turn {
-    let interest = tend(link, now);
-    if interest.over {
-        Turn::Over(link.with(|machine| machine.outcome()))
+    let interest = handle_time_without_stream(link, now);
+    if interest.close_at_once {
+        Turn::Ended(link.with(|machine| machine.outcome()))
     } else {
-        Turn::Still(interest)
+        Turn::Waiting(interest)
     }
 }

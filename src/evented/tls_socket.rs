@@ -15,9 +15,9 @@ use std::task::{Context, Poll, Waker};
 
 /// A TLS session over a socket. Its drop sends `close_notify` if that is possible without blocking.
 #[derive(Debug)]
-pub(super) struct Secured(TlsStream<NonBlocking<TcpStream>>);
+pub(super) struct TlsSocket(TlsStream<NonBlocking<TcpStream>>);
 
-impl Secured {
+impl TlsSocket {
     /// Returns a session before its handshake.
     pub(super) fn new(
         socket: TcpStream,
@@ -28,7 +28,7 @@ impl Secured {
     }
 
     /// Continues the TLS handshake. Returns `true` once it is complete.
-    pub(super) fn shake_hands(&mut self) -> Result<bool, Error> {
+    pub(super) fn continue_handshake(&mut self) -> Result<bool, Error> {
         match self
             .0
             .poll_handshake(&mut Context::from_waker(Waker::noop()))
@@ -43,17 +43,17 @@ impl Secured {
         self.0.wants_write()
     }
 
-    /// Returns the counter of the bytes that have come.
-    pub(super) fn received(&self) -> Arc<AtomicUsize> {
-        self.0.received()
+    /// Returns the counter of the bytes that were received below TLS.
+    pub(super) fn received_counter(&self) -> Arc<AtomicUsize> {
+        self.0.received_counter()
     }
 
     pub(super) fn socket(&self) -> &TcpStream {
         &self.0.io().0
     }
 
-    /// Polls without a waker.
-    fn polled<T>(
+    /// Polls without a waker, and returns `WouldBlock` if the result is pending.
+    fn poll_once<T>(
         &mut self,
         poll: impl FnOnce(
             Pin<&mut TlsStream<NonBlocking<TcpStream>>>,
@@ -70,30 +70,30 @@ impl Secured {
     }
 }
 
-impl Read for Secured {
+impl Read for TlsSocket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.polled(|stream, cx| stream.poll_read(cx, buffer))
+        self.poll_once(|stream, cx| stream.poll_read(cx, buffer))
     }
 }
 
-impl Write for Secured {
+impl Write for TlsSocket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.polled(|stream, cx| stream.poll_write(cx, bytes))
+        self.poll_once(|stream, cx| stream.poll_write(cx, bytes))
     }
 
     fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.polled(|stream, cx| stream.poll_write_vectored(cx, pieces))
+        self.poll_once(|stream, cx| stream.poll_write_vectored(cx, pieces))
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.polled(AsyncWrite::poll_flush)
+        self.poll_once(AsyncWrite::poll_flush)
     }
 }
 
-impl Drop for Secured {
+impl Drop for TlsSocket {
     fn drop(&mut self) {
         if !self.0.is_handshaking() {
-            drop(self.polled(AsyncWrite::poll_close));
+            drop(self.poll_once(AsyncWrite::poll_close));
         }
     }
 }
