@@ -49,7 +49,8 @@
 //! confirm channel per exchange, so messages to one exchange keep their order, and a missing
 //! exchange fails only the publishes to it. Publishes [without confirms](BasicPublish::confirm) use
 //! another channel per exchange. A consumer has its own channel. When the broker closes a channel,
-//! the request that caused it gets the error, and a new channel replaces the closed one.
+//! the request that caused it gets the error, and a new channel replaces the closed one. Other
+//! publishes in flight to the same exchange fail, too, because their outcome is unknown.
 //!
 //! # Limits
 //! [`Options`] bound everything: outgoing bytes, requests, unconfirmed publishes, buffered

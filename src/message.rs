@@ -17,19 +17,20 @@ pub struct Message {
     /// Exchange, routing key, property list and a small body, in this order.
     bytes: Box<[u8]>,
     ends: Ends,
-    /// A large body. Boxed, because messages are moved often and most bodies are small.
-    apart: Option<Box<Apart>>,
+    /// A body that is not in `bytes`, because it is large. Boxed, because messages are moved often
+    /// and most bodies are small.
+    separate_body: Option<Box<SeparateBody>>,
 }
 
-/// The ends of the exchange, the routing key and the property list. Kept small, because messages
-/// are moved often.
+/// The offsets in `bytes` at which the exchange, the routing key and the property list end. It is
+/// small, because messages are moved often.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ends {
     exchange: u8,
     routing_key: u16,
     properties: u32,
-    /// True if the parts are as received, with the protocol's bytes between them.
-    as_it_came: bool,
+    /// The parts are stored as received, with the protocol's bytes between them.
+    is_from_wire: bool,
 }
 
 /// Bytes before a routing key on the wire: its length.
@@ -53,7 +54,7 @@ impl Ends {
             exchange,
             routing_key,
             properties: routing_key.into(),
-            as_it_came: false,
+            is_from_wire: false,
         }
     }
 
@@ -65,9 +66,9 @@ impl Ends {
         }
     }
 
-    /// Returns the size of the protocol's bytes before a part, which is 0 unless they are stored.
+    /// Returns the number of the protocol's bytes before a part: `bytes` if they are stored, else 0.
     fn gap(self, bytes: usize) -> usize {
-        if self.as_it_came { bytes } else { 0 }
+        if self.is_from_wire { bytes } else { 0 }
     }
 
     fn exchange(self) -> Range<usize> {
@@ -90,16 +91,16 @@ impl Ends {
 
 /// A body that is not stored after the property list.
 #[derive(Clone)]
-enum Apart {
+enum SeparateBody {
     Body(Bytes),
     /// The body had this many bytes, more than are accepted, and was not stored.
     TooLarge(u64),
 }
 
 impl Message {
-    /// Creates a message from complete content, which is copied in one piece.
+    /// Creates a message from a complete content in the read buffer, which is copied in one piece.
     #[inline]
-    pub(crate) fn as_it_came(
+    pub(crate) fn from_wire(
         exchange: ShortStr<'_>,
         routing_key: ShortStr<'_>,
         content: &WholeContent<'_>,
@@ -114,37 +115,39 @@ impl Message {
             exchange: exchange.len() as u8,
             routing_key: names as u16,
             properties: (names + BEFORE_PROPERTIES + content.properties) as u32,
-            as_it_came: true,
+            is_from_wire: true,
         };
         Self {
             bytes: bytes.into(),
             ends,
-            apart: None,
+            separate_body: None,
         }
     }
 
     /// Creates a message whose body, if any, is in `bytes` after the property list.
-    pub(crate) fn inline(bytes: Vec<u8>, ends: Ends) -> Self {
+    pub(crate) fn with_inline_body(bytes: Vec<u8>, ends: Ends) -> Self {
         Self {
             bytes: bytes.into(),
             ends,
-            apart: None,
+            separate_body: None,
         }
     }
 
+    /// Creates a message with a large body.
     pub(crate) fn with_body(bytes: Vec<u8>, ends: Ends, body: Bytes) -> Self {
-        Self::with_apart(bytes, ends, Apart::Body(body))
+        Self::with_separate_body(bytes, ends, SeparateBody::Body(body))
     }
 
+    /// Creates a message whose body of `size` bytes was too large to be stored.
     pub(crate) fn too_large(bytes: Vec<u8>, ends: Ends, size: u64) -> Self {
-        Self::with_apart(bytes, ends, Apart::TooLarge(size))
+        Self::with_separate_body(bytes, ends, SeparateBody::TooLarge(size))
     }
 
-    fn with_apart(bytes: Vec<u8>, ends: Ends, apart: Apart) -> Self {
+    fn with_separate_body(bytes: Vec<u8>, ends: Ends, body: SeparateBody) -> Self {
         Self {
             bytes: bytes.into(),
             ends,
-            apart: Some(apart.into()),
+            separate_body: Some(body.into()),
         }
     }
 
@@ -192,10 +195,10 @@ impl Message {
     /// Returns the body; empty if it was [too large](Self::too_large_body) to be stored.
     #[must_use]
     pub fn body(&self) -> &[u8] {
-        match self.apart.as_deref() {
+        match self.separate_body.as_deref() {
             None => self.part(self.ends.body()..self.bytes.len()),
-            Some(Apart::Body(body)) => body,
-            Some(Apart::TooLarge(_)) => &[],
+            Some(SeparateBody::Body(body)) => body,
+            Some(SeparateBody::TooLarge(_)) => &[],
         }
     }
 
@@ -203,10 +206,10 @@ impl Message {
     /// smaller one, which is stored with the rest of the message, is copied.
     #[must_use]
     pub fn body_bytes(&self) -> Bytes {
-        match self.apart.as_deref() {
+        match self.separate_body.as_deref() {
             None => Bytes::copy_from_slice(self.body()),
-            Some(Apart::Body(body)) => body.clone(),
-            Some(Apart::TooLarge(_)) => Bytes::new(),
+            Some(SeparateBody::Body(body)) => body.clone(),
+            Some(SeparateBody::TooLarge(_)) => Bytes::new(),
         }
     }
 
@@ -214,35 +217,36 @@ impl Message {
     /// [`Options::max_message_size`](crate::Options::max_message_size) and was not stored.
     #[must_use]
     pub fn too_large_body(&self) -> Option<u64> {
-        match self.apart.as_deref() {
-            Some(Apart::TooLarge(size)) => Some(*size),
+        match self.separate_body.as_deref() {
+            Some(SeparateBody::TooLarge(size)) => Some(*size),
             _ => None,
         }
     }
 
     /// Returns the message's size in memory in bytes, for bounding buffers.
     pub(crate) fn bytes(&self) -> usize {
-        let apart = if let Some(Apart::Body(body)) = self.apart.as_deref() {
+        let separate = if let Some(SeparateBody::Body(body)) = self.separate_body.as_deref() {
             body.len()
         } else {
             0
         };
-        self.bytes.len().saturating_add(apart)
+        self.bytes.len().saturating_add(separate)
     }
 
-    /// Returns the message without a header that the library added to the publish.
+    /// Returns a copy without a header, which the library added to the publish. If the headers are
+    /// malformed, the copy has all of them.
     pub(crate) fn without_header(&self, name: &str) -> Self {
         let mut properties = self.properties();
         let Ok(headers) = self.headers() else {
             return self.clone();
         };
-        let mut rest = crate::protocol::Table::new();
+        let mut others = crate::protocol::Table::new();
         for (found, value) in headers {
-            if found.as_bytes() != name.as_bytes() && rest.push(found, value).is_err() {
+            if found.as_bytes() != name.as_bytes() && others.push(found, value).is_err() {
                 return self.clone();
             }
         }
-        properties.headers = (!rest.is_empty()).then(|| rest.as_ref().into());
+        properties.headers = (!others.is_empty()).then(|| others.as_ref().into());
         let names = [self.ends.exchange(), self.ends.routing_key()].map(|name| self.part(name));
         let [exchange, routing_key] =
             names.map(|name| ShortStr::from_bytes(name).unwrap_or_default());
@@ -250,12 +254,12 @@ impl Message {
         let before = bytes.len();
         properties.encode_list(&mut bytes);
         let ends = Ends::new(exchange, routing_key).with_properties(bytes.len() - before);
-        match self.apart.as_deref() {
+        match self.separate_body.as_deref() {
             None => {
                 bytes.extend_from_slice(self.body());
-                Self::inline(bytes, ends)
+                Self::with_inline_body(bytes, ends)
             }
-            Some(apart) => Self::with_apart(bytes, ends, apart.clone()),
+            Some(body) => Self::with_separate_body(bytes, ends, body.clone()),
         }
     }
 }

@@ -201,7 +201,7 @@ impl Session {
         } = deliver;
         match content {
             Some(content) => {
-                let message = Message::as_it_came(exchange, routing_key, &content);
+                let message = Message::from_wire(exchange, routing_key, &content);
                 self.receive_delivery(number, recipient, tag, redelivered, message)
             }
             None => {

@@ -10,6 +10,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 use std::sync::Arc;
 
+/// The name of the options in errors.
 const WHAT: &str = "tls authority";
 
 /// Returns a verifier for the system's authorities, for those of the options, or for none.

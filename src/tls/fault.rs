@@ -24,6 +24,7 @@ impl From<rustls::Error> for TlsFault {
     }
 }
 
+/// Returns the constructor of the fault for an invalid certificate.
 fn of_certificate(error: &CertificateError) -> fn(TlsCause) -> TlsFault {
     match error {
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {

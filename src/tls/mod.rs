@@ -44,7 +44,7 @@ use futures_io::{AsyncRead, AsyncWrite};
 /// It has no timeout; [`dial`](crate::dial) has one.
 ///
 /// # Errors
-/// [`Error::Tls`] if the server is at fault; [`Error::ConnectionBroken`] if the stream ends or
+/// [`Error::Tls`] if the handshake fails; [`Error::ConnectionBroken`] if the stream ends or
 /// fails; [`Error::InvalidArgument`] if the options are invalid.
 ///
 /// # Cancel safety

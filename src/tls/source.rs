@@ -26,6 +26,7 @@ pub(super) fn certificates(
     }
 }
 
+/// Returns the private key of a source.
 pub(super) fn private_key(source: &TlsSource) -> Result<PrivateKeyDer<'static>, Error> {
     const WHAT: &str = "tls client key";
     let bytes = read(WHAT, source)?;
@@ -42,6 +43,7 @@ pub(super) fn private_key(source: &TlsSource) -> Result<PrivateKeyDer<'static>, 
         .map_err(|error| Error::invalid(WHAT, format!("{source:?}: {error}")))
 }
 
+/// Returns the bytes of a source.
 fn read<'s>(what: &'static str, source: &'s TlsSource) -> Result<Cow<'s, [u8]>, Error> {
     match source {
         TlsSource::Pem(bytes) | TlsSource::Der(bytes) => Ok(Cow::Borrowed(bytes)),

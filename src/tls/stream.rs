@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
-/// The read size in bytes: the maximum size of a TLS record, to make few system calls.
-const BUFFER: usize = 18 << 10;
+/// The read size in bytes: the maximum size of a TLS record, so that a record takes one system call.
+const READ_SIZE: usize = 18 << 10;
 
 /// A TLS session over a byte stream. Returned by [`connect`](super::connect).
 ///
@@ -23,13 +23,13 @@ const BUFFER: usize = 18 << 10;
 pub struct TlsStream<Io> {
     io: Io,
     session: ClientConnection,
-    /// Received bytes. rustls has consumed those before `taken`.
+    /// Received bytes. rustls has consumed those before `consumed`.
     buffer: Vec<u8>,
-    taken: usize,
-    /// How many bytes have come, those of a record that is not complete included.
+    consumed: usize,
+    /// The number of received bytes, including those of an incomplete record.
     received: Arc<AtomicUsize>,
     eof: bool,
-    said_goodbye: bool,
+    sent_close_notify: bool,
 }
 
 impl<Io> fmt::Debug for TlsStream<Io> {
@@ -47,14 +47,16 @@ struct Writer<'a, 'cx, Io> {
     cx: &'a mut Context<'cx>,
 }
 
-fn blocking<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
+/// Converts `Poll::Pending` to `WouldBlock`.
+fn into_io_result<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
     match poll {
         Poll::Ready(result) => result,
         Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
     }
 }
 
-fn polling<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
+/// Converts `WouldBlock` to `Poll::Pending`.
+fn into_poll<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
         result => Poll::Ready(result),
@@ -63,11 +65,11 @@ fn polling<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
 
 impl<Io: AsyncWrite + Unpin> Write for Writer<'_, '_, Io> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        blocking(Pin::new(&mut *self.io).poll_write(self.cx, bytes))
+        into_io_result(Pin::new(&mut *self.io).poll_write(self.cx, bytes))
     }
 
     fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        blocking(Pin::new(&mut *self.io).poll_write_vectored(self.cx, pieces))
+        into_io_result(Pin::new(&mut *self.io).poll_write_vectored(self.cx, pieces))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -99,15 +101,15 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
             io,
             session,
             buffer,
-            taken: 0,
+            consumed: 0,
             received,
             eof: false,
-            said_goodbye: false,
+            sent_close_notify: false,
         })
     }
 
-    /// Returns the counter of the bytes that have come. It tells a server that is silent from one
-    /// that is sending a record, of which [`AsyncRead`] returns nothing until it is complete.
+    /// Returns the counter of the received bytes. It distinguishes a silent broker from one that is
+    /// sending a record: [`AsyncRead`] returns nothing of a record until it is complete.
     pub(crate) fn received_counter(&self) -> Arc<AtomicUsize> {
         self.received.clone()
     }
@@ -130,6 +132,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         self.session.wants_write()
     }
 
+    /// Continues the handshake.
     pub(crate) fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         while self.session.is_handshaking() {
             match self.poll_transmit(cx) {
@@ -154,7 +157,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
                 io: &mut self.io,
                 cx,
             };
-            match polling(self.session.write_tls(&mut writer)) {
+            match into_poll(self.session.write_tls(&mut writer)) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -167,9 +170,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
 
     /// Reads once, and passes bytes to rustls.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.taken == self.buffer.len() && !self.eof {
-            self.taken = 0;
-            self.buffer.resize(BUFFER, 0);
+        if self.consumed == self.buffer.len() && !self.eof {
+            self.consumed = 0;
+            self.buffer.resize(READ_SIZE, 0);
             let Poll::Ready(read) = Pin::new(&mut self.io).poll_read(cx, &mut self.buffer) else {
                 // Freed, so that an idle connection has no buffer.
                 self.buffer = Vec::new();
@@ -180,8 +183,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
             self.eof = count == 0;
             self.received.fetch_add(count, Ordering::Relaxed);
         }
-        let mut fresh = self.buffer.get(self.taken..).unwrap_or_default();
-        self.taken += self.session.read_tls(&mut fresh)?;
+        let mut unread = self.buffer.get(self.consumed..).unwrap_or_default();
+        self.consumed += self.session.read_tls(&mut unread)?;
         let processed = self.session.process_new_packets();
         // Sends an alert about the error, or the reply to a key update. If it cannot be sent now,
         // the next write tries again.
@@ -248,8 +251,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<Io> {
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.said_goodbye {
-            this.said_goodbye = true;
+        if !this.sent_close_notify {
+            this.sent_close_notify = true;
             this.session.send_close_notify();
         }
         ready!(this.poll_transmit(cx))?;

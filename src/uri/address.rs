@@ -8,7 +8,7 @@ use url::Host;
 
 use super::endpoint::Endpoint;
 use super::error::{UriError, UriPart};
-use super::span::{Encoded, Piece};
+use super::piece::{Encoded, Piece};
 
 pub(super) const DEFAULT_HOST: &str = "localhost";
 
@@ -41,7 +41,7 @@ fn parse_host_and_port(address: Piece<'_>, default_port: u16) -> Result<Endpoint
     Ok(Endpoint::Tcp { host, port })
 }
 
-/// RFC 3986, 3.2.2 allows an empty host, which counts as absent. RabbitMQ URI specification: "For
+/// Parses a host. RFC 3986, 3.2.2 allows an empty host, which counts as absent. RabbitMQ URI specification: "For
 /// the purposes of this section, a zero-length host is treated as absent."
 fn parse_host(piece: Piece<'_>) -> Result<String, UriError> {
     let bracketed = piece.text.starts_with('[');
@@ -63,7 +63,7 @@ fn parse_host(piece: Piece<'_>) -> Result<String, UriError> {
     }
 }
 
-/// An empty port counts as absent: `port = *DIGIT` (RFC 3986, 3.2.3).
+/// Parses a port. An empty port counts as absent: `port = *DIGIT` (RFC 3986, 3.2.3).
 fn parse_port(piece: Piece<'_>, default_port: u16) -> Result<u16, UriError> {
     if piece.text.is_empty() {
         return Ok(default_port);

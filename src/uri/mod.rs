@@ -16,8 +16,8 @@ mod address;
 mod endpoint;
 mod error;
 mod mechanism;
+mod piece;
 mod query;
-mod span;
 mod tls;
 mod value;
 
@@ -26,8 +26,8 @@ pub use error::{UriError, UriPart};
 pub use mechanism::AuthMechanism;
 pub(crate) use tls::{ServerNameIndication, TlsParameters};
 
+use piece::{Encoded, Piece};
 use query::Parameters;
-use span::{Encoded, Piece};
 
 const DEFAULT_USERNAME: &str = "guest";
 const DEFAULT_PASSWORD: &str = "guest";
@@ -104,6 +104,7 @@ pub struct Uri {
     parameters: Parameters,
 }
 
+/// The scheme of a URI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scheme {
     Amqp,
@@ -149,8 +150,8 @@ impl Uri {
     /// in the password (the first one ends the user name), a raw `@` in the user part (the last one
     /// ends it), and letters outside ASCII. RabbitMQ's clients differ on these points:
     ///
-    /// - `amqp://host/` means the virtual host `/`, as in Puka, pika and Go, because that is what
-    ///   users expect. RabbitMQ's specification says that it means the virtual host with an empty
+    /// - `amqp://host/` means the virtual host `/`, as in Puka for Python, pika and Go, because users
+    ///   expect that. RabbitMQ's specification says that it means the virtual host with an empty
     ///   name, which few brokers have; [`Options::virtual_host`](crate::Options::virtual_host) can
     ///   set it.
     /// - An empty host or port counts as absent; one of several hosts must not lack both. An empty
@@ -159,16 +160,23 @@ impl Uri {
     /// - A host name is kept as decoded; an international one is not converted to its ASCII form.
     ///
     /// # Errors
-    /// The [`UriError`] says what is wrong and where, and never contains the user name or password.
-    /// Besides syntax errors, these are refused: white space and control characters that are not
-    /// encoded, including line ends around the text; a virtual host of two segments; fragments;
-    /// port 0; a user name or virtual host of more than 255 bytes; IPv6 zones; query parameters
-    /// that are unknown, repeated (except `auth_mechanism`), out of range, for another scheme, or
-    /// contradictory; a raw `@` after the host, in the query or if there is no user part, because
-    /// `amqp://user:1/2@host` may contain an unescaped password; and a raw `@` before a comma in
-    /// the user part, because `amqp://u:p@one,u:p@two` may mean two hosts.
+    /// The [`UriError`] contains the fault and its offset, and never the user name or password.
+    /// Besides syntax errors, these are refused:
+    ///
+    /// - white space and control characters that are not encoded, also line ends around the text;
+    /// - a virtual host of two segments, and fragments;
+    /// - port 0, and IPv6 zones;
+    /// - a user name or virtual host of more than 255 bytes;
+    /// - query parameters that are unknown, repeated (except `auth_mechanism`), out of range, for
+    ///   another scheme, or contradictory;
+    /// - a raw `@` after the host, in the query or if there is no user part, because
+    ///   `amqp://user:1/2@host` may contain an unescaped password;
+    /// - a raw `@` before a comma in the user part, because `amqp://u:p@one,u:p@two` may mean two
+    ///   hosts.
     pub fn parse(text: &str) -> Result<Self, UriError> {
-        if let Some(at) = text.find(|it: char| it.is_control() || it.is_whitespace()) {
+        if let Some(at) =
+            text.find(|character: char| character.is_control() || character.is_whitespace())
+        {
             return Err(UriError::WhiteSpace { at });
         }
         let (scheme, rest) = split_scheme(text)?;
@@ -322,7 +330,7 @@ impl Uri {
             String::new()
         };
         let virtual_host = Some(self.virtual_host.clone());
-        let (place, parameters) = match self.scheme {
+        let (path, parameters) = match self.scheme {
             Scheme::Unix => (
                 String::new(),
                 Parameters {
@@ -337,7 +345,7 @@ impl Uri {
         };
         let addresses = address::print(&self.endpoints, default_port(self.is_tls()));
         let query = parameters.print(with_password);
-        format!("{scheme}://{username}{password}@{addresses}{place}{query}")
+        format!("{scheme}://{username}{password}@{addresses}{path}{query}")
     }
 }
 
@@ -371,7 +379,7 @@ impl fmt::Debug for Uri {
     }
 }
 
-/// The ports assigned by IANA, and in "The amqps URI scheme" of RabbitMQ's specification.
+/// Returns the port that is assigned by IANA, and in "The amqps URI scheme" of RabbitMQ's specification.
 fn default_port(tls: bool) -> u16 {
     if tls { 5671 } else { 5672 }
 }
@@ -431,7 +439,7 @@ fn refuse_misplaced(parameters: &Parameters, scheme: Scheme) -> Result<(), UriEr
     }
 }
 
-/// RabbitMQ URI specification: "The vhost is a single segment."
+/// Parses the path of a URI. RabbitMQ URI specification: "The vhost is a single segment."
 fn parse_virtual_host(piece: Piece<'_>) -> Result<String, UriError> {
     match piece.find('/') {
         Some(at) => Err(UriError::NestedVirtualHost { at }),
@@ -441,7 +449,7 @@ fn parse_virtual_host(piece: Piece<'_>) -> Result<String, UriError> {
 }
 
 #[cfg(test)]
-mod beyond;
+mod extensions;
 #[cfg(test)]
 #[cfg(not(miri))] // Takes hours under Miri.
 mod properties;

@@ -9,9 +9,9 @@ use std::num::NonZeroU32;
 
 use super::error::{UriError, UriPart};
 use super::mechanism::AuthMechanism;
-use super::span::{Encoded, Piece};
+use super::piece::{Encoded, Piece};
 use super::tls::TlsParameters;
-use super::value::{number, once};
+use super::value::{set_number, set_once};
 
 /// The values of the query. Absent ones are `None` or empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl Parameters {
         let at = name.at;
         let name = name.decode()?;
         match name.as_str() {
-            "heartbeat" => number(
+            "heartbeat" => set_number(
                 &mut self.heartbeat,
                 "heartbeat",
                 value,
@@ -63,20 +63,20 @@ impl Parameters {
             ),
             "connection_timeout" => {
                 let expected = "milliseconds from 1 to 4294967295";
-                number(
+                set_number(
                     &mut self.connection_timeout,
                     "connection_timeout",
                     value,
                     expected,
                 )
             }
-            "channel_max" => number(
+            "channel_max" => set_number(
                 &mut self.channel_max,
                 "channel_max",
                 value,
                 "a number from 0 to 65535",
             ),
-            "frame_max" => number(
+            "frame_max" => set_number(
                 &mut self.frame_max,
                 "frame_max",
                 value,
@@ -86,7 +86,7 @@ impl Parameters {
                 self.auth_mechanisms.push(mechanism(value)?);
                 Ok(())
             }
-            "vhost" => once(&mut self.virtual_host, "vhost", virtual_host(value)?),
+            "vhost" => set_once(&mut self.virtual_host, "vhost", virtual_host(value)?),
             _ if self.tls.set(&name, value)? => Ok(()),
             // It may be the end of a passphrase with a raw `&`.
             _ if self.tls.password.is_some() => Err(UriError::UnknownBehindPassword { at }),

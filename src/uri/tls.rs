@@ -9,8 +9,8 @@
 use std::fmt;
 
 use super::error::UriError;
-use super::span::Piece;
-use super::value::{once, one_of, text};
+use super::piece::Piece;
+use super::value::{one_of, set_once, text};
 
 /// The TLS parameters of the query. Absent ones are `None`.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub(crate) struct TlsParameters {
     pub(crate) password: Option<String>,
     /// `true` for `verify_peer`, `false` for `verify_none`.
     pub(crate) verify: Option<bool>,
-    /// For servers; without effect on a client.
+    /// Only servers use it.
     pub(crate) fail_if_no_peer_cert: Option<bool>,
     pub(crate) server_name_indication: Option<ServerNameIndication>,
     /// Whether it is present. Its only value, `https`, is the behaviour in any case.
@@ -40,23 +40,23 @@ impl TlsParameters {
     /// Sets a parameter. Returns `false` if the name is unknown.
     pub(super) fn set(&mut self, name: &str, value: Piece<'_>) -> Result<bool, UriError> {
         match name {
-            "cacertfile" => once_text(&mut self.cacertfile, "cacertfile", value, "a path")?,
-            "certfile" => once_text(&mut self.certfile, "certfile", value, "a path")?,
-            "keyfile" => once_text(&mut self.keyfile, "keyfile", value, "a path")?,
-            "password" => once_text(&mut self.password, "password", value, "a passphrase")?,
+            "cacertfile" => set_text_once(&mut self.cacertfile, "cacertfile", value, "a path")?,
+            "certfile" => set_text_once(&mut self.certfile, "certfile", value, "a path")?,
+            "keyfile" => set_text_once(&mut self.keyfile, "keyfile", value, "a path")?,
+            "password" => set_text_once(&mut self.password, "password", value, "a passphrase")?,
             "verify" => {
                 let expected = "verify_peer or verify_none";
                 let chosen = one_of("verify", value, "verify_peer", "verify_none", expected)?;
-                once(&mut self.verify, "verify", chosen)?;
+                set_once(&mut self.verify, "verify", chosen)?;
             }
             "fail_if_no_peer_cert" => {
                 let name = "fail_if_no_peer_cert";
                 let chosen = one_of(name, value, "true", "false", "true or false")?;
-                once(&mut self.fail_if_no_peer_cert, name, chosen)?;
+                set_once(&mut self.fail_if_no_peer_cert, name, chosen)?;
             }
             "server_name_indication" => {
                 let name = "server_name_indication";
-                once(
+                set_once(
                     &mut self.server_name_indication,
                     name,
                     server_name_indication(value)?,
@@ -71,7 +71,7 @@ impl TlsParameters {
                         expected: "https",
                     });
                 }
-                once(&mut self.customize_hostname_check, name, ())?;
+                set_once(&mut self.customize_hostname_check, name, ())?;
             }
             "depth" => {
                 let why = "is not supported: the maximum length of a certificate chain is fixed";
@@ -174,11 +174,11 @@ fn server_name_indication(value: Piece<'_>) -> Result<ServerNameIndication, UriE
 }
 
 /// Sets a text as the value of a parameter, unless it is set already.
-fn once_text(
+fn set_text_once(
     slot: &mut Option<String>,
     name: &'static str,
     value: Piece<'_>,
     expected: &'static str,
 ) -> Result<(), UriError> {
-    once(slot, name, text(name, value, expected)?)
+    set_once(slot, name, text(name, value, expected)?)
 }

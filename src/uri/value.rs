@@ -3,18 +3,22 @@
 use std::str::FromStr;
 
 use super::error::UriError;
-use super::span::Piece;
+use super::piece::Piece;
 
-/// Sets the value of a parameter, unless it is set already.
-pub(super) fn once<T>(slot: &mut Option<T>, name: &'static str, value: T) -> Result<(), UriError> {
+/// Sets the value of a parameter. Returns an error if it is set already.
+pub(super) fn set_once<T>(
+    slot: &mut Option<T>,
+    name: &'static str,
+    value: T,
+) -> Result<(), UriError> {
     match slot.replace(value) {
         None => Ok(()),
         Some(_) => Err(UriError::RepeatedParameter { name }),
     }
 }
 
-/// Parses a number and sets it as the value of a parameter, unless it is set already.
-pub(super) fn number<T: FromStr>(
+/// Parses a number and sets it as the value of a parameter. Returns an error if that is set already.
+pub(super) fn set_number<T: FromStr>(
     slot: &mut Option<T>,
     name: &'static str,
     value: Piece<'_>,
@@ -27,7 +31,7 @@ pub(super) fn number<T: FromStr>(
     } else {
         None
     };
-    once(
+    set_once(
         slot,
         name,
         number.ok_or(UriError::BadParameter {

@@ -296,7 +296,9 @@ impl Assembly {
             PartialBody::Whole(body) => Message::with_body(bytes, self.ends, body),
             PartialBody::Parts(parts) => Message::with_body(bytes, self.ends, parts.into()),
             PartialBody::TooLarge(size) => Message::too_large(bytes, self.ends, size),
-            PartialBody::Inline | PartialBody::Unknown => Message::inline(bytes, self.ends),
+            PartialBody::Inline | PartialBody::Unknown => {
+                Message::with_inline_body(bytes, self.ends)
+            }
         }
     }
 }

@@ -139,7 +139,7 @@ mod tests {
     fn delivered(tag: u64) -> Delivered {
         let body = vec![0; tag as usize % 7];
         Delivered {
-            message: Message::inline(body, Ends::new(ShortStr::EMPTY, ShortStr::EMPTY)),
+            message: Message::with_inline_body(body, Ends::new(ShortStr::EMPTY, ShortStr::EMPTY)),
             tag,
             redelivered: false,
             settled: Settled::No,

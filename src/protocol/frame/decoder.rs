@@ -12,20 +12,20 @@ use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 
 /// The initial buffer size in bytes, which is the cost of an idle connection.
-const SMALLEST: usize = 4 << 10;
+const MIN_BUFFER: usize = 4 << 10;
 
-/// The smallest free space that is worth a read, in bytes.
-const ROOM: usize = 2 << 10;
+/// The smallest free space in the buffer that is worth a read, in bytes.
+const MIN_FREE: usize = 2 << 10;
 
 /// The largest buffer for many small frames, in bytes. A larger frame gets a buffer of its size.
-const LARGEST: usize = 128 << 10;
+const MAX_SMALL_FRAME_BUFFER: usize = 128 << 10;
 
-/// The number of shared buffers that are kept for reuse. It suffices for a consumer that keeps up.
-const SHARED: usize = 6;
+/// The number of shared buffers that are stored for reuse. It suffices for a consumer that keeps up.
+const MAX_SHARED_BUFFERS: usize = 6;
 
 /// Body frames of at least this many bytes get a buffer of their size, so that the payload can be
 /// shared without a copy.
-const FITTED: usize = 16 << 10;
+const MIN_FITTED: usize = 16 << 10;
 
 /// A decoder that splits a stream of bytes into frames, independent of the pieces it arrives in.
 ///
@@ -53,7 +53,7 @@ pub struct Decoder {
     body_limit: u32,
     unsplit_limit: u32,
     at_stream_start: bool,
-    failed: Option<DecodeError>,
+    error: Option<DecodeError>,
 }
 
 impl Default for Decoder {
@@ -66,12 +66,12 @@ impl Default for Decoder {
 #[derive(Debug)]
 pub struct Frame<'d> {
     decoder: &'d mut Decoder,
-    cut: Cut,
+    found: FoundFrame,
 }
 
-/// A frame, and the range of its payload in the decoder's buffer.
+/// The kind and channel of a frame, and the range of its payload in the decoder's buffer.
 #[derive(Clone, Copy, Debug)]
-struct Cut {
+struct FoundFrame {
     kind: FrameKind,
     channel: u16,
     from: usize,
@@ -95,13 +95,13 @@ impl Frame<'_> {
     /// Returns the kind of the frame.
     #[must_use]
     pub fn kind(&self) -> FrameKind {
-        self.cut.kind
+        self.found.kind
     }
 
     /// Returns the channel of the frame.
     #[must_use]
     pub fn channel(&self) -> u16 {
-        self.cut.channel
+        self.found.channel
     }
 
     /// Returns the bytes between the frame's header and its end.
@@ -109,23 +109,23 @@ impl Frame<'_> {
     pub fn payload(&self) -> &[u8] {
         self.decoder
             .buffer
-            .get(self.cut.from..self.cut.to)
+            .get(self.found.from..self.found.to)
             .unwrap_or_default()
     }
 
-    /// Returns this method with its content, if all of it has arrived without other frames in
-    /// between, and the body is in one frame of at most this many bytes. Returns `None` for a
-    /// malformed content; the error is found when its frames are decoded one by one.
+    /// Returns this method with its content. Returns `None` unless all of the content was received,
+    /// without other frames in between, and its body is one frame of at most `most` bytes. Returns
+    /// `None` for a malformed content, too: decoding its frames one by one then finds the error.
     #[inline]
     pub(crate) fn with_content(&self, most: u64) -> Option<WholeContent<'_>> {
-        let Self { decoder, cut } = self;
-        let (properties, left) = decoder.find_content(cut.channel, most)?;
+        let Self { decoder, found } = self;
+        let (properties, left) = decoder.find_content(found.channel, most)?;
         let end = decoder.end.saturating_sub(left);
         // Without a body, only the end of the header's frame follows.
-        let bytes = decoder.buffer.get(cut.from..end.saturating_sub(1))?;
+        let bytes = decoder.buffer.get(found.from..end.saturating_sub(1))?;
         Some(WholeContent {
             bytes,
-            method: cut.to.saturating_sub(cut.from),
+            method: found.to.saturating_sub(found.from),
             properties,
             left,
         })
@@ -143,7 +143,7 @@ impl Frame<'_> {
     pub fn into_payload(self) -> Bytes {
         let Self {
             decoder,
-            cut: Cut { from, to, .. },
+            found: FoundFrame { from, to, .. },
         } = self;
         let length = to.saturating_sub(from);
         if length < decoder.buffer.len() / 2 {
@@ -153,11 +153,11 @@ impl Frame<'_> {
         let next = decoder
             .buffer
             .len()
-            .min(LARGEST.saturating_add(ROOM))
+            .min(MAX_SMALL_FRAME_BUFFER.saturating_add(MIN_FREE))
             .max(decoder.needed());
         let whole = decoder.replace_buffer(next).freeze();
         let payload = whole.slice(from..to);
-        if decoder.shared.len() == SHARED {
+        if decoder.shared.len() == MAX_SHARED_BUFFERS {
             decoder.shared.pop_front();
         }
         decoder.shared.push_back(whole);
@@ -192,11 +192,11 @@ impl Decoder {
             start: 0,
             end: 0,
             shared: VecDeque::new(),
-            next_size: SMALLEST,
+            next_size: MIN_BUFFER,
             body_limit: limit,
             unsplit_limit: limit,
             at_stream_start: true,
-            failed: None,
+            error: None,
         }
     }
 
@@ -214,18 +214,19 @@ impl Decoder {
             self.start = 0;
             self.end = 0;
             // The common case: everything received was decoded.
-            if self.buffer.len() >= ROOM {
+            if self.buffer.len() >= MIN_FREE {
                 return &mut self.buffer;
             }
         }
-        let room = self.buffer.len().saturating_sub(self.end);
+        let free = self.buffer.len().saturating_sub(self.end);
         let missing = self.missing();
-        // A frame gets the space that it lacks. Additional space, to make reads worth their call,
-        // requires a move of the pending bytes. It is made only if as many bytes were decoded since
-        // the last move, so that each byte is moved only a few times, however small the pieces are.
-        let paid_for = self.start >= self.pending().len();
-        if room < missing.clamp(1, ROOM) || (room < ROOM && paid_for) {
-            self.make_room(missing);
+        // A frame gets the space that it lacks. More space makes reads worth their call, but the
+        // pending bytes have to be moved for it. So it is made only if as many bytes were decoded
+        // since the last move. Each byte is then moved only a few times, however small the received
+        // pieces are.
+        let may_move = self.start >= self.pending().len();
+        if free < missing.clamp(1, MIN_FREE) || (free < MIN_FREE && may_move) {
+            self.make_space(missing);
         }
         self.buffer.get_mut(self.end..).unwrap_or_default()
     }
@@ -233,10 +234,10 @@ impl Decoder {
     /// Returns the number of bytes that the current frame lacks; 0 if it is complete or malformed.
     fn missing(&self) -> usize {
         let pending = self.pending().len();
-        let Some(begun) = self.begun() else {
+        let Some(header_bytes) = self.header_bytes() else {
             return HEADER.saturating_sub(pending);
         };
-        match FrameHeader::decode(begun) {
+        match FrameHeader::decode(header_bytes) {
             Ok(header) if header.size <= self.limit(header.kind) => {
                 let whole =
                     usize::try_from(header.size.saturating_add(OVERHEAD)).unwrap_or(usize::MAX);
@@ -249,32 +250,32 @@ impl Decoder {
     /// Returns the buffer size that the current frame needs, if it is a large one and incomplete.
     fn needed(&self) -> usize {
         let pending = self.pending().len();
-        // Bounded as in `make_room`: the announced size of a frame alone must not allocate a
+        // Bounded as in `make_space`: the announced size of a frame alone must not allocate a
         // buffer.
-        let missing = self.missing().min(pending.max(LARGEST));
+        let missing = self.missing().min(pending.max(MAX_SMALL_FRAME_BUFFER));
         let whole = pending.saturating_add(missing);
-        if whole < FITTED {
+        if whole < MIN_FITTED {
             0
         } else {
-            whole.saturating_add(ROOM)
+            whole.saturating_add(MIN_FREE)
         }
     }
 
     /// Makes space for the rest of a frame and a little more, but for at most about as many bytes
     /// as have arrived.
-    fn make_room(&mut self, missing: usize) {
+    fn make_space(&mut self, missing: usize) {
         let pending = self.pending().len();
         // If only complete frames are pending, the space is doubled.
         let wanted = if missing == 0 { pending } else { missing };
         let size = pending
-            .saturating_add(wanted.min(pending.max(LARGEST)))
-            .saturating_add(ROOM);
+            .saturating_add(wanted.min(pending.max(MAX_SMALL_FRAME_BUFFER)))
+            .saturating_add(MIN_FREE);
         if size <= self.buffer.len() && self.next_size <= self.buffer.len() {
             self.buffer.copy_within(self.start..self.end, 0);
             self.start = 0;
             self.end = pending;
         } else {
-            let fits = missing > 0 && pending.saturating_add(missing) >= FITTED;
+            let fits = missing > 0 && pending.saturating_add(missing) >= MIN_FITTED;
             self.replace_buffer(if fits { size } else { size.max(self.next_size) });
         }
     }
@@ -285,8 +286,8 @@ impl Decoder {
         let mut fresh = self.buffer_of(size);
         let pending = self.pending();
         let count = pending.len();
-        if let Some(place) = fresh.get_mut(..count) {
-            place.copy_from_slice(pending);
+        if let Some(target) = fresh.get_mut(..count) {
+            target.copy_from_slice(pending);
         }
         self.start = 0;
         self.end = count;
@@ -296,14 +297,15 @@ impl Decoder {
     /// Returns a buffer of at least this size and less than twice as large: a shared buffer that no
     /// payload uses any more, or a new one.
     fn buffer_of(&mut self, size: usize) -> BytesMut {
-        let fits = |kept: &Bytes| kept.len() >= size && kept.len() / 2 < size && kept.is_unique();
+        let fits =
+            |shared: &Bytes| shared.len() >= size && shared.len() / 2 < size && shared.is_unique();
         let found = self
             .shared
             .iter()
             .position(fits)
-            .and_then(|place| self.shared.remove(place));
+            .and_then(|index| self.shared.remove(index));
         found
-            .and_then(|kept| kept.try_into_mut().ok())
+            .and_then(|shared| shared.try_into_mut().ok())
             .unwrap_or_else(|| BytesMut::zeroed(size))
     }
 
@@ -311,7 +313,11 @@ impl Decoder {
     pub fn filled(&mut self, bytes: usize) {
         let end = self.end.saturating_add(bytes).min(self.buffer.len());
         if end == self.buffer.len() {
-            self.next_size = self.buffer.len().saturating_mul(2).clamp(SMALLEST, LARGEST);
+            self.next_size = self
+                .buffer
+                .len()
+                .saturating_mul(2)
+                .clamp(MIN_BUFFER, MAX_SMALL_FRAME_BUFFER);
         }
         self.end = end;
     }
@@ -322,10 +328,11 @@ impl Decoder {
             let space = self.space();
             let count = space.len().min(bytes.len());
             let Some((head, rest)) = bytes.split_at_checked(count) else {
+                // Unreachable: the count is at most the length.
                 return;
             };
-            if let Some(place) = space.get_mut(..count) {
-                place.copy_from_slice(head);
+            if let Some(target) = space.get_mut(..count) {
+                target.copy_from_slice(head);
             }
             self.filled(count);
             bytes = rest;
@@ -356,14 +363,17 @@ impl Decoder {
     /// the start of the next frame is unknown.
     #[inline]
     pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>, DecodeError> {
-        if let Some(error) = self.failed {
+        if let Some(error) = self.error {
             return Err(error);
         }
-        match self.cut() {
-            Ok(Some(cut)) => Ok(Some(Frame { decoder: self, cut })),
+        match self.find_frame() {
+            Ok(Some(found)) => Ok(Some(Frame {
+                decoder: self,
+                found,
+            })),
             Ok(None) => Ok(None),
             Err(error) => {
-                self.failed = Some(error);
+                self.error = Some(error);
                 Err(error)
             }
         }
@@ -390,10 +400,10 @@ impl Decoder {
         Some((properties.len(), rest.len()))
     }
 
-    /// Returns the frame header and one more byte, which is ignored; `None` if the header is
-    /// incomplete.
+    /// Returns the bytes of the frame header, and one more byte, which is ignored. Returns `None` if
+    /// the header is incomplete.
     #[inline]
-    fn begun(&self) -> Option<[u8; HEADER + 1]> {
+    fn header_bytes(&self) -> Option<[u8; HEADER + 1]> {
         if let Some(bytes) = self.pending().first_chunk() {
             return Some(*bytes);
         }
@@ -403,16 +413,17 @@ impl Decoder {
         Some(bytes)
     }
 
+    /// Finds the next complete frame, and moves behind it. Returns `None` if it is incomplete.
     #[inline(always)]
-    fn cut(&mut self) -> Result<Option<Cut>, DecodeError> {
-        let Some(begun) = self.begun().filter(|_| !self.at_stream_start) else {
-            return self.cut_early();
+    fn find_frame(&mut self) -> Result<Option<FoundFrame>, DecodeError> {
+        let Some(header_bytes) = self.header_bytes().filter(|_| !self.at_stream_start) else {
+            return self.find_early_frame();
         };
         let FrameHeader {
             kind,
             channel,
             size,
-        } = FrameHeader::decode(begun)?;
+        } = FrameHeader::decode(header_bytes)?;
         let limit = self.limit(kind);
         if size > limit {
             return Err(DecodeError::FrameTooLarge { size, limit });
@@ -430,7 +441,7 @@ impl Decoder {
         let from = self.start.wrapping_add(HEADER);
         let to = from.wrapping_add(length);
         self.start = to.wrapping_add(1);
-        Ok(Some(Cut {
+        Ok(Some(FoundFrame {
             kind,
             channel,
             from,
@@ -440,12 +451,12 @@ impl Decoder {
 
     /// Handles the start of the stream and incomplete frame headers.
     #[cold]
-    fn cut_early(&mut self) -> Result<Option<Cut>, DecodeError> {
+    fn find_early_frame(&mut self) -> Result<Option<FoundFrame>, DecodeError> {
         let Some(&kind) = self.pending().first() else {
             return Ok(None);
         };
         if self.at_stream_start && kind == b'A' {
-            return self.cut_protocol_header();
+            return self.find_protocol_header();
         }
         if !matches!(kind, 1 | 2 | 3 | 8) {
             return Err(DecodeError::UnknownFrameType(kind));
@@ -454,14 +465,14 @@ impl Decoder {
             return Ok(None);
         }
         self.at_stream_start = false;
-        self.cut()
+        self.find_frame()
     }
 
-    fn cut_protocol_header(&mut self) -> Result<Option<Cut>, DecodeError> {
+    fn find_protocol_header(&mut self) -> Result<Option<FoundFrame>, DecodeError> {
         let pending = self.pending();
         let whole = ProtocolHeader::AMQP_0_9_1.to_bytes();
-        let begun = pending.get(..4).unwrap_or(pending);
-        if !whole.starts_with(begun) {
+        let header_bytes = pending.get(..4).unwrap_or(pending);
+        if !whole.starts_with(header_bytes) {
             return Err(DecodeError::UnknownFrameType(b'A'));
         }
         if pending.len() < whole.len() {
@@ -470,7 +481,7 @@ impl Decoder {
         let from = self.start;
         self.start = from.saturating_add(whole.len());
         self.at_stream_start = false;
-        Ok(Some(Cut {
+        Ok(Some(FoundFrame {
             kind: FrameKind::ProtocolHeader,
             channel: 0,
             from,

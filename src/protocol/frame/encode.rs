@@ -30,9 +30,9 @@ fn unsplit(
     match u32::try_from(bytes) {
         Ok(whole) if whole <= frame_max => {
             let size = whole.saturating_sub(OVERHEAD).to_be_bytes();
-            let place = out.get_mut(start..).and_then(|frame| frame.get_mut(3..7));
-            if let Some(place) = place {
-                place.copy_from_slice(&size);
+            let size_field = out.get_mut(start..).and_then(|frame| frame.get_mut(3..7));
+            if let Some(size_field) = size_field {
+                size_field.copy_from_slice(&size);
             }
             Ok(())
         }
@@ -49,8 +49,8 @@ fn unsplit(
 /// Writes a method frame.
 ///
 /// # Errors
-/// [`EncodeError::FrameTooLarge`] if the whole frame has more than `frame_max` bytes. Nothing is
-/// written then.
+/// [`EncodeError::FrameTooLarge`] if the whole frame has more than `frame_max` bytes. In this case
+/// nothing is written.
 #[inline]
 pub fn method(
     out: &mut Vec<u8>,
@@ -68,8 +68,8 @@ pub fn method(
 /// Writes a content header frame.
 ///
 /// # Errors
-/// [`EncodeError::FrameTooLarge`] if the whole frame has more than `frame_max` bytes. Nothing is
-/// written then.
+/// [`EncodeError::FrameTooLarge`] if the whole frame has more than `frame_max` bytes. In this case
+/// nothing is written.
 #[inline]
 pub fn content_header(
     out: &mut Vec<u8>,
@@ -134,10 +134,10 @@ fn bare_header(channel: u16, body_size: u64) -> [u8; 22] {
 /// Writes a body in as few frames as `frame_max` allows; none if it is empty.
 #[inline]
 pub fn body(out: &mut Vec<u8>, channel: u16, frame_max: u32, body: &[u8]) {
-    let room = usize::try_from(frame_max.saturating_sub(OVERHEAD))
+    let max_payload = usize::try_from(frame_max.saturating_sub(OVERHEAD))
         .unwrap_or(usize::MAX)
         .max(1);
-    for part in body.chunks(room) {
+    for part in body.chunks(max_payload) {
         let size = u32::try_from(part.len()).unwrap_or(u32::MAX);
         body_frame_start(out, channel, size);
         out.extend_from_slice(part);

@@ -22,15 +22,15 @@ pub(super) struct Piece<'a> {
 impl<'a> Piece<'a> {
     /// Returns the text before the first `mark`, and the `part` after it, if there is a mark.
     pub(super) fn split(self, mark: char, part: UriPart) -> (Self, Option<Self>) {
-        self.cut(self.text.split_once(mark), part)
+        self.with_parts(self.text.split_once(mark), part)
     }
 
     /// Returns the text before the last `mark`, and the `part` after it, if there is a mark.
     pub(super) fn rsplit(self, mark: char, part: UriPart) -> (Self, Option<Self>) {
-        self.cut(self.text.rsplit_once(mark), part)
+        self.with_parts(self.text.rsplit_once(mark), part)
     }
 
-    fn cut(self, halves: Option<(&'a str, &'a str)>, part: UriPart) -> (Self, Option<Self>) {
+    fn with_parts(self, halves: Option<(&'a str, &'a str)>, part: UriPart) -> (Self, Option<Self>) {
         let Some((before, after)) = halves else {
             return (self, None);
         };
