@@ -66,7 +66,8 @@ impl Ends {
         }
     }
 
-    /// Returns the number of the protocol's bytes before a part: `bytes` if they are stored, else 0.
+    /// Returns the number of the protocol's bytes before a part: `bytes` if they are stored, else
+    /// 0.
     fn gap(self, bytes: usize) -> usize {
         if self.is_from_wire { bytes } else { 0 }
     }

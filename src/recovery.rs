@@ -10,11 +10,12 @@
 //! A connection that has been open is recovered after any kind of loss. Three things end it
 //! for good: [`close`](crate::Client::close), which takes precedence at any point; dropping the
 //! driver; and a limit that you set ([`max_attempts`](crate::Recovery::max_attempts),
-//! [`max_time`](crate::Recovery::max_time)). These are failed attempts, which
-//! [`Notice::Retrying`](crate::Notice::Retrying) reports with their cause: a refused login, a
-//! missing virtual host, unavailable credentials, an invalid certificate, a reply that is not AMQP,
-//! and a broker that closes the connection over a request of the program. A program that prefers to
-//! stop then can do so on the notice. An error that closes a channel does not close the connection.
+//! [`max_time`](crate::Recovery::max_time)). An attempt to reconnect may fail because of a refused
+//! login, a missing virtual host, unavailable credentials, an invalid certificate, a reply that is
+//! not AMQP, or a broker that closes the connection over a request of the program.
+//! [`Notice::Retrying`](crate::Notice::Retrying) reports the cause, and the attempt is repeated. A
+//! program that prefers to stop can close the client when it receives the notice. An error that
+//! closes a channel does not close the connection.
 //!
 //! An attempt tries all endpoints and all addresses of each, including the handshake. It begins
 //! with the endpoint that worked last, and resolves host names and asks for credentials again. The
@@ -28,31 +29,34 @@
 //! # What is restored
 //! Exchanges, bindings between exchanges, queues and bindings of queues are declared again, in this
 //! order, if this connection has declared them and has not deleted them since. Then consumers are
-//! started again, with their prefetch counts and tags. An entity that ended by itself, for example
-//! an auto-delete queue after its last consumer, is not declared again, nor is a queue whose
-//! consumers the broker has ended. A queue that the broker names gets a new name. Everything that
-//! this connection does with the first name applies to the new queue: publishes with their `CC` and
-//! `BCC`, transactions, consumers, bindings and dead-letter arguments. The last sixteen names of
-//! such a queue are mapped as well. [`Client::current_name`](crate::Client::current_name) returns
-//! the name to pass to other programs. An entity that cannot be declared, or over which the broker
-//! closes the connection, is skipped, and [`Notice::Recovered`](crate::Notice::Recovered) reports
-//! it. A consumer that cannot be started ends with the error, and a consumer of several queues
-//! continues without the missing ones.
+//! started again, with their prefetch counts and tags.
 //!
-//! The connection becomes [`Open`](crate::ConnectionState::Open) only when all of this is done. It
-//! does not wait for a consumer that the broker refuses for now:
+//! An entity that ended by itself is not declared again, for example an auto-delete queue after its
+//! last consumer. A queue whose consumers the broker has ended is not declared again either.
+//!
+//! A queue that the broker names gets a new name. Everything that this connection does with the
+//! first name applies to the new queue: publishes with their `CC` and `BCC`, transactions,
+//! consumers, bindings and dead-letter arguments. The last sixteen names of such a queue are mapped
+//! as well. [`Client::current_name`](crate::Client::current_name) returns the name to pass to other
+//! programs. An entity that cannot be declared, or over which the broker closes the connection, is
+//! skipped, and [`Notice::Recovered`](crate::Notice::Recovered) reports it. A consumer that cannot
+//! be started ends with the error, and a consumer of several queues continues without the missing
+//! ones.
+//!
+//! The connection becomes [`Open`](crate::ConnectionState::Open) when all of this is done. It does
+//! not wait for a consumer that the broker refuses for now:
 //! - An exclusive consumer, or a consumer of a queue with one, while the broker has not noticed yet
 //!   that the previous connection is lost.
 //! - A consumer of an exclusive queue that another connection still has.
 //! - A consumer of a queue whose node is down or starts.
 //!
-//! [`Recovered::failed`](crate::Recovered::failed) lists such a consumer. It is started again after
-//! half a second, and then after up to five seconds each, for three heartbeat timeouts from the
-//! handshake on, or 30 seconds without heartbeats.
-//! [`Notice::ConsumerRestored`](crate::Notice::ConsumerRestored) reports that it has started. If it
-//! has not by then, it ends with the broker's last error. It ends at once if its queue is gone,
-//! such as an auto-delete queue that was deleted with the consumer of the previous connection.
-//! After another loss, all of this starts over.
+//! [`Recovered::failed`](crate::Recovered::failed) lists such a consumer. The client tries to start
+//! it again after half a second, and then after up to five seconds each. It tries for three
+//! heartbeat timeouts from the handshake on, or for 30 seconds without heartbeats.
+//! [`Notice::ConsumerRestored`](crate::Notice::ConsumerRestored) reports that the consumer has
+//! started. A consumer that has not started in that time ends with the broker's last error. A
+//! consumer ends at once if its queue is gone, such as an auto-delete queue that was deleted with
+//! the consumer of the previous connection. After another loss, all of this starts over.
 //!
 //! One loss is not reported. RabbitMQ 4.0 changes the routes of topic exchanges only after it has
 //! changed their bindings. While it deletes an auto-delete exchange or queue of the last

@@ -22,8 +22,8 @@ pub struct BasicConsume<'a> {
 flags! { BasicConsume:
     /// Excludes messages that this connection published. RabbitMQ ignores it. Off by default.
     no_local,
-    /// Makes messages count as settled when the broker sends them, so those in transit are lost with
-    /// the connection. Off by default.
+    /// Makes messages count as settled when the broker sends them, so those in transit are lost
+    /// with the connection. Off by default.
     no_ack,
     /// Makes this the only consumer of the queue; [`AccessRefused`](crate::Error::AccessRefused) if
     /// there is another. Off by default.
@@ -39,8 +39,8 @@ impl<'a> BasicConsume<'a> {
     /// Set a limit: without one, the broker sends the whole queue, and up to
     /// [`Options::max_buffered_bytes`](crate::Options::max_buffered_bytes) of it are buffered. Each
     /// time the buffer is full, reading pauses. A task that takes deliveries and also waits for
-    /// replies, such as the confirm of a publish, may then be delayed by half a second, as described
-    /// at [`Options::max_buffered_deliveries`](crate::Options::max_buffered_deliveries).
+    /// replies, such as the confirm of a publish, may then be delayed by half a second, as
+    /// described at [`Options::max_buffered_deliveries`](crate::Options::max_buffered_deliveries).
     pub fn prefetch_count(mut self, messages: u16) -> Self {
         self.prefetch_count = messages;
         self

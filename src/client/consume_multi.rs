@@ -87,8 +87,8 @@ pub struct BasicConsumeMulti<'a> {
 }
 
 flags! { BasicConsumeMulti:
-    /// Makes messages count as settled when the broker sends them, so those in transit are lost with
-    /// the connection. Off by default.
+    /// Makes messages count as settled when the broker sends them, so those in transit are lost
+    /// with the connection. Off by default.
     no_ack,
 }
 

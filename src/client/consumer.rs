@@ -14,8 +14,8 @@ use std::task::{Context, Poll, ready};
 
 /// A consumer of one queue: a [`Stream`] of deliveries.
 ///
-/// The stream ends after [`cancel`](Self::cancel). If the consumer is ended by the broker, or by the
-/// end of the connection, the last item of the stream is the error. In both cases
+/// The stream ends after [`cancel`](Self::cancel). If the consumer is ended by the broker, or by
+/// the end of the connection, the last item of the stream is the error. In both cases
 /// [`ended`](Self::ended) returns the reason.
 ///
 /// When the connection is lost and [recovered](crate::recovery), the consumer continues, with its
@@ -163,8 +163,8 @@ impl Consumer {
     }
 
     /// Cancels the consumer, and resolves to its tag. Deliveries that were not read go back to the
-    /// queue. Those that need no ack do not, and can still be read. Deliveries that were read can be
-    /// settled afterwards.
+    /// queue. Those that need no ack do not, and can still be read. Deliveries that were read can
+    /// be settled afterwards.
     ///
     /// # Errors
     /// [`Error::Stale`] if the consumer has already ended. [`Error::Full`] if the outgoing capacity
@@ -187,8 +187,8 @@ impl Consumer {
     }
 
     /// Sends `basic.recover`, which requeues all unsettled messages of this consumer. The broker
-    /// delivers them again, marked as redelivered, to this consumer or another. Deliveries that were
-    /// read before become stale. This is not the [recovery](crate::recovery) of a connection.
+    /// delivers them again, marked as redelivered, to this consumer or another. Deliveries that
+    /// were read before become stale. This is not the [recovery](crate::recovery) of a connection.
     ///
     /// # Errors
     /// [`Error::Stale`] if the consumer has ended. [`Error::Full`] if the outgoing capacity is used

@@ -11,8 +11,8 @@ use std::sync::Arc;
 /// A message received from a queue, to be settled.
 ///
 /// Settling is queued at once, and there is no reply to wait for. A delivery that is dropped
-/// unsettled, by an early return, a panic or a cancelled task, goes back to its queue; the broker
-/// marks it as redelivered the next time.
+/// unsettled goes back to its queue, for example after an early return, a panic or a cancelled
+/// task. The broker then delivers the message again, marked as redelivered.
 #[derive(Debug)]
 #[must_use = "a delivery that is dropped unsettled goes back to its queue"]
 pub struct Delivery {
@@ -80,24 +80,25 @@ impl Delivery {
         self.delivered.redelivered
     }
 
-    fn source(&self) -> Option<&(String, String)> {
+    /// Returns the queue and the consumer tag; `None` for a `basic_get`.
+    fn queue_and_tag(&self) -> Option<&(String, String)> {
         self.origin.queues.get(self.delivered.source as usize)
     }
 
     /// Returns the queue, as named when its consumer was started; `None` for a `basic_get`.
     #[must_use]
     pub fn queue(&self) -> Option<&str> {
-        self.source().map(|(queue, _)| queue.as_str())
+        self.queue_and_tag().map(|(queue, _)| queue.as_str())
     }
 
-    /// Returns the tag of its consumer for that queue; `None` for a `basic_get`.
+    /// Returns the consumer tag for the queue; `None` for a `basic_get`.
     #[must_use]
     pub fn consumer_tag(&self) -> Option<&str> {
-        self.source().map(|(_, tag)| tag.as_str())
+        self.queue_and_tag().map(|(_, tag)| tag.as_str())
     }
 
-    /// Returns the epoch of the connection that received it, counted from 1. When that connection
-    /// is lost, the delivery becomes stale.
+    /// Returns the epoch of the connection that received the message, counted from 1. The delivery
+    /// becomes stale when that connection is lost.
     #[must_use]
     pub fn epoch(&self) -> u32 {
         self.delivered.epoch
@@ -109,16 +110,17 @@ impl Delivery {
         self.origin.message_count
     }
 
+    /// Settles the delivery, unless it needs no ack.
     fn settle(mut self, how: Settle) -> Result<(), Error> {
-        // Deliveries that need no ack are settled from the start.
+        // A delivery that needs no ack counts as settled from the start.
         if self.delivered.is_settled() {
             return Ok(());
         }
         let Self { delivered, origin } = &mut self;
         origin.handle.link().with(|machine| {
             let settled = machine.settle(delivered, how);
-            // Set before the user's code runs (the waker). If that panics, `drop` must not settle
-            // again.
+            // Set before `with` releases the lock and wakes tasks. A waker is the user's code and
+            // may panic, and `drop` must not settle the delivery again.
             delivered.set_settled();
             settled
         })
@@ -127,8 +129,8 @@ impl Delivery {
     /// Acknowledges the message. Consecutive acknowledgements are sent as one `multiple` ack.
     ///
     /// # Errors
-    /// [`Error::Stale`] if its channel or connection is gone: nothing is sent, and the broker
-    /// delivers the message again.
+    /// [`Error::Stale`] if the channel or connection of the delivery is gone. Nothing is sent, and
+    /// the broker delivers the message again.
     ///
     /// # Spec
     /// `basic.ack`, 1.8.3.13

@@ -50,8 +50,8 @@ impl Client {
     /// # Errors
     /// [`NotFound`](crate::Error::NotFound) if the queue does not exist;
     /// [`InvalidArgument`](crate::Error::InvalidArgument) if the name is empty;
-    /// [`ChannelLimit`](crate::Error::ChannelLimit) if too many messages are unsettled. The other
-    /// channels are reserved for other requests, publishes and consumers.
+    /// [`ChannelLimit`](crate::Error::ChannelLimit) if too many messages are unsettled, because
+    /// some channels are reserved for other requests, publishes and consumers.
     ///
     /// # Spec
     /// `basic.get`, 1.8.3.10

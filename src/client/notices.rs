@@ -11,8 +11,8 @@ use std::task::{Context, Poll};
 
 /// A stream of [`Notice`]s. It ends after [`Notice::Closed`].
 ///
-/// A stream buffers 256 notices; then the oldest are dropped, and [`Notice::Lost`] reports how
-/// many.
+/// A stream buffers 256 notices. If there are more, the oldest are dropped, and [`Notice::Lost`]
+/// reports their number.
 #[derive(Debug)]
 #[must_use = "streams do nothing unless polled"]
 pub struct Notices {
@@ -56,8 +56,8 @@ impl Client {
     /// Returns a stream of the notices from now on: events of the connection that are not the reply
     /// to a request.
     ///
-    /// Unlike other handles it does not keep the connection open: when all of those are dropped,
-    /// the stream returns [`Notice::Closed`] and ends.
+    /// The stream does not keep the connection open. When all clients, promises, consumers and
+    /// deliveries are dropped, it returns [`Notice::Closed`] and ends.
     pub fn notices(&self) -> Notices {
         let link = self.handle().link().clone();
         let listener = link.with(Connection::listen);

@@ -28,7 +28,7 @@ pub struct BasicPublish<'a> {
     mode: PublishMode,
 }
 
-/// How a message is published: whether its outcome is reported, and by what.
+/// How a message is published: what reports its outcome.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum PublishMode {
     Confirmed,
@@ -119,17 +119,17 @@ impl<'a> BasicPublish<'a> {
     ///
     /// Messages without confirms to one exchange keep their order. They are not ordered relative to
     /// confirmed messages. Both kinds share a capacity: a publish without a confirm also waits
-    /// while [`Options::max_publishes_in_flight`](crate::Options::max_publishes_in_flight) publishes
-    /// are unconfirmed.
+    /// while [`Options::max_publishes_in_flight`](crate::Options::max_publishes_in_flight)
+    /// publishes are unconfirmed.
     ///
     /// Use it for messages that may be lost, such as samples, positions and log lines. It costs the
     /// broker and this client less work.
     ///
     /// # Errors
     /// With `false`, awaiting the publish fails with [`Timeout`](Error::Timeout) if there was no
-    /// outgoing capacity in time, with [`InvalidArgument`](Error::InvalidArgument) if the message is
-    /// `mandatory` or `immediate`, because no request would receive the returned message, and with
-    /// the reason why the connection is closed.
+    /// outgoing capacity in time, with [`InvalidArgument`](Error::InvalidArgument) if the message
+    /// is `mandatory` or `immediate`, because no request would receive the returned message, and
+    /// with the reason why the connection is closed.
     ///
     /// # Spec
     /// `basic.publish`, 1.8.3.7, on a channel without RabbitMQ's `confirm.select`.
@@ -293,7 +293,9 @@ impl Client {
     /// - If the exchange does not exist or is forbidden, and no publish on the channel is known to
     ///   have succeeded, the broker has accepted none. All fail with that error.
     /// - If the exchange was deleted later, the last publish fails with that error.
-    /// - In all other cases the broker does not say which publishes it accepted. They fail with
+    /// - If there is another error, and no publish on the channel is known to have succeeded, the
+    ///   first publish fails with that error.
+    /// - Of all other publishes the broker does not say whether it accepted them. They fail with
     ///   `Unconfirmed`, with the broker's error as the source.
     ///
     /// # Cancel safety

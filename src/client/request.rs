@@ -122,7 +122,10 @@ impl<R: Request<Outcome = T> + Unpin, T: Outcome> Future for RequestFuture<R, T>
 
 /// Implements the ways to send a builder, and names the type of its reply.
 macro_rules! request {
-    ($Request:ident, $capacity:ident, $Outcome:ty, |$request:ident, $machine:ident| $start:expr) => {
+    (
+        $Request:ident, $capacity:ident, $Outcome:ty,
+        |$request:ident, $machine:ident| $start:expr
+    ) => {
         request!(
             $Request,
             |_request| $crate::link::Capacity::$capacity,

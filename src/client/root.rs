@@ -14,8 +14,8 @@ use std::sync::Arc;
 /// the reply. `.send()` sends it at once and returns a [`Promise`], so that many can be pending;
 /// `.try_send()` and `.submit()` differ in what they do without capacity.
 ///
-/// The library manages the channels: an error is the result of the request that caused it. It affects
-/// no other request, except publishes in flight to the same exchange, as described at
+/// The library manages the channels: an error is the result of the request that caused it. It
+/// affects no other request, except publishes in flight to the same exchange, as described at
 /// [`basic_publish`](Self::basic_publish). Pending requests use different channels, so they are not
 /// ordered relative to each other: await a `queue_declare` before you publish to its queue.
 ///

@@ -18,8 +18,9 @@ pub struct Rpc<'a> {
 }
 
 impl Rpc<'_> {
-    /// Sets how long the reply may take; [`Options::request_timeout`](crate::Options::request_timeout)
-    /// by default, and at most a hundred years.
+    /// Sets how long the reply may take;
+    /// [`Options::request_timeout`](crate::Options::request_timeout) by default, and at most a
+    /// hundred years.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self

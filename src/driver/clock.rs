@@ -23,9 +23,9 @@ pub trait Clock {
     /// and later by at most a 64th of the time left (half a second for the heartbeats of RabbitMQ's
     /// default of 60 seconds).
     ///
-    /// All calls in the process choose from a small set of instants. So thousands of idle connections
-    /// wake the processor together, a few times a second, instead of one by one. It is meant for
-    /// clocks that sleep in real time.
+    /// All calls in the process choose from a small set of instants. So thousands of idle
+    /// connections wake the processor together, a few times a second, instead of one by one. It is
+    /// meant for clocks that sleep in real time.
     fn coalesced(&self, deadline: Instant) -> Instant {
         static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
         let left = deadline.saturating_duration_since(self.now());

@@ -1,7 +1,7 @@
 //! The order in which endpoints and addresses are tried, and how long each step may take.
 //!
-//! The plan does no I/O and has no clock, so it is tested in virtual time. Every driver uses it: the
-//! driver carries out a step and reports the outcome, and the plan returns the next step.
+//! The plan does no I/O and has no clock, so it is tested in virtual time. Every driver uses it:
+//! the driver carries out a step and reports the outcome, and the plan returns the next step.
 
 use crate::error::Error;
 use crate::machine::later;
@@ -161,8 +161,9 @@ impl DialPlan {
 
     /// Begins the TLS handshake, after the current address was connected to.
     ///
-    /// Its timeout also starts if there is no TLS, in which case the driver has nothing to do in this
-    /// step. There is none if the options do not ask for it, or there is no [`host`](Self::host).
+    /// Its timeout also starts if there is no TLS, in which case the driver has nothing to do in
+    /// this step. There is none if the options do not ask for it, or there is no
+    /// [`host`](Self::host).
     pub(crate) fn handle_connected(&mut self, now: Instant) {
         self.begin_step("the TLS handshake", self.timeouts.tls, now);
     }

@@ -131,9 +131,9 @@ impl<Io> Pump<Io> {
     }
 
     /// Returns `true` if other tasks should run before more is read: this poll has read
-    /// [`POLL_READ_BYTES`] bytes, or a read that did not fill the buffer has brought many deliveries
-    /// or results. While the other tasks process these, more data may arrive. That saves a read that
-    /// would return nothing.
+    /// [`POLL_READ_BYTES`] bytes, or a read that did not fill the buffer has brought many
+    /// deliveries or results. While the other tasks process these, more data may arrive. That saves
+    /// a read that would return nothing.
     pub(crate) fn should_yield(&self) -> bool {
         self.bytes_read >= POLL_READ_BYTES || self.has_many_results
     }

@@ -162,9 +162,9 @@ pub enum Error {
     /// The client closed the connection.
     #[error("the connection was closed")]
     Closed,
-    /// The client closed the connection before all accepted publishes and requests had a reply. Each
-    /// of the others has completed with its own error, usually [`Closed`](Self::Closed) if it was
-    /// not sent.
+    /// The client closed the connection before all accepted publishes and requests had a reply.
+    /// Each of the others has completed with its own error, usually [`Closed`](Self::Closed) if it
+    /// was not sent.
     #[error("the connection was closed with {pending} publishes and requests not completed")]
     CloseIncomplete {
         /// The number of publishes and requests without a reply.

@@ -187,7 +187,8 @@ impl<C> Callbacks<C> {
     }
 
     /// Puts a callback back into its slot. Returns the callback if it was removed while it ran. The
-    /// caller drops it: its `Drop` is the user's code and may panic, and `self` is not borrowed then.
+    /// caller drops it: its `Drop` is the user's code and may panic, and `self` is not borrowed
+    /// then.
     pub(super) fn put_back(&mut self, task: Task<C>) -> Option<Task<C>> {
         match self.slot(task.id) {
             Some(slot) => {
@@ -203,8 +204,8 @@ impl<C> Callbacks<C> {
         self.slot(id).is_some()
     }
 
-    /// Removes a callback. Returns its step unless it is running. The caller drops the step, as that
-    /// of [`put_back`](Self::put_back).
+    /// Removes a callback. Returns its step unless it is running. The caller drops the step, as
+    /// that of [`put_back`](Self::put_back).
     pub(super) fn remove(&mut self, id: CallbackId) -> Option<Step<C>> {
         let slot = self.slot(id)?;
         slot.generation += 1;

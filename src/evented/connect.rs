@@ -25,10 +25,9 @@ pub fn connect(uri: &str) -> Result<Evented<Stream>, Error> {
 /// module](crate::evented#when-the-connection-is-lost).
 ///
 /// Resolving a host name blocks, because operating systems offer no other way. So every call that
-/// dials a host takes as long as the system's resolver: this one, and those that drive the
-/// connection when they move on to the next endpoint or dial again. [`Options::resolve_timeout`] is
-/// ignored here. IP addresses need no resolving. Files with certificates and keys are read again at
-/// each attempt, too.
+/// dials a host takes as long as the system's resolver: this call, and the calls that drive the
+/// connection when they dial the next endpoint. [`Options::resolve_timeout`] is ignored. IP
+/// addresses need no resolving. Each attempt also reads the files with certificates and keys again.
 ///
 /// # Errors
 /// [`Error::ConnectionBroken`] if no endpoint has an address, or each refuses at once, unless

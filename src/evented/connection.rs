@@ -33,7 +33,7 @@ pub struct Evented<S> {
     /// Keeps the connection open; `None` in [`run_to_end`](Self::run_to_end), where only the
     /// application's handles do.
     pub(super) handle: Option<Handle>,
-    /// Returns the handles of the application, or `handle`, to make more of them.
+    /// A weak reference to the handle that all clients share, to create more of them.
     weak_handle: WeakHandle,
     /// The dialling state of a stream that is dialled; `None` for a stream of the application.
     dial_state: Option<DialState<S>>,
@@ -259,9 +259,9 @@ impl<S: Read + Write> Evented<S> {
         )
     }
 
-    /// Returns when to call [`on_timeout`](Self::on_timeout) at the latest. Returns an instant in the
-    /// past if there is something to do at once, such as a callback to run, and `None` if there is
-    /// no deadline. Call it before each wait.
+    /// Returns when to call [`on_timeout`](Self::on_timeout) at the latest. Returns an instant in
+    /// the past if there is something to do at once, such as a callback to run, and `None` if there
+    /// is no deadline. Call it before each wait.
     pub fn next_timeout(&mut self) -> Option<Instant> {
         self.thread_waker.clear();
         if self.callbacks.has_ready() {
@@ -428,8 +428,8 @@ impl<S: Read + Write + 'static> Evented<S> {
     }
 
     /// Removes a callback, and drops it with its promise or consumer. That discards the result of a
-    /// promise, and cancels a consumer. Returns `false` if the callback was not registered any more,
-    /// because it had run for the last time or was removed.
+    /// promise, and cancels a consumer. Returns `false` if the callback was not registered any
+    /// more, because it had run for the last time or was removed.
     pub fn off(&mut self, callback: CallbackId) -> bool {
         let was_registered = self.callbacks.is_registered(callback);
         drop(self.callbacks.remove(callback));

@@ -48,9 +48,9 @@
 //!    before callbacks run, and `next_timeout` returns an instant in the past if there may be more.
 //!    So edge-triggered loops work, too, and additional calls are harmless.
 //!
-//! Ask for the three conditions of step 2 in each iteration, because requests change them: a request
-//! is queued at once, and written in the next iteration. If other threads make requests, pass a
-//! waker of the loop to [`set_waker`](Evented::set_waker).
+//! Ask for the three conditions of step 2 in each iteration, because requests change them: a
+//! request is queued at once, and written in the next iteration. If other threads make requests,
+//! pass a waker of the loop to [`set_waker`](Evented::set_waker).
 //!
 //! The descriptor changes with each address that is tried, when the connection is lost, and when it
 //! is re-established. It changes only within the calls of step 3. If your loop registers

@@ -92,8 +92,8 @@ impl<S: Read + Write + Source + 'static> Evented<S> {
 /// has passed, or all connections have ended. Puka for Python calls it `loop(clients)`.
 ///
 /// # Errors
-/// When all connections have ended, the error of the first client in the list whose connection ended
-/// with one. As [`Evented::run`] if the system has no resources left for waiting.
+/// When all connections have ended, the error of the first client in the list whose connection
+/// ended with one. As [`Evented::run`] if the system has no resources left for waiting.
 ///
 /// # Panics
 /// If a callback panics. The function can be called again.
@@ -109,8 +109,8 @@ pub fn run<S: Read + Write + Source + 'static>(
         timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
     );
     for client in clients {
-        // Writes the requests of the last callbacks. An error ends the connection, and the next call
-        // of `run` returns it.
+        // Writes the requests of the last callbacks. An error ends the connection, and the next
+        // call of `run` returns it.
         drop(client.drive());
     }
     outcome

@@ -64,6 +64,7 @@ impl Socket {
     /// Returns `true` if the socket is connected, `false` while it is connecting.
     pub(super) fn is_connected(&self) -> io::Result<bool> {
         let Some(socket) = self.tcp() else {
+            // A Unix socket was connected when it was created.
             return Ok(true);
         };
         if let Some(error) = socket.take_error()? {

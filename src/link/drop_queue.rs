@@ -208,6 +208,7 @@ impl ErrorCauses {
     /// causes that are used nowhere else to the drop queue.
     pub(super) fn store(&mut self, error: &Error, drop_queue: &DropQueue) {
         let Some(cause) = Cause::of(error) else {
+            // Most errors contain no value of the user.
             return;
         };
         for last in self.0.extract_if(.., |cause| cause.is_last()) {

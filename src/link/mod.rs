@@ -331,7 +331,8 @@ impl Link {
         }
     }
 
-    /// Gives up a place in the queue for capacity. If it was first, the next one is woken.
+    /// Removes a future from the queue for capacity. If it was the first one, the next one is
+    /// woken.
     pub(crate) fn end_wait(&self, capacity: Capacity, ticket: Ticket) {
         let old_waker = self.with_state(|state| state.end_wait(capacity, ticket));
         drop(old_waker);

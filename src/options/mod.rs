@@ -23,8 +23,8 @@ pub use tls::{TlsOptions, TlsSource};
 
 /// The settings of a connection. Each has a default that suits most programs.
 ///
-/// Some values end the connection with [`Error::InvalidArgument`] before anything is written: values
-/// that cannot be sent, such as a name of more than 255 bytes, and a limit of 0 for
+/// Some values end the connection with [`Error::InvalidArgument`] before anything is written:
+/// values that cannot be sent, such as a name of more than 255 bytes, and a limit of 0 for
 /// [`max_requests`](Self::max_requests), [`max_outgoing_bytes`](Self::max_outgoing_bytes),
 /// [`max_publishes_in_flight`](Self::max_publishes_in_flight),
 /// [`max_buffered_deliveries`](Self::max_buffered_deliveries) or
@@ -132,8 +132,8 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// The largest limit in bytes: 512 MiB on a 32-bit target.
 ///
 /// The sizes of queued bodies are added up. Bodies may share their memory, so a sum may exceed the
-/// memory of the process: 64 publishes of one body of 64 MiB would overflow 32 bits. The largest sum
-/// has five terms, each of at most this limit: the bytes that are queued, unconfirmed and of
+/// memory of the process: 64 publishes of one body of 64 MiB would overflow 32 bits. The largest
+/// sum has five terms, each of at most this limit: the bytes that are queued, unconfirmed and of
 /// requests, and one body by which each of the first two may exceed its limit.
 const MAX_BYTES: usize = usize::MAX / 8;
 
@@ -191,10 +191,10 @@ setters! {
     /// default, and at least 1. At the limit, awaiting a request waits, and `try_send` returns
     /// `Full`.
     max_requests(requests: usize) => limits.requests;
-    /// Sets how many bytes may be queued for writing; 16 MiB by default, at least 1, and on a 32-bit
-    /// target at most 512 MiB. At the limit, awaiting a request waits, and `try_send` returns
-    /// `Full`. Bytes that were passed to the transport and not yet written are not counted; they are
-    /// at most as many again.
+    /// Sets how many bytes may be queued for writing; 16 MiB by default, at least 1, and on a
+    /// 32-bit target at most 512 MiB. At the limit, awaiting a request waits, and `try_send`
+    /// returns `Full`. Bytes that were passed to the transport and not yet written are not counted;
+    /// they are at most as many again.
     max_outgoing_bytes(bytes: usize) => limits.outgoing_bytes, MAX_BYTES;
     /// Sets how many publishes may be unconfirmed; 65 536 by default, and at least 1. At the limit,
     /// awaiting a publish waits, and `try_send` returns `Full`.
@@ -214,8 +214,9 @@ setters! {
     /// Replies and confirms arrive on the same stream, so they are delayed, too. If a reply is
     /// pending and the pause has lasted half a second, reading continues until four times the limit
     /// is buffered. Meanwhile each consumer that has buffered more than its share gets a prefetch
-    /// count of 1, until its deliveries are taken. In a queue with a single active consumer, another
-    /// consumer may become active because of that. Some consumers keep their prefetch count:
+    /// count of 1, until its deliveries are taken. In a queue with a single active consumer,
+    /// another consumer may become active because of that. Some consumers keep their prefetch
+    /// count:
     ///
     /// - a consumer with its own prefetch count, because programs rely on it;
     /// - a consumer with `no_ack`, which has none;

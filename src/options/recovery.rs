@@ -152,8 +152,8 @@ impl Recovery {
     }
 
     /// Skips the entities for which the filter returns `false`, at each recovery. The driver calls
-    /// the filter with no lock held. The filter may send requests over the connection, but must not wait for their
-    /// replies. If it panics, the entity is declared again, and
+    /// the filter with no lock held. The filter may send requests over the connection, but must not
+    /// wait for their replies. If it panics, the entity is declared again, and
     /// [`Recovered::failed`](crate::Recovered::failed) reports that.
     #[must_use]
     pub fn filter(mut self, wanted: impl Fn(&Entity<'_>) -> bool + Send + Sync + 'static) -> Self {

@@ -31,8 +31,8 @@ macro_rules! properties {
     ($($(#[$doc:meta])* $flag:literal $name:ident: $ty:ident,)*) => {
         /// The properties of a message. `None` means absent, which differs from empty.
         ///
-        /// They borrow from the bytes that they were decoded from, or from the values that they were
-        /// built from.
+        /// They borrow from the bytes that they were decoded from, or from the values that they
+        /// were built from.
         #[derive(Clone, Copy, Debug, Default, PartialEq)]
         #[non_exhaustive]
         pub struct Properties<'a> {

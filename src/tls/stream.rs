@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
-/// The read size in bytes: the maximum size of a TLS record, so that a record takes one system call.
+/// The read size in bytes: the maximum size of a TLS record, so that a record takes one system
+/// call.
 const READ_SIZE: usize = 18 << 10;
 
 /// A TLS session over a byte stream. Returned by [`connect`](super::connect).

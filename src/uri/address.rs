@@ -41,8 +41,8 @@ fn parse_host_and_port(address: Piece<'_>, default_port: u16) -> Result<Endpoint
     Ok(Endpoint::Tcp { host, port })
 }
 
-/// Parses a host. RFC 3986, 3.2.2 allows an empty host, which counts as absent. RabbitMQ URI specification: "For
-/// the purposes of this section, a zero-length host is treated as absent."
+/// Parses a host. RFC 3986, 3.2.2 allows an empty host, which counts as absent. RabbitMQ URI
+/// specification: "For the purposes of this section, a zero-length host is treated as absent."
 fn parse_host(piece: Piece<'_>) -> Result<String, UriError> {
     let bracketed = piece.text.starts_with('[');
     let host = if bracketed {

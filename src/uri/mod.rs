@@ -150,10 +150,10 @@ impl Uri {
     /// in the password (the first one ends the user name), a raw `@` in the user part (the last one
     /// ends it), and letters outside ASCII. RabbitMQ's clients differ on these points:
     ///
-    /// - `amqp://host/` means the virtual host `/`, as in Puka for Python, pika and Go, because users
-    ///   expect that. RabbitMQ's specification says that it means the virtual host with an empty
-    ///   name, which few brokers have; [`Options::virtual_host`](crate::Options::virtual_host) can
-    ///   set it.
+    /// - `amqp://host/` means the virtual host `/`, as in Puka for Python, pika and Go, because
+    ///   users expect that. RabbitMQ's specification says that it means the virtual host with an
+    ///   empty name, which few brokers have;
+    ///   [`Options::virtual_host`](crate::Options::virtual_host) can set it.
     /// - An empty host or port counts as absent; one of several hosts must not lack both. An empty
     ///   user name or password does not count as absent: `amqp://:@host` logs in with both empty.
     /// - `amqp://user@host` has no password, so the default, `guest`, is used.
@@ -379,7 +379,8 @@ impl fmt::Debug for Uri {
     }
 }
 
-/// Returns the port that is assigned by IANA, and in "The amqps URI scheme" of RabbitMQ's specification.
+/// Returns the port that is assigned by IANA, and in "The amqps URI scheme" of RabbitMQ's
+/// specification.
 fn default_port(tls: bool) -> u16 {
     if tls { 5671 } else { 5672 }
 }

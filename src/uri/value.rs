@@ -17,7 +17,8 @@ pub(super) fn set_once<T>(
     }
 }
 
-/// Parses a number and sets it as the value of a parameter. Returns an error if that is set already.
+/// Parses a number and sets it as the value of a parameter. Returns an error if that is set
+/// already.
 pub(super) fn set_number<T: FromStr>(
     slot: &mut Option<T>,
     name: &'static str,

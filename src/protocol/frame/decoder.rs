@@ -20,7 +20,8 @@ const MIN_FREE: usize = 2 << 10;
 /// The largest buffer for many small frames, in bytes. A larger frame gets a buffer of its size.
 const MAX_SMALL_FRAME_BUFFER: usize = 128 << 10;
 
-/// The number of shared buffers that are stored for reuse. It suffices for a consumer that keeps up.
+/// The number of shared buffers that are stored for reuse. It suffices for a consumer that keeps
+/// up.
 const MAX_SHARED_BUFFERS: usize = 6;
 
 /// Body frames of at least this many bytes get a buffer of their size, so that the payload can be
@@ -169,8 +170,8 @@ impl Frame<'_> {
 /// frame.
 #[inline]
 fn split_frame(bytes: &[u8], kind: FrameKind, channel: u16, limit: u32) -> Option<(&[u8], &[u8])> {
-    let (found, on, size) = FrameHeader::fields(*bytes.first_chunk()?);
-    if found != kind.number() || on != channel || size > limit {
+    let (found_kind, found_channel, size) = FrameHeader::fields(*bytes.first_chunk()?);
+    if found_kind != kind.number() || found_channel != channel || size > limit {
         return None;
     }
     let (payload, rest) = bytes
@@ -400,8 +401,8 @@ impl Decoder {
         Some((properties.len(), rest.len()))
     }
 
-    /// Returns the bytes of the frame header, and one more byte, which is ignored. Returns `None` if
-    /// the header is incomplete.
+    /// Returns the bytes of the frame header, and one more byte, which is ignored. Returns `None`
+    /// if the header is incomplete.
     #[inline]
     fn header_bytes(&self) -> Option<[u8; HEADER + 1]> {
         if let Some(bytes) = self.pending().first_chunk() {
