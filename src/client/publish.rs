@@ -237,9 +237,9 @@ impl BasicPublish<'_> {
             immediate: self.immediate,
             properties,
             headers,
-            body: self.body.lend(),
+            body: self.body.as_borrowed(),
         };
-        match self.body.users_own() {
+        match self.body.user_owned() {
             None => start(&publish),
             Some(body) => {
                 // The state machine drops its share of the body under the lock. The body's owner

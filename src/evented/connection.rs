@@ -192,6 +192,8 @@ impl<S: Read + Write> Evented<S> {
                 handle_time_without_stream(&self.link, now)
             };
             if self.link.prepare_to_sleep(&waker) {
+                // Reading was resumed. Data that arrived during the pause causes no other event in
+                // an edge-triggered loop.
                 self.may_have_work |= interest.input && !self.wants_input;
                 self.wants_input = interest.input;
                 return interest;

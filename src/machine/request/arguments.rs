@@ -34,7 +34,7 @@ impl Body<'_> {
 
     /// Returns the same body, borrowed from this one.
     #[inline]
-    pub(crate) fn lend(&self) -> Body<'_> {
+    pub(crate) fn as_borrowed(&self) -> Body<'_> {
         match self {
             Self::Borrowed(bytes) => Body::Borrowed(bytes),
             Self::Shared(bytes) | Self::Owned(bytes) => Body::Lent(bytes),
@@ -62,13 +62,13 @@ impl Body<'_> {
     /// Returns the body that the state machine would share, if dropping it may run the user's code:
     /// [`Bytes`] may have any owner.
     #[inline]
-    pub(crate) fn users_own(&self) -> Option<&Bytes> {
-        let users = match self {
+    pub(crate) fn user_owned(&self) -> Option<&Bytes> {
+        let bytes = match self {
             Self::Borrowed(_) | Self::Owned(_) => return None,
             Self::Shared(bytes) => bytes,
             Self::Lent(bytes) => *bytes,
         };
-        (users.len() >= COPIED_BODY).then_some(users)
+        (bytes.len() >= COPIED_BODY).then_some(bytes)
     }
 }
 
