@@ -127,7 +127,8 @@ impl Lifecycle {
             class: close.class_id,
             method: close.method_id,
         };
-        let fault = Fault::reported_by_broker(close.reply_code, &close.reply_text.to_str_lossy(), method);
+        let fault =
+            Fault::reported_by_broker(close.reply_code, &close.reply_text.to_str_lossy(), method);
         let in_handshake = matches!(self.state, State::Handshake(_));
         self.end(session, fault.into(), in_handshake);
     }

@@ -109,9 +109,12 @@ impl Consumers {
             let text = format!(
                 "{MOST_STRAYS} deliveries on channel {number} for a consumer that does not exist"
             );
-            return Err(
-                Fault::found_in_broker(ReplyCode::COMMAND_INVALID, text, basic::Deliver::ID).into(),
-            );
+            return Err(Fault::found_in_broker(
+                ReplyCode::COMMAND_INVALID,
+                text,
+                basic::Deliver::ID,
+            )
+            .into());
         }
         if channel.role == Role::Idle {
             cx.channels.leave_pool(number);

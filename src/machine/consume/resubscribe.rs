@@ -65,7 +65,10 @@ impl Consuming {
                 self.end_consumer(cx, id, Ended::ConnectionBroken(error.clone()));
             }
             Phase::Restoring
-                if consumer.channel != 0 && error.is_caused_by_request() && is_alone && is_known =>
+                if consumer.channel != 0
+                    && error.is_caused_by_request()
+                    && is_alone
+                    && is_known =>
             {
                 self.end_consumer(cx, id, Ended::ConnectionBroken(error.clone()));
             }

@@ -276,9 +276,12 @@ impl AwaitTune {
         login.challenges += 1;
         if login.challenges > MAX_CHALLENGES {
             let text = format!("more than {MAX_CHALLENGES} challenges in one login");
-            return Err(
-                Fault::found_in_broker(ReplyCode::COMMAND_INVALID, text, methods::Secure::ID).into(),
-            );
+            return Err(Fault::found_in_broker(
+                ReplyCode::COMMAND_INVALID,
+                text,
+                methods::Secure::ID,
+            )
+            .into());
         }
         login.begin_step(LoginStep::respond(session, secure.challenge), options, out)
     }

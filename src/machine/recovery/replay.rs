@@ -197,10 +197,11 @@ impl Replay {
         is_alone: bool,
     ) -> Option<(ReplayStep, (Box<str>, Error))> {
         let step = self.pending.pop_front()?;
-        let is_blamed = is_alone && error.is_caused_by_request() && error.names_method(MethodId::NONE)
-            || topology
-                .request(&step)
-                .is_some_and(|request| error.names_method(request.id()));
+        let is_blamed =
+            is_alone && error.is_caused_by_request() && error.names_method(MethodId::NONE)
+                || topology
+                    .request(&step)
+                    .is_some_and(|request| error.names_method(request.id()));
         is_blamed.then(|| (step.clone(), (step.describe().into(), error.clone())))
     }
 

@@ -100,8 +100,7 @@ impl Session {
                     resized,
                 );
                 if self.cx.stage == Stage::Restoring {
-                    self.recovery.restore_deadline =
-                        Deadline::In(self.cx.options.timeouts.request);
+                    self.recovery.restore_deadline = Deadline::In(self.cx.options.timeouts.request);
                 }
             }
             Awaited::Cancel { consumer, tag, .. } => {
