@@ -44,7 +44,7 @@
 //! ones.
 //!
 //! The connection becomes [`Open`](crate::ConnectionState::Open) when all of this is done. It does
-//! not wait for a consumer that the broker refuses for now:
+//! not wait for a consumer that the broker refuses temporarily:
 //! - An exclusive consumer, or a consumer of a queue with one, while the broker has not noticed yet
 //!   that the previous connection is lost.
 //! - A consumer of an exclusive queue that another connection still has.

@@ -77,15 +77,16 @@ pub(crate) struct Context {
     pub(crate) transmit: Transmit,
     pub(crate) channels: Channels,
     /// Channels with acks to write. `flush_acks` empties it.
-    pub(crate) acking: Vec<ChannelNumber>,
+    pub(crate) channels_with_acks: Vec<ChannelNumber>,
     pub(crate) promises: Promises,
     /// Replies whose promise was abandoned, and that own resources.
     pub(crate) disposal: VecDeque<Reply>,
     /// Publishes that were republished. The broker may have accepted an earlier attempt, so their
     /// errors become [`Error::Unconfirmed`].
     pub(crate) republished: BTreeSet<PromiseId>,
-    /// The last started request that may have closed an earlier connection.
-    pub(crate) suspect: Option<PromiseId>,
+    /// The last started request that may have closed an earlier connection. While it is pending, no
+    /// other such request is sent.
+    pub(crate) possible_cause: Option<PromiseId>,
     /// The size of all queued requests, in bytes.
     pub(crate) queued_request_bytes: usize,
     pub(crate) topology: Topology,
@@ -112,11 +113,11 @@ impl Context {
             username: options.login.username().map(str::to_owned),
             transmit: Transmit::new(now, options.limits.frame_max),
             channels: Channels::default(),
-            acking: Vec::new(),
+            channels_with_acks: Vec::new(),
             promises: Promises::default(),
             disposal: VecDeque::new(),
             republished: BTreeSet::new(),
-            suspect: None,
+            possible_cause: None,
             queued_request_bytes: 0,
             topology: Topology::default(),
             notices: Notices::default(),
@@ -168,8 +169,8 @@ impl Context {
     }
 
     /// Returns `true` if a request that may have closed an earlier connection is pending.
-    pub(crate) fn has_pending_suspect(&self) -> bool {
-        self.suspect
+    pub(crate) fn has_pending_possible_cause(&self) -> bool {
+        self.possible_cause
             .is_some_and(|promise| self.promises.is_pending(promise))
     }
 
@@ -226,8 +227,9 @@ impl Context {
             | Method::Queue(queue::Method::Delete(_) | queue::Method::Unbind(_))),
         ) = request.method()
         {
-            // `note` expects a reply, and does not read that to these methods. Any method will do.
-            self.topology.note(&method, &method);
+            // `record` expects a reply, and does not read that to these methods. Any method will
+            // do.
+            self.topology.record(&method, &method);
         }
     }
 
@@ -385,10 +387,10 @@ impl Context {
 
     /// Records a request that the broker has accepted, so that the next connection can replay it.
     pub(crate) fn note(&mut self, request: &PendingRequest, reply: &Method<'_>) {
-        if let Some(topology) = self.topology.recorded()
+        if let Some(topology) = self.topology.if_recording()
             && let Some(method) = request.method()
-            && !topology.note(&method, reply)
-            && topology.is_first_overflow()
+            && !topology.record(&method, reply)
+            && topology.record_overflow()
         {
             self.notices.notify(&Notice::NotRecorded);
         }
@@ -414,7 +416,7 @@ impl Context {
 
     /// Returns the request with the current names of its queues.
     pub(crate) fn with_current_names(&self, request: PendingRequest) -> PendingRequest {
-        if !self.topology.has_renamed() {
+        if !self.topology.has_renamed_queues() {
             return request;
         }
         let Some(method) = request.method() else {
@@ -424,7 +426,7 @@ impl Context {
             PendingRequest::new(request.promise, request.info, method).payload
         };
         // Most requests name no queue that has another name now.
-        let Some(payload) = self.topology.renamed(method, encode) else {
+        let Some(payload) = self.topology.encode_renamed(method, encode) else {
             return request;
         };
         PendingRequest { payload, ..request }
@@ -435,8 +437,8 @@ impl Context {
         let Some(method) = request.method() else {
             return request;
         };
-        // Most requests name no queue whose first name was another.
-        let Some(renamed) = self.topology.unrenamed(method) else {
+        // Most requests name no queue that had another name first.
+        let Some(renamed) = self.topology.with_original_name(method) else {
             return request;
         };
         PendingRequest {
@@ -447,7 +449,7 @@ impl Context {
 
     /// Returns the current name of a queue.
     pub(crate) fn current_name<'n>(&self, name: &'n [u8]) -> Cow<'n, [u8]> {
-        match self.topology.renamed_to(name) {
+        match self.topology.current_if_renamed(name) {
             Some(current) => Cow::Owned(current.as_bytes().to_vec()),
             None => Cow::Borrowed(name),
         }

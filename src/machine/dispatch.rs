@@ -159,7 +159,8 @@ impl Session {
                 self.receive_confirm(number, nack.delivery_tag, nack.multiple, false, id)?;
             }
             Method::Basic(basic::Method::Cancel(cancel)) => {
-                self.consuming.server_cancels(&mut self.cx, number, cancel)
+                self.consuming
+                    .handle_server_cancel(&mut self.cx, number, cancel)
             }
             Method::Channel(channels::Method::Close(close)) => {
                 self.handle_channel_closed(number, close)?
@@ -350,7 +351,7 @@ impl Session {
                     },
                     message_count,
                 };
-                self.cx.got(request.promise, got)
+                self.cx.complete_get(request.promise, got)
             }
             Purpose::Returned { code, text } => {
                 if self.publishing.publishers.on(number).is_some() {
@@ -386,15 +387,19 @@ impl Session {
         self.cx
             .fail_pending_replies(channel.assembly.take(), pending, &error);
         if let Some(consumer) = channel.consumer.take() {
-            self.recovery
-                .consumer_closed(&mut self.cx, &mut self.consuming, consumer, &error);
+            self.recovery.handle_consumer_close(
+                &mut self.cx,
+                &mut self.consuming,
+                consumer,
+                &error,
+            );
         }
         self.publishing
             .handle_publisher_closed(&mut self.cx, number, &error);
         self.transactions
             .handle_transaction_closed(&mut self.cx, number, &error);
         if channel.role == Role::Restore {
-            outcome = self.recovery.step_failed(&mut self.cx, &error);
+            outcome = self.recovery.handle_step_close(&mut self.cx, &error);
         }
         self.cx.notices.notify(&Notice::ChannelClosed(error));
         self.cx.attention = true;

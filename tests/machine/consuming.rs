@@ -360,7 +360,7 @@ fn tag_of_another_channels_consumer_is_unknown() {
     let mut peer = Peer::open(Options::default());
     let (one, channel, tag) = peer.consumer(&consume("one"));
     let (other, _, others) = peer.consumer(&consume("other"));
-    let strays = [
+    let unknown_tags = [
         others.as_str(),
         "",
         "puka",
@@ -370,23 +370,23 @@ fn tag_of_another_channels_consumer_is_unknown() {
         "puka.999",
         "puka.18446744073709551617",
     ];
-    for (stray, number) in strays.into_iter().zip(1..) {
-        peer.deliver(channel, stray, number, b"stray");
-        assert!(peer.names().is_empty(), "{stray}: it would come again");
+    for (tag, number) in unknown_tags.into_iter().zip(1..) {
+        peer.deliver(channel, tag, number, b"unwanted");
+        assert!(peer.names().is_empty(), "{tag}: it would come again");
         peer.method(
             channel,
             &basic::Cancel {
-                consumer_tag: short(stray),
+                consumer_tag: short(tag),
                 nowait: true,
             },
         );
-        assert_eq!(peer.names(), [format!("{channel} basic.cancel")], "{stray}");
+        assert_eq!(peer.names(), [format!("{channel} basic.cancel")], "{tag}");
         assert!(
             peer.machine
                 .consumer(one)
                 .and_then(|it| it.ended())
                 .is_none(),
-            "{stray}"
+            "{tag}"
         );
     }
     peer.deliver(channel, &tag, 100, b"its own");

@@ -1,4 +1,4 @@
-//! Consumers that the broker refuses for now after a loss are started again later.
+//! Consumers that the broker refuses temporarily after a loss are restarted later.
 
 use crate::peer::{
     Peer, Sent, answer, channel_close, consume, declare, deliver, method, raw, short, tag_of, tune,
@@ -25,8 +25,8 @@ const NODE_DOWN: (u16, &str) = (
 );
 const NO_QUEUE: (u16, &str) = (404, "NOT_FOUND - no queue 'q' in vhost '/'");
 
-/// How long refused consumers are started again when there are no heartbeats.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long refused consumers are restarted when there are no heartbeats.
+const RETRY_LIMIT: Duration = Duration::from_secs(30);
 
 /// Returns an open connection without heartbeats.
 fn dialled() -> Peer {
@@ -106,7 +106,7 @@ fn is_open(peer: &Peer) -> bool {
     matches!(peer.machine.state(), ConnectionState::Open)
 }
 
-/// Returns a connection whose consumer was refused for now after a loss.
+/// Returns a connection whose consumer was refused temporarily after a loss.
 fn refused() -> (Peer, ConsumerId, ListenerId) {
     let mut peer = dialled();
     let (id, ..) = peer.consumer(&exclusive("q"));
@@ -125,7 +125,7 @@ fn refused() -> (Peer, ConsumerId, ListenerId) {
 }
 
 #[test]
-fn consumer_refused_for_now_starts_later() {
+fn temporarily_refused_consumer_starts_later() {
     let other = (403, "ACCESS_REFUSED - Queue q is busy");
     let stopped = (
         404,
@@ -205,13 +205,13 @@ fn consumer_refused_for_now_starts_later() {
         );
         peer.content(started.channel, &deliver(&tag, 1), b"m");
         assert_eq!(peer.taken(id).len(), 1, "{refusal:?}");
-        peer.pass(PATIENCE);
+        peer.pass(RETRY_LIMIT);
         assert_eq!(consumes(&peer.serve()), 0, "{refusal:?}");
     }
 }
 
 #[test]
-fn consumer_refused_for_good_ends_at_once() {
+fn consumer_with_a_final_refusal_ends_at_once() {
     let permission =
         "ACCESS_REFUSED - access to queue 'q' in vhost '/' refused for user 'in exclusive use'";
     let read = "ACCESS_REFUSED - read access to queue 'q' in vhost '/' refused for user 'guest'";
@@ -244,13 +244,13 @@ fn consumer_refused_for_good_ends_at_once() {
             "{refusal:?}"
         );
         assert_eq!(reports(&notices(&mut peer, listener))[0].failed.len(), 1);
-        peer.pass(PATIENCE);
+        peer.pass(RETRY_LIMIT);
         assert_eq!(consumes(&peer.serve()), 0, "{refusal:?}");
     }
 }
 
 #[test]
-fn delays_double_until_patience_ends() {
+fn delays_double_until_the_retry_limit() {
     let (mut peer, id, listener) = refused();
     let start = peer.now;
     let mut retries = Vec::new();
@@ -264,7 +264,7 @@ fn delays_double_until_patience_ends() {
         if refuse(&mut peer, LOCKED) > 0 {
             retries.push((peer.now - start).as_secs_f32());
         }
-        assert!(peer.now - start <= PATIENCE && is_open(&peer));
+        assert!(peer.now - start <= RETRY_LIMIT && is_open(&peer));
     }
     assert_eq!(retries, [0.5, 1.5, 3.5, 7.5, 12.5, 17.5, 22.5, 27.5, 30.0]);
     let ended = peer.machine.consumer(id).and_then(|it| it.ended());
@@ -272,7 +272,7 @@ fn delays_double_until_patience_ends() {
         matches!(ended, Some(Ended::ChannelClosed(Error::ResourceLocked(_)))),
         "{ended:?}"
     );
-    peer.pass(PATIENCE);
+    peer.pass(RETRY_LIMIT);
     assert_eq!(consumes(&peer.serve()), 0);
     assert_eq!(reports(&notices(&mut peer, listener)).len(), 1);
     // A reported failure is not reported again with the next recovery.
@@ -282,7 +282,7 @@ fn delays_double_until_patience_ends() {
 }
 
 #[test]
-fn patience_is_three_heartbeat_timeouts() {
+fn retry_limit_is_three_heartbeat_timeouts() {
     let mut peer = Peer::dialled(
         Options::default()
             .heartbeat(10)
@@ -306,9 +306,9 @@ fn patience_is_three_heartbeat_timeouts() {
 }
 
 #[test]
-fn patience_begins_with_each_connection() {
+fn retry_limit_begins_with_each_connection() {
     let (mut peer, id, listener) = refused();
-    peer.pass(PATIENCE - Duration::from_secs(1));
+    peer.pass(RETRY_LIMIT - Duration::from_secs(1));
     refuse(&mut peer, IN_USE);
     peer.machine.handle_loss(Broken::Eof);
     peer.pass(Duration::from_secs(60));
@@ -400,7 +400,7 @@ fn waiting_consumer_carries_out_requests() {
     let (mut peer, id, _) = refused();
     peer.machine.drop_consumer(id);
     assert!(peer.machine.is_idle());
-    peer.pass(PATIENCE);
+    peer.pass(RETRY_LIMIT);
     assert_eq!(consumes(&peer.serve()), 0);
 
     let (mut peer, id, _) = refused();
@@ -481,7 +481,7 @@ fn consumer_of_several_queues_continues_without_one() {
         );
         peer.pass(Duration::from_millis(500));
     }
-    assert!(peer.now - start >= PATIENCE);
+    assert!(peer.now - start >= RETRY_LIMIT);
     assert_eq!(
         peer.machine
             .consumer(id)
@@ -559,7 +559,7 @@ fn channel_is_reserved_for_a_refused_consumer() {
 }
 
 #[test]
-fn hard_error_beside_starting_consumer_blames_neither() {
+fn hard_error_beside_starting_consumer_ends_neither() {
     for class_and_method in [(60, 20), (0, 0)] {
         let (mut peer, id, _) = refused();
         peer.pass(Duration::from_millis(500));

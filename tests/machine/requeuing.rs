@@ -361,7 +361,7 @@ fn server_cancel_before_consume_ok_is_answered_afterwards() {
 }
 
 #[test]
-fn stray_delivery_closes_an_otherwise_unused_channel() {
+fn delivery_without_consumer_closes_an_unused_channel() {
     let (mut peer, id, channel, tag) = consumer(0);
     peer.machine.drop_consumer(id);
     peer.serve();
@@ -377,7 +377,7 @@ fn stray_delivery_closes_an_otherwise_unused_channel() {
 }
 
 #[test]
-fn stray_delivery_closes_the_channel_after_its_request() {
+fn delivery_without_consumer_closes_channel_after_request() {
     let mut peer = Peer::open(Options::default());
     let declared = peer.machine.request(declare("q")).unwrap();
     peer.take();
@@ -398,9 +398,9 @@ fn stray_delivery_closes_the_channel_after_its_request() {
 }
 
 #[test]
-fn stray_delivery_is_never_settled_beside_others() {
+fn delivery_without_consumer_is_never_settled() {
     let (mut peer, id, channel, tag) = consumer(1);
-    peer.deliver(channel, "unknown", 2, b"stray");
+    peer.deliver(channel, "unknown", 2, b"unwanted");
     peer.deliver(channel, &tag, 3, b"x");
     for delivered in peer.taken(id) {
         peer.machine.settle(&delivered, ACK).unwrap();
@@ -408,7 +408,7 @@ fn stray_delivery_is_never_settled_beside_others() {
     assert_eq!(
         take(&mut peer),
         ["ack 1", "ack 3"],
-        "an ack of several would cover the stray"
+        "an ack of several would cover the delivery without a consumer"
     );
     peer.deliver(channel, &tag, 4, b"x");
     peer.machine.drop_consumer(id);
@@ -423,12 +423,12 @@ fn stray_delivery_is_never_settled_beside_others() {
 }
 
 #[test]
-fn stray_delivery_keeps_unsettled_deliveries_valid() {
+fn delivery_without_consumer_leaves_others_valid() {
     let (mut peer, id, channel, tag) = consumer(1);
     let unsettled = peer.taken(id).remove(0);
     peer.machine.drop_consumer(id);
     peer.serve();
-    peer.deliver(channel, &tag, 2, b"stray");
+    peer.deliver(channel, &tag, 2, b"unwanted");
     assert!(take(&mut peer).is_empty());
     peer.machine.settle(&unsettled, ACK).unwrap();
     let mut sent = take(&mut peer);
@@ -454,7 +454,7 @@ fn late_deliveries_without_end_are_returned_in_batches() {
 }
 
 #[test]
-fn stray_deliveries_without_end_break_the_connection() {
+fn endless_deliveries_without_consumer_break_the_connection() {
     let (mut peer, _, channel, _) = consumer(0);
     for number in 1..=5000 {
         if peer.machine.why_closed().is_none() {

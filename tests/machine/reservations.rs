@@ -1,4 +1,4 @@
-//! Channels that are reserved for consumers which were refused for now.
+//! Channels that are reserved for consumers that were refused temporarily.
 
 use crate::peer::{Peer, answer, channel_close, consume, method, tune};
 use puka::machine::{Consume, ConsumerId, Reply};

@@ -61,7 +61,7 @@ pub(crate) struct Session {
     pub(crate) pending: BTreeMap<PromiseId, Pending>,
     pub(crate) abandoned: BTreeSet<PromiseId>,
     pub(crate) consumers: BTreeMap<ConsumerId, Consumer>,
-    /// The tags of consumers that were reported as refused for now, or as ended.
+    /// The tags of consumers that were reported as refused temporarily, or as ended.
     pub(crate) refused: BTreeSet<String>,
     /// The end of the last handshake.
     pub(crate) opened_at: Option<Instant>,
@@ -140,7 +140,7 @@ impl Session {
         self.count_consumers(queue, false)
     }
 
-    /// Returns the number of consumers of a queue that are refused for now.
+    /// Returns the number of consumers of a queue that are refused temporarily.
     pub(crate) fn refused_consumers(&self, queue: &str) -> usize {
         self.count_consumers(queue, true)
     }

@@ -290,7 +290,7 @@ impl Connection {
     /// Call it before the consumer is cancelled or dropped, or right after it was cancelled. A
     /// delivery that needs no ack is lost.
     pub fn return_later(&mut self, delivered: &Delivered) {
-        self.session.cx.set_unwanted(delivered);
+        self.session.cx.mark_unwanted(delivered);
         self.proceed_if_queued();
     }
 

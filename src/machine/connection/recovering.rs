@@ -64,7 +64,10 @@ impl Lifecycle {
             return false;
         }
         // Without recovery, or when its limits are reached, the loss is final.
-        let Some(delay) = session.recovery.retry(&mut session.cx, error, in_handshake) else {
+        let Some(delay) = session
+            .recovery
+            .plan_attempt(&mut session.cx, error, in_handshake)
+        else {
             return false;
         };
         self.enter(&mut session.cx, State::Down(Down::after(delay)));

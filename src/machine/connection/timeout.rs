@@ -25,7 +25,7 @@ impl Connection {
             return;
         }
         if matches!(self.lifecycle.state, State::Open) {
-            self.session.consuming.resubscription.handle_timeout(now);
+            self.session.consuming.restarts.handle_timeout(now);
         }
         if let Some(broken) = self.broken_transport(now) {
             let error = Error::ConnectionBroken(broken);

@@ -1,5 +1,5 @@
-//! Buffers of deliveries. They consist of batches that the program takes as a whole, because a
-//! delivery is large, and moving a batch does not copy its deliveries.
+//! Buffers of deliveries. They consist of batches, which the program takes as a whole. Moving a
+//! batch does not copy its deliveries, which are large.
 
 use crate::machine::channel::content::Delivered;
 use std::collections::VecDeque;
@@ -7,12 +7,12 @@ use std::collections::VecDeque;
 /// The maximum number of deliveries in a batch.
 pub(crate) const BATCH: usize = 64;
 
-/// The maximum capacity of the unused shared buffers, in deliveries.
-const SPARE: usize = 8 << 10;
+/// The maximum capacity of all unused shared buffers together, in deliveries.
+const MAX_SPARE: usize = 8 << 10;
 
-/// A buffer for at most this many deliveries stays with its consumer, because many consumers have
-/// few deliveries at a time.
-const SMALL: usize = 4;
+/// The largest capacity of a buffer that stays with its consumer when it is empty. Many consumers
+/// have few deliveries at a time, and use such a buffer again.
+const MAX_SMALL: usize = 4;
 
 /// Unused buffers for batches, which all consumers share. The last one that became empty is used
 /// next, while it is in the processor's cache.
@@ -32,10 +32,10 @@ impl Spares {
     }
 
     /// Stores an unused buffer, unless it is too large or enough are stored.
-    fn keep(&mut self, mut buffer: VecDeque<Delivered>) {
+    fn store(&mut self, mut buffer: VecDeque<Delivered>) {
         let capacity = self.capacity + buffer.capacity();
         // A larger buffer was allocated by the program, and would use too much memory here.
-        if (1..=BATCH).contains(&buffer.capacity()) && capacity <= SPARE {
+        if (1..=BATCH).contains(&buffer.capacity()) && capacity <= MAX_SPARE {
             // `clear` also moves the start of the ring back to the beginning of the allocation.
             buffer.clear();
             self.capacity = capacity;
@@ -98,8 +98,8 @@ impl Batches {
             let (taken, taken_bytes) = if is_swappable && batch.deliveries.len() <= most - count {
                 // Swapping the buffers takes the whole batch without moving a delivery.
                 std::mem::swap(into, &mut batch.deliveries);
-                if batch.deliveries.capacity() > SMALL {
-                    spares.keep(std::mem::take(&mut batch.deliveries));
+                if batch.deliveries.capacity() > MAX_SMALL {
+                    spares.store(std::mem::take(&mut batch.deliveries));
                 }
                 (into.len(), batch.bytes)
             } else {
@@ -121,7 +121,7 @@ impl Batches {
                 break;
             }
             if let Some(batch) = self.full.pop_front() {
-                spares.keep(batch.deliveries);
+                spares.store(batch.deliveries);
             }
         }
         (count, bytes)
@@ -222,7 +222,7 @@ mod tests {
     #[cfg_attr(miri, ignore = "it takes Miri minutes")]
     fn unused_buffers_have_a_bounded_capacity() {
         let (mut batches, mut spares) = (Batches::default(), Spares::default());
-        for tag in 0..2 * SPARE as u64 {
+        for tag in 0..2 * MAX_SPARE as u64 {
             batches.push(delivered(tag), &mut spares);
         }
         let mut taken = VecDeque::new();
@@ -230,7 +230,7 @@ mod tests {
             taken.clear();
         }
         assert!(
-            spares.capacity <= SPARE && spares.capacity > SPARE / 2,
+            spares.capacity <= MAX_SPARE && spares.capacity > MAX_SPARE / 2,
             "{}",
             spares.capacity
         );
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn empty_take_returns_the_buffer_unless_it_is_small() {
-        for (count, returned) in [(SMALL as u64, 0), (SMALL as u64 + 1, 1)] {
+        for (count, returned) in [(MAX_SMALL as u64, 0), (MAX_SMALL as u64 + 1, 1)] {
             let (mut batches, mut spares) = (Batches::default(), Spares::default());
             let mut taken = VecDeque::new();
             for tag in 0..count {

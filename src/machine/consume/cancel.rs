@@ -4,75 +4,62 @@
 use crate::error::Error;
 use crate::machine::consume::Consuming;
 use crate::machine::consume::consumer::{Consumer, Phase};
+use crate::machine::consume::consumers::Consumers;
 use crate::machine::consume::tags::TagNumber;
 use crate::machine::context::{Context, Stage};
-use crate::machine::recovery::failed_consumer;
 use crate::machine::{ConsumerId, Ended, Notice, PromiseId, Reply};
 use crate::protocol::ShortString;
 use crate::protocol::method::basic;
 
 impl Consuming {
-    /// Cancels a consumer. Its buffered deliveries are returned to the queue once the broker has
-    /// confirmed the cancel. Deliveries that need no ack stay buffered, because they would be lost.
+    /// Cancels a consumer. Its buffered deliveries are returned to their queues once the broker has
+    /// confirmed the cancel. Deliveries that need no ack stay buffered. They would be lost
+    /// otherwise.
     pub(crate) fn cancel(&mut self, cx: &mut Context, id: ConsumerId) -> Result<PromiseId, Error> {
-        if self.consumers.get(id).is_none_or(Consumer::has_ended) {
-            return Err(Error::Stale);
-        }
+        let consumer = self.consumers.get_mut(id);
+        let consumer = consumer.filter(|it| !it.has_ended()).ok_or(Error::Stale)?;
         let promise = cx.counted_promise();
-        if let Some(consumer) = self.consumers.get_mut(id) {
-            consumer.cancelling.push(promise);
-        }
+        consumer.cancel_promises.push(promise);
         self.begin_cancel(cx, id);
         Ok(promise)
     }
 
-    /// Begins to cancel a consumer, as far as its phase allows. A consumer that is starting is
-    /// cancelled at `consume-ok`.
+    /// Begins to cancel a consumer, as far as its phase allows. One that is starting or restarting
+    /// is cancelled when all its `consume-ok` have arrived.
     pub(crate) fn begin_cancel(&mut self, cx: &mut Context, id: ConsumerId) {
+        // Unreachable: the caller has found the consumer.
         let Some(consumer) = self.consumers.get(id) else {
             return;
         };
-        let (is_live, is_restoring) = (
-            matches!(consumer.phase, Phase::Live),
-            matches!(consumer.phase, Phase::Restoring),
-        );
+        let is_live = matches!(consumer.phase, Phase::Live);
+        let waits_for_channel = consumer.is_restarting() && consumer.channel.is_none();
         if consumer.dropped || is_live && !consumer.no_ack {
             self.consumers.return_buffered(cx, id);
         }
-        if is_restoring {
-            self.end_restoring(cx, id);
-        } else if is_live {
+        if is_live {
             self.consumers.cancel_all(cx, id);
-        }
-    }
-
-    /// Ends a consumer that is being restored: at once, or at `consume-ok` if its `basic.consume`
-    /// is written.
-    pub(crate) fn end_restoring(&mut self, cx: &mut Context, id: ConsumerId) {
-        if self
-            .consumers
-            .get(id)
-            .is_some_and(|consumer| consumer.channel == 0)
-        {
+        } else if waits_for_channel {
+            // The broker does not know it, so no `cancel-ok` follows.
             self.end_consumer(cx, id, Ended::Cancelled);
         }
     }
 
     /// Handles `cancel-ok`.
-    pub(crate) fn cancel_ok(&mut self, cx: &mut Context, id: ConsumerId, tag: TagNumber) {
+    pub(crate) fn handle_cancel_ok(&mut self, cx: &mut Context, id: ConsumerId, tag: TagNumber) {
         // The server may have cancelled the consumer first, and the program may have dropped it.
+        // Then it is removed already.
         let Some(consumer) = self.consumers.get_mut(id) else {
             return;
         };
-        if consumer.tags.end(tag) && !consumer.has_ended() {
+        if consumer.tags.remove(tag) && !consumer.has_ended() {
             self.end_consumer(cx, id, Ended::Cancelled);
         }
-        self.complete_resizes(cx, id);
+        self.consumers.complete_resizes(cx, id);
         self.unthrottle(cx, id);
     }
 
     /// Handles a cancel by the server. Earlier deliveries can still be taken.
-    pub(crate) fn server_cancels(
+    pub(crate) fn handle_server_cancel(
         &mut self,
         cx: &mut Context,
         number: u16,
@@ -93,26 +80,27 @@ impl Consuming {
         let (Some(id), Some(tag)) = (id, TagNumber::of(cancel.consumer_tag)) else {
             return;
         };
+        // Unreachable: a consumer leaves its channel when it ends, and is removed only afterwards.
         let Some(consumer) = self.consumers.get_mut(id) else {
             return;
         };
-        // The tag may have ended by `cancel-ok` before.
-        let Some(source) = consumer.tags.find(tag).map(|tag| tag.source) else {
+        // `cancel-ok` may have ended the tag before.
+        let Some(index) = consumer.tags.find(tag).map(|tag| tag.subscription) else {
             return;
         };
-        let has_ended = consumer.tags.end(tag);
-        let is_last_tag = consumer.tags.iter().all(|tag| tag.source != source);
+        let has_ended = consumer.tags.remove(tag);
+        let is_last_of_queue = consumer.tags.iter().all(|tag| tag.subscription != index);
         let subscription = consumer
-            .sources
-            .get(source as usize)
-            .filter(|_| is_last_tag);
+            .subscriptions
+            .get(index as usize)
+            .filter(|_| is_last_of_queue);
         let queue = subscription.map(|subscription| subscription.queue.clone());
         if queue.is_some() && !has_ended {
-            self.end_source(cx, id, source as usize, Ended::CancelledByServer);
+            self.end_subscription(cx, id, index as usize, Ended::CancelledByServer);
         }
         if has_ended {
-            // RabbitMQ 4.3 has a timeout for each delivery. If one passes when the consumer is
-            // already cancelled, the broker closes the channel (406), with the request on it.
+            // RabbitMQ 4.3 has a timeout for each delivery. If one passes after the consumer was
+            // cancelled, the broker closes the channel (406), and a request on it would fail.
             if let Some(channel) = cx.channels.get_mut(number) {
                 channel.may_be_closed_by_broker |= channel.unsettled.count() > 0;
             }
@@ -121,31 +109,33 @@ impl Consuming {
             cx.notices.notify(&Notice::ConsumerCancelled(tag));
             cx.release(number);
         }
-        // The queue was deleted, or it is durable and need not be replayed. The broker cancels all
-        // consumers of a deleted queue, so while another one is left, the queue exists. A consumer
-        // also ends alone, such as after an acknowledgement timeout (RabbitMQ 4.3).
+        // The queue is removed from the record: it was deleted, or it is durable and exists without
+        // a replay. The broker cancels all consumers of a deleted queue, so while another one is
+        // left, the queue exists. The broker cancels a single consumer after an acknowledgement
+        // timeout, for example (RabbitMQ 4.3).
         if let Some(queue) = queue.filter(|queue| !self.consumers.is_consumed(queue)) {
             cx.topology.forget_queue(queue.as_short_str());
         }
     }
 
     /// Ends one queue of a consumer that continues with its other queues.
-    pub(crate) fn end_source(
+    pub(crate) fn end_subscription(
         &mut self,
         cx: &mut Context,
         id: ConsumerId,
-        source: usize,
+        index: usize,
         reason: Ended,
     ) {
+        // Unreachable: the caller has found the consumer and the queue.
         let Some(consumer) = self.consumers.get(id) else {
             return;
         };
-        let tag = consumer.tag().into();
-        let Some(subscription) = consumer.sources.get(source) else {
+        let Some(subscription) = consumer.subscriptions.get(index) else {
             return;
         };
+        let tag = consumer.tag().into();
         let queue = String::from_utf8_lossy(&subscription.queue).into();
-        self.consumers.end_source(id, source, reason.clone());
+        self.consumers.end_subscription(id, index, reason.clone());
         cx.notices.notify(&Notice::QueueEnded {
             tag,
             queue,
@@ -153,8 +143,8 @@ impl Consuming {
         });
     }
 
-    /// Ends a consumer. Its promises complete, and its channel can be used again when everything is
-    /// settled.
+    /// Ends a consumer and completes its promises. Its channel can be used again when everything on
+    /// it is settled.
     pub(crate) fn end_consumer(&mut self, cx: &mut Context, id: ConsumerId, ended: Ended) {
         // Its end may have several causes, and only the first one counts.
         let consumer = self.consumers.get_mut(id);
@@ -163,51 +153,55 @@ impl Consuming {
         };
         let tag: Box<str> = consumer.tag().into();
         let number = consumer.channel;
+        // A consumer that is cancelled while the connection is down had started before the loss.
         let was_lost = matches!(ended, Ended::Cancelled)
             && !matches!(cx.stage, Stage::Open | Stage::Restoring);
-        let queues = consumer.consumed_queues(was_lost);
-        let (cancelling, resizing) = consumer.take_promises();
-        let Some(phase) = self.consumers.end(id, ended.clone()) else {
-            return;
-        };
-        let is_lost = matches!(ended, Ended::ChannelClosed(_) | Ended::ConnectionBroken(_));
-        let error = match ended {
-            Ended::ChannelClosed(error) | Ended::ConnectionBroken(error) => Some(error),
+        let queues = consumer.started_queues(was_lost);
+        let cancel_promises = std::mem::take(&mut consumer.cancel_promises);
+        let resize_promises = std::mem::take(&mut consumer.resize_promises);
+        let error = match &ended {
+            Ended::ChannelClosed(error) | Ended::ConnectionBroken(error) => Some(error.clone()),
             Ended::Cancelled | Ended::CancelledByServer => None,
         };
-        for promise in cancelling {
+        // Unreachable: the consumer has not ended yet.
+        let Some(phase) = self.consumers.end(id, ended) else {
+            return;
+        };
+        for promise in cancel_promises {
             let cancelled = || Ok(Reply::Cancelled(tag.clone()));
             cx.complete(promise, error.clone().map_or_else(cancelled, Err));
         }
-        for promise in resizing {
+        for promise in resize_promises {
             cx.complete(promise, Err(error.clone().unwrap_or(Error::Stale)));
         }
         if let Phase::Starting(promise) = phase {
-            let error = error
-                .clone()
-                .unwrap_or_else(|| Error::ConsumerCancelled(tag.to_string()));
+            let error = error.clone();
+            let error = error.unwrap_or_else(|| Error::ConsumerCancelled(tag.to_string()));
             cx.complete(promise, Err(error));
+            // The program never receives the consumer, so it cannot drop it.
             if let Some(consumer) = self.consumers.get_mut(id) {
                 consumer.dropped = true;
             }
         }
-        if is_lost {
-            // They can no longer be settled, and the broker delivers them again.
+        if error.is_some() {
+            // The channel is closed, so its deliveries can no longer be settled, and the broker
+            // delivers them again.
             self.consumers.discard_unsettled(id);
         }
-        cx.channels.remove_consumer(number, id);
-        self.forget_unused_queues(cx, queues);
+        if let Some(number) = number {
+            cx.channels.remove_consumer(number, id);
+        }
+        forget_unused_queues(&self.consumers, cx, queues);
         // Other work can use the channel that was reserved for it.
-        cx.may_start |= self.resubscription.done(id);
+        cx.may_start |= self.restarts.remove(id);
         self.consumers.announce(id);
-        self.consumers.remove_if_over(id);
+        self.consumers.remove_if_unused(id);
         cx.attention = true;
-        if let (Phase::Restoring, Some(error)) = (phase, error) {
-            // Once the connection is open, the report already contains the consumer.
-            if cx.stage != Stage::Open {
-                let failed = failed_consumer(&tag, &error);
-                self.resubscription.failed.push(failed);
-            }
+        // Once the connection is open, the report already contains the consumer.
+        if let (Phase::Restarting, Some(error)) = (phase, error)
+            && cx.stage != Stage::Open
+        {
+            self.restarts.record_failure(&tag, &error);
         }
     }
 
@@ -218,33 +212,16 @@ impl Consuming {
         }
     }
 
-    /// Stops the deliveries of all consumers, because the connection closes. The broker requeues
-    /// what it has delivered.
+    /// Cancels all live consumers, because the connection closes. The broker requeues what it has
+    /// delivered.
     pub(crate) fn stop_consumers(&mut self, cx: &mut Context) {
         for id in self.consumers.ids() {
-            let consumer = self.consumers.get(id);
-            if consumer.is_some_and(|consumer| matches!(consumer.phase, Phase::Live)) {
-                self.consumers.cancel_all(cx, id);
-            }
-        }
-    }
-
-    /// Removes the queues from the record that the broker has deleted because their last consumer
-    /// has ended.
-    fn forget_unused_queues(&self, cx: &mut Context, queues: Vec<ShortString>) {
-        for queue in queues {
-            // "If set, the queue is deleted when all consumers have finished using it. [..] If
-            // there was no consumer ever on the queue, it won't be deleted" (1.7.2.1, auto-delete).
-            if cx.topology.is_auto_delete(queue.as_short_str())
-                && !self.consumers.is_consumed(&queue)
-            {
-                cx.topology.forget_queue(queue.as_short_str());
-            }
+            self.consumers.cancel_all(cx, id);
         }
     }
 
     /// Drops interest in a consumer. It is cancelled, and its buffered deliveries are returned to
-    /// the queue.
+    /// their queues.
     pub(crate) fn drop_consumer(&mut self, cx: &mut Context, id: ConsumerId) {
         // A consumer that never started is removed when it ends.
         let Some(consumer) = self.consumers.get_mut(id) else {
@@ -254,10 +231,24 @@ impl Consuming {
         if consumer.has_ended() {
             let number = consumer.channel;
             self.consumers.return_buffered(cx, id);
-            self.consumers.remove_if_over(id);
-            cx.release(number);
+            self.consumers.remove_if_unused(id);
+            if let Some(number) = number {
+                cx.release(number);
+            }
         } else {
             self.begin_cancel(cx, id);
+        }
+    }
+}
+
+/// Removes those of the queues from the record that the broker has deleted because their last
+/// consumer has ended.
+fn forget_unused_queues(consumers: &Consumers, cx: &mut Context, queues: Vec<ShortString>) {
+    for queue in queues {
+        // "If set, the queue is deleted when all consumers have finished using it. [..] If there
+        // was no consumer ever on the queue, it won't be deleted" (1.7.2.1, auto-delete).
+        if cx.topology.is_auto_delete(queue.as_short_str()) && !consumers.is_consumed(&queue) {
+            cx.topology.forget_queue(queue.as_short_str());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One consumer: its queues, its phase, and what it has buffered.
+//! One consumer: its queues, its phase and its buffered deliveries.
 
 use crate::error::Error;
 use crate::machine::channel::content::{Delivered, STREAM_OFFSET};
@@ -11,8 +11,9 @@ use crate::machine::request::arguments::Consume;
 use crate::machine::request::check::check_queue_name;
 use crate::protocol::{EncodeError, ShortStr, ShortString, Table};
 
-/// The number of bytes of a consumer tag that are the user's. The rest makes it unique.
-const LONGEST_TAG: usize = 225;
+/// The maximum number of bytes of the user's part of a consumer tag. The rest of the 255 bytes is
+/// for the part that makes the tag unique.
+const MAX_USERS_TAG: usize = 225;
 
 /// Why a consumer has ended.
 #[derive(Clone, Debug)]
@@ -34,8 +35,8 @@ pub(crate) enum Phase {
     /// `consume-ok` is pending.
     Starting(PromiseId),
     Live,
-    /// The connection was lost. The consumer is started again on the next one.
-    Restoring,
+    /// The connection was lost. The consumer is restarted on the next one.
+    Restarting,
     /// `cancel-ok` is pending.
     Cancelling,
     Ended(Ended),
@@ -48,20 +49,22 @@ pub(crate) struct Subscription {
     pub(crate) queue: ShortString,
     /// The part of the tag that the user chooses.
     pub(crate) users_tag: Box<str>,
-    /// The tag by which the program knows it, which is the first one, and the number of that tag.
+    /// The first tag, by which the program knows it. It is empty until the first start.
     pub(crate) tag: Box<str>,
+    /// The number of the first tag.
     pub(crate) number: Option<TagNumber>,
     pub(crate) no_local: bool,
     pub(crate) exclusive: bool,
-    /// The arguments have the offset of a stream at which to start.
+    /// The queue is a stream that is read from an offset, which is in the arguments.
     pub(crate) by_offset: bool,
     pub(crate) arguments: Table,
-    /// The reason why this queue is no longer consumed while the consumer's other queues are.
+    /// Why this queue is no longer consumed, while the other queues of the consumer are.
     pub(crate) ended: Option<Ended>,
 }
 
 impl Subscription {
-    /// Returns the arguments of a request to consume, or an error if the broker would refuse them.
+    /// Returns the subscription of a request to consume, or an error if the broker would refuse its
+    /// arguments.
     pub(crate) fn new(topology: &Topology, consume: &Consume<'_>) -> Result<Self, Error> {
         check_queue_name(consume.queue)?;
         if !consume.arguments.is_finite() {
@@ -70,9 +73,9 @@ impl Subscription {
                 "numbers must be finite, because RabbitMQ cannot parse NaN and infinity",
             ));
         }
-        if consume.tag.len() > LONGEST_TAG {
+        if consume.tag.len() > MAX_USERS_TAG {
             let reason = format!(
-                "must be at most {LONGEST_TAG} bytes, got {}",
+                "must be at most {MAX_USERS_TAG} bytes, got {}",
                 consume.tag.len()
             );
             return Err(Error::invalid("consumer_tag", reason));
@@ -91,8 +94,8 @@ impl Subscription {
     }
 
     /// Returns an error unless each `basic.consume` fits into a frame.
-    pub(crate) fn check_size(sources: &[Self], frame_max: u32) -> Result<(), Error> {
-        let longest = sources.iter().map(Self::size).max().unwrap_or(0) + 2 * ShortStr::MAX;
+    pub(crate) fn check_size(subscriptions: &[Self], frame_max: u32) -> Result<(), Error> {
+        let longest = subscriptions.iter().map(Self::size).max().unwrap_or(0) + 2 * ShortStr::MAX;
         if longest > frame_max as usize {
             return Err(EncodeError::FrameTooLarge {
                 bytes: longest,
@@ -114,7 +117,29 @@ impl Subscription {
     }
 }
 
-/// The way in which a consumer is throttled.
+/// A new consumer, or one whose start was interrupted by the loss of the connection. It is queued
+/// until there is a channel for it.
+#[derive(Debug)]
+pub(crate) struct QueuedConsume {
+    pub(crate) promise: PromiseId,
+    pub(crate) subscriptions: Vec<Subscription>,
+    pub(crate) no_ack: bool,
+    pub(crate) prefetch_count: u16,
+    /// The prefetch count applies to all queues together.
+    pub(crate) shares_prefetch_count: bool,
+    /// The request may have closed an earlier connection. It is repeated while no other such
+    /// request is pending, so that the next close identifies the cause.
+    pub(crate) is_possible_cause: bool,
+}
+
+impl QueuedConsume {
+    /// Returns the approximate size in bytes, which counts towards the limit of queued requests.
+    pub(crate) fn size(&self) -> usize {
+        self.subscriptions.iter().map(Subscription::size).sum()
+    }
+}
+
+/// How a consumer is throttled: which prefetch count of 1 it has for now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Throttle {
     /// Each of its tags has a prefetch count of 1. The field is the consumer's own count.
@@ -123,38 +148,67 @@ pub(crate) enum Throttle {
     Channel,
 }
 
-/// A consumer.
+/// A consumer of one queue or several.
 #[derive(Debug)]
 pub struct Consumer {
     pub(super) turn: u64,
-    pub(crate) channel: u16,
-    pub(crate) sources: Vec<Subscription>,
+    /// The last channel of the consumer; `None` while it waits to be restarted.
+    pub(crate) channel: Option<u16>,
+    pub(crate) subscriptions: Vec<Subscription>,
     pub(crate) no_ack: bool,
     /// One prefetch count for all queues together, instead of one for each tag.
     pub(crate) shared_prefetch_count: Option<u16>,
-    /// The number of pending `consume-ok` before the consumer has started.
-    pub(crate) starting: usize,
+    /// While the consumer is starting or restarting: the number of pending `consume-ok`.
+    pub(crate) pending_starts: usize,
     pub(crate) tags: Tags,
     pub(crate) phase: Phase,
     /// Promises that complete at `cancel-ok`.
-    pub(crate) cancelling: Vec<PromiseId>,
-    /// Promises that complete when the new prefetch count is the only one.
-    pub(crate) resizing: Vec<PromiseId>,
-    /// Set while the consumer is throttled: until the program has taken its buffered deliveries.
+    pub(crate) cancel_promises: Vec<PromiseId>,
+    /// Promises that complete when no tag has an earlier prefetch count.
+    pub(crate) resize_promises: Vec<PromiseId>,
+    /// Set while the consumer is throttled: until the program has taken most of its buffered
+    /// deliveries.
     pub(crate) throttle: Option<Throttle>,
     /// The program has dropped the consumer.
     pub(crate) dropped: bool,
-    /// The prefetch count with which the consumer is started again.
-    pub(crate) wanted_prefetch: Option<u16>,
+    /// The prefetch count with which the consumer is restarted: that before the loss, or the last
+    /// one that the program has asked for since.
+    pub(crate) restart_prefetch_count: Option<u16>,
     /// The number of deliveries that were dropped because they were stale.
     pub(crate) lost: u64,
     pub(crate) buffered: Buffered,
     pub(super) deliveries: Batches,
-    /// There is an event for the buffered deliveries, or for the end.
-    pub(super) announced: bool,
+    /// An event for the program is queued.
+    pub(super) is_announced: bool,
 }
 
 impl Consumer {
+    /// Returns a consumer that starts on a channel.
+    pub(super) fn new(turn: u64, channel: u16, queued: QueuedConsume) -> Self {
+        let shares = queued.shares_prefetch_count;
+        let mut consumer = Self {
+            turn,
+            channel: Some(channel),
+            subscriptions: queued.subscriptions,
+            no_ack: queued.no_ack,
+            shared_prefetch_count: shares.then_some(queued.prefetch_count),
+            pending_starts: 0,
+            tags: Tags::default(),
+            phase: Phase::Starting(queued.promise),
+            cancel_promises: Vec::new(),
+            resize_promises: Vec::new(),
+            throttle: None,
+            dropped: false,
+            restart_prefetch_count: None,
+            lost: 0,
+            buffered: Buffered::default(),
+            deliveries: Batches::default(),
+            is_announced: false,
+        };
+        consumer.pending_starts = consumer.live_subscriptions().count();
+        consumer
+    }
+
     /// Returns `true` unless the consumer has ended or is being cancelled.
     pub(crate) fn is_consuming(&self) -> bool {
         !matches!(self.phase, Phase::Cancelling | Phase::Ended(_))
@@ -165,67 +219,71 @@ impl Consumer {
         matches!(self.phase, Phase::Ended(_))
     }
 
-    /// Takes the promises of cancels and of changes of the prefetch count.
-    pub(crate) fn take_promises(&mut self) -> (Vec<PromiseId>, Vec<PromiseId>) {
-        (
-            std::mem::take(&mut self.cancelling),
-            std::mem::take(&mut self.resizing),
-        )
+    /// Returns `true` if the connection was lost and the consumer has not started again.
+    pub(crate) fn is_restarting(&self) -> bool {
+        matches!(self.phase, Phase::Restarting)
     }
 
-    /// Returns the number of queues that are consumed.
-    pub(crate) fn live_sources(&self) -> usize {
-        self.sources
-            .iter()
-            .filter(|subscription| subscription.ended.is_none())
-            .count()
+    /// Returns the channel of a live consumer.
+    pub(crate) fn live_channel(&self) -> Option<u16> {
+        self.channel.filter(|_| matches!(self.phase, Phase::Live))
     }
 
-    /// Returns the queues for which this consumer had started, and which lose a consumer on the
-    /// broker when it ends. `was_lost` means that it had started on a connection that was lost.
-    pub(crate) fn consumed_queues(&self, was_lost: bool) -> Vec<ShortString> {
-        let has_started = was_lost || matches!(self.phase, Phase::Live | Phase::Cancelling);
-        let sources = self
-            .sources
+    /// Returns `true` if it consumes one of its queues exclusively.
+    pub(crate) fn is_exclusive(&self) -> bool {
+        self.subscriptions
             .iter()
-            .filter(|subscription| subscription.ended.is_none());
-        if has_started {
-            return sources
-                .map(|subscription| subscription.queue.clone())
+            .any(|subscription| subscription.exclusive)
+    }
+
+    /// Returns the subscriptions that have not ended, with their indices.
+    pub(crate) fn live_subscriptions(&self) -> impl Iterator<Item = (u32, &Subscription)> {
+        (0..)
+            .zip(&self.subscriptions)
+            .filter(|(_, subscription)| subscription.ended.is_none())
+    }
+
+    /// Returns the queues that lose a consumer on the broker when this consumer ends: those that
+    /// have started. `was_lost` means that all had started on a connection that was lost.
+    pub(crate) fn started_queues(&self, was_lost: bool) -> Vec<ShortString> {
+        if was_lost || matches!(self.phase, Phase::Live | Phase::Cancelling) {
+            return self
+                .live_subscriptions()
+                .map(|(_, subscription)| subscription.queue.clone())
                 .collect();
         }
         let started = self.tags.iter().filter(|tag| tag.started);
         started
-            .filter_map(|tag| self.sources.get(tag.source as usize))
+            .filter_map(|tag| self.subscriptions.get(tag.subscription as usize))
             .map(|subscription| subscription.queue.clone())
             .collect()
     }
 
-    /// Returns the queue whose absence made the broker refuse to start the consumer: the queue that
-    /// the error text names, else the first that has not started, because they are started one
-    /// after another.
-    pub(crate) fn missing_source<'n>(
+    /// Returns the subscription whose missing queue made the broker refuse to start the consumer,
+    /// with its index. This is the queue that the error text names. If it names none, this is the
+    /// first queue that has not started, because the broker starts them one after another.
+    /// `current` maps the first name of a queue to its current one.
+    pub(crate) fn missing_subscription<'n>(
         &'n self,
         text: &str,
         current: impl Fn(ShortStr<'n>) -> ShortStr<'n>,
-    ) -> Option<usize> {
+    ) -> Option<(usize, &'n Subscription)> {
         let is_named = |subscription: &'n Subscription| {
             let name = current(subscription.queue.as_short_str());
             subscription.ended.is_none() && text.contains(&format!("'{name}'"))
         };
-        let named = self.sources.iter().position(is_named);
-        named.or_else(|| {
-            self.tags
-                .iter()
-                .find(|tag| !tag.started)
-                .map(|tag| tag.source as usize)
-        })
+        let named = self.subscriptions.iter().position(is_named);
+        let index = named.or_else(|| {
+            let not_started = self.tags.iter().find(|tag| !tag.started);
+            not_started.map(|tag| tag.subscription as usize)
+        })?;
+        Some((index, self.subscriptions.get(index)?))
     }
 
     /// Returns the tag by which the program knows the consumer: that of its first queue.
     #[must_use]
     pub fn tag(&self) -> &str {
-        self.sources
+        self.subscriptions
             .first()
             .map_or("", |subscription| &subscription.tag)
     }
@@ -240,30 +298,26 @@ impl Consumer {
         }
         self.tags
             .iter()
-            .filter(|tag| !tag.leaving)
+            .filter(|tag| !tag.is_replaced)
             .map(|tag| tag.prefetch_count)
             .fold(0, u16::saturating_add)
     }
 
-    /// Returns the last buffered delivery.
-    pub(crate) fn last_buffered(&self) -> Option<&Delivered> {
-        self.deliveries.last()
-    }
-
-    /// Returns the prefetch count that the consumer has, or will have when it has started.
+    /// Returns the prefetch count that the program has asked for last. A consumer that is being
+    /// restarted does not have it yet.
     pub(crate) fn wanted_prefetch_count(&self) -> u16 {
-        self.wanted_prefetch
+        self.restart_prefetch_count
             .unwrap_or_else(|| self.prefetch_count())
     }
 
     /// Returns an error if the prefetch count cannot be changed to this value.
     pub(crate) fn check_resize(&self, prefetch_count: u16) -> Result<(), Error> {
-        let is_same = self.prefetch_count() == prefetch_count || self.no_ack;
-        let is_exclusive = self
-            .sources
-            .iter()
-            .any(|subscription| subscription.exclusive);
-        if is_exclusive && !is_same && self.shared_prefetch_count.is_none() {
+        // Brokers ignore the prefetch count of consumers without acks.
+        let changes_nothing = self.prefetch_count() == prefetch_count || self.no_ack;
+        // A second tag with the new count replaces the first, and an exclusive consumer can have
+        // only one. A count that is shared by all tags needs no second one.
+        let needs_tag = self.shared_prefetch_count.is_none();
+        if self.is_exclusive() && needs_tag && !changes_nothing {
             return Err(Error::invalid(
                 "prefetch_count",
                 "cannot be changed for an exclusive consumer",
@@ -282,17 +336,17 @@ impl Consumer {
     }
 
     /// Returns the queues that a consumer of several queues has lost while it continues with the
-    /// others. Each comes with the name at the start of the consumer and the reason.
+    /// others. Each item is the name of the queue when the consumer started, and the reason.
     pub fn ended_queues(&self) -> impl Iterator<Item = (ShortStr<'_>, &Ended)> {
-        self.sources.iter().filter_map(|subscription| {
+        self.subscriptions.iter().filter_map(|subscription| {
             Some((subscription.queue_name(), subscription.ended.as_ref()?))
         })
     }
 
-    /// Returns the queues of the consumer, each with its tag. A queue that the broker has named
-    /// comes with its first name.
+    /// Returns the queues of the consumer, each with its tag. A queue that the broker has named has
+    /// its first name here.
     pub fn queues(&self) -> impl Iterator<Item = (ShortStr<'_>, &str)> {
-        self.sources
+        self.subscriptions
             .iter()
             .map(|subscription| (subscription.queue_name(), &*subscription.tag))
     }
@@ -306,23 +360,45 @@ impl Consumer {
     /// Returns `true` if the prefetch count can be changed now: the consumer is live, and no change
     /// is pending.
     pub(crate) fn can_be_resized(&self) -> bool {
-        matches!(self.phase, Phase::Live) && self.tags.iter().all(|tag| tag.started && !tag.leaving)
+        matches!(self.phase, Phase::Live)
+            && self.tags.iter().all(|tag| tag.started && !tag.is_replaced)
     }
 
     /// Returns `true` if a second tag can replace the consumer's tags and slows it down.
     ///
-    /// Brokers ignore the prefetch count of consumers without acknowledgements, refuse a second
-    /// consumer beside an exclusive one, and start a consumer with an offset at that offset again.
-    pub(crate) fn can_be_throttled(&self) -> bool {
-        let is_unsuitable = self
-            .sources
+    /// Brokers ignore the prefetch count of consumers without acks, refuse a second consumer beside
+    /// an exclusive one, and let a consumer with an offset start at that offset again.
+    fn can_be_throttled(&self) -> bool {
+        let has_offset = self
+            .subscriptions
             .iter()
-            .any(|subscription| subscription.exclusive || subscription.by_offset);
+            .any(|subscription| subscription.by_offset);
         !self.no_ack
             && !self.dropped
-            && !is_unsuitable
+            && !self.is_exclusive()
+            && !has_offset
             && self.throttle.is_none()
             && self.prefetch_count() != 1
             && self.can_be_resized()
+    }
+
+    /// Returns `true` if the consumer has more than its share buffered and can be throttled.
+    pub(crate) fn is_greedy(&self, share: Buffered) -> bool {
+        if !self.can_be_throttled() || !self.buffered.reaches(share) {
+            return false;
+        }
+        // A second consumer of a stream would not continue where the first ends. Deliveries of a
+        // stream have an offset, even if the consumer asked for none.
+        if self
+            .deliveries
+            .last()
+            .is_none_or(Delivered::has_stream_offset)
+        {
+            return false;
+        }
+        // The broker counts for each tag. A second tag would allow more unsettled deliveries than
+        // the prefetch count, which programs rely on. The count limits the deliveries in flight to
+        // such a consumer, and reading continues for them up to the hard limit.
+        self.prefetch_count() == 0 || self.shared_prefetch_count.is_some()
     }
 }

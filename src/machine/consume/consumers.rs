@@ -1,15 +1,16 @@
-//! All consumers, and their buffered deliveries.
+//! The consumers of the connection by their ids, and their events.
 
 use crate::machine::channel::content::{Delivered, Recipient};
-use crate::machine::consume::buffer::{Batches, Spares};
-use crate::machine::consume::consumer::{Consumer, Ended, Phase, Subscription};
+use crate::machine::consume::buffer::Spares;
+use crate::machine::consume::consumer::{Consumer, Ended, Phase, QueuedConsume, Subscription};
 use crate::machine::consume::reading::Buffered;
-use crate::machine::consume::tags::{Tag, TagNumber, Tags};
-use crate::machine::ids::{ConsumerId, PromiseId};
+use crate::machine::consume::tags::{Tag, TagNumber};
+use crate::machine::ids::ConsumerId;
 use crate::protocol::ShortString;
 use std::collections::{BTreeMap, VecDeque};
 
-/// Finds a consumer by its id. It borrows only the slots, so that the caller can use other fields.
+/// Returns a consumer, unless it has been removed. This borrows only the slots, so that the caller
+/// can use other fields.
 #[inline]
 fn find_mut(slots: &mut [Option<Consumer>], id: ConsumerId) -> Option<&mut Consumer> {
     slots
@@ -18,11 +19,12 @@ fn find_mut(slots: &mut [Option<Consumer>], id: ConsumerId) -> Option<&mut Consu
         .filter(|consumer| consumer.turn == id.turn)
 }
 
-/// The number of consumers of each queue, by the first name of the queue.
+/// The number of consumers of each queue, by the first name of the queue. A consumer that is being
+/// cancelled or has ended is not counted.
 #[derive(Debug, Default)]
-struct Consumed(BTreeMap<ShortString, usize>);
+struct ConsumedQueues(BTreeMap<ShortString, usize>);
 
-impl Consumed {
+impl ConsumedQueues {
     fn add(&mut self, subscription: &Subscription) {
         if subscription.ended.is_none() {
             *self.0.entry(subscription.queue.clone()).or_default() += 1;
@@ -40,11 +42,12 @@ impl Consumed {
         }
     }
 
-    /// Removes the queues of a consumer, which are counted only while it consumes.
+    /// Removes the queues of a consumer that is about to stop consuming.
     fn remove_all(&mut self, consumer: &Consumer) {
         if consumer.is_consuming() {
-            let sources = consumer.sources.iter();
-            sources.for_each(|subscription| self.remove(subscription));
+            for subscription in &consumer.subscriptions {
+                self.remove(subscription);
+            }
         }
     }
 }
@@ -56,32 +59,33 @@ pub(crate) struct Consumers {
     slots: Vec<Option<Consumer>>,
     /// The indices of empty slots.
     free: Vec<u32>,
-    /// The consumed queues of consumers that have not ended and are not being cancelled.
-    consumed: Consumed,
+    consumed: ConsumedQueues,
     /// The number of consumers that were ever added.
     added: u64,
     /// The number of the last tag.
     last_tag: u64,
     spares: Spares,
-    /// The number of buffered deliveries of all consumers, and their size in bytes.
-    buffered: usize,
-    buffered_bytes: usize,
+    /// The buffered deliveries of all consumers.
+    buffered: Buffered,
     /// The number of deliveries that were dropped since the connection last became open, including
     /// those of removed consumers.
     pub(crate) lost: u64,
+    /// The consumers with an event for the program: it can take deliveries, or they have ended.
     announcements: VecDeque<ConsumerId>,
 }
 
+/// Queues an event for a consumer, unless one is queued already, or the program has dropped it.
+#[inline]
+fn announce(announcements: &mut VecDeque<ConsumerId>, consumer: &mut Consumer, id: ConsumerId) {
+    if !consumer.is_announced && !consumer.dropped {
+        consumer.is_announced = true;
+        announcements.push_back(id);
+    }
+}
+
 impl Consumers {
-    /// Adds a consumer that has no tag yet.
-    pub(crate) fn add(
-        &mut self,
-        channel: u16,
-        sources: Vec<Subscription>,
-        no_ack: bool,
-        shared_prefetch_count: Option<u16>,
-        promise: PromiseId,
-    ) -> ConsumerId {
+    /// Adds a consumer that starts on a channel. It has no tag yet.
+    pub(crate) fn add(&mut self, channel: u16, queued: QueuedConsume) -> ConsumerId {
         self.added += 1;
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
@@ -91,46 +95,28 @@ impl Consumers {
             turn: self.added,
             index,
         };
-        sources
-            .iter()
-            .for_each(|subscription| self.consumed.add(subscription));
-        let consumer = Consumer {
-            turn: id.turn,
-            channel,
-            starting: 0,
-            sources,
-            no_ack,
-            shared_prefetch_count,
-            tags: Tags::default(),
-            phase: Phase::Starting(promise),
-            cancelling: Vec::new(),
-            resizing: Vec::new(),
-            throttle: None,
-            dropped: false,
-            wanted_prefetch: None,
-            lost: 0,
-            buffered: Buffered::default(),
-            deliveries: Batches::default(),
-            announced: false,
-        };
+        for subscription in &queued.subscriptions {
+            self.consumed.add(subscription);
+        }
         if let Some(slot) = self.slots.get_mut(id.index()) {
-            let consumer = slot.insert(consumer);
-            consumer.starting = consumer.live_sources();
+            *slot = Some(Consumer::new(id.turn, channel, queued));
         }
         id
     }
 
-    /// Adds a tag to a consumer that no other consumer of the connection has had.
+    /// Adds a tag for a subscription. Returns its number, which no other tag of the connection has
+    /// had, and the subscription. Returns `None` if there is no such subscription.
     pub(crate) fn add_tag(
         &mut self,
         id: ConsumerId,
-        source: u32,
+        index: u32,
         prefetch_count: u16,
     ) -> Option<(TagNumber, &Subscription)> {
         let consumer = find_mut(&mut self.slots, id)?;
-        let subscription = consumer.sources.get_mut(source as usize)?;
-        // After a reconnect the consumer keeps the tag that the program knows.
-        let is_free = consumer.tags.iter().all(|tag| tag.source != source);
+        let subscription = consumer.subscriptions.get_mut(index as usize)?;
+        // After a reconnect the consumer has the tag again that the program knows. A second tag
+        // beside it, which replaces it, has another number.
+        let is_free = consumer.tags.iter().all(|tag| tag.subscription != index);
         let number = subscription.number.filter(|_| is_free).unwrap_or_else(|| {
             self.last_tag += 1;
             TagNumber(self.last_tag)
@@ -142,10 +128,10 @@ impl Consumers {
         consumer.tags.push(Tag {
             number,
             prefetch_count,
-            source,
+            subscription: index,
             by_offset: subscription.by_offset,
             started: false,
-            leaving: false,
+            is_replaced: false,
             cancelled: false,
         });
         Some((number, subscription))
@@ -160,9 +146,15 @@ impl Consumers {
             .filter(|consumer| consumer.turn == id.turn)
     }
 
+    /// Returns a consumer, unless it has been removed.
     #[inline]
     pub(crate) fn get_mut(&mut self, id: ConsumerId) -> Option<&mut Consumer> {
         find_mut(&mut self.slots, id)
+    }
+
+    /// Returns a consumer that is being restarted.
+    pub(crate) fn restarting(&self, id: ConsumerId) -> Option<&Consumer> {
+        self.get(id).filter(|consumer| consumer.is_restarting())
     }
 
     /// Returns the recipient of a delivery with this tag, if the tag is one of this consumer's.
@@ -171,7 +163,7 @@ impl Consumers {
         let tag = self.get(id)?.tags.find(tag)?;
         Some(Recipient {
             consumer: id,
-            source: tag.source,
+            source: tag.subscription,
             by_offset: tag.by_offset,
         })
     }
@@ -191,45 +183,33 @@ impl Consumers {
     }
 
     /// Removes a consumer if it has ended and the program has dropped it.
-    pub(crate) fn remove_if_over(&mut self, id: ConsumerId) {
-        if self
-            .get(id)
-            .is_some_and(|consumer| consumer.dropped && consumer.has_ended())
-        {
-            self.take_all(id);
-            if let Some(slot) = self.slots.get_mut(id.index()) {
-                *slot = None;
-                self.free.push(id.index);
-            }
+    pub(crate) fn remove_if_unused(&mut self, id: ConsumerId) {
+        let consumer = self.get(id);
+        if consumer.is_some_and(|consumer| consumer.dropped && consumer.has_ended()) {
+            self.remove(id);
         }
     }
 
     /// Buffers a delivery until it is taken.
     #[inline]
     pub(crate) fn push(&mut self, id: ConsumerId, delivered: Delivered) {
+        // Unreachable: the caller has found the consumer.
         let Some(consumer) = find_mut(&mut self.slots, id) else {
             return;
         };
         let bytes = delivered.message.bytes();
-        self.buffered += 1;
-        self.buffered_bytes += bytes;
+        self.buffered.deliveries += 1;
+        self.buffered.bytes += bytes;
         consumer.buffered.deliveries += 1;
         consumer.buffered.bytes += bytes;
         consumer.deliveries.push(delivered, &mut self.spares);
-        if !consumer.announced && !consumer.dropped {
-            consumer.announced = true;
-            self.announcements.push_back(id);
-        }
+        announce(&mut self.announcements, consumer, id);
     }
 
     /// Queues an event for a consumer, unless one is queued already.
     pub(crate) fn announce(&mut self, id: ConsumerId) {
-        if let Some(consumer) = find_mut(&mut self.slots, id)
-            && !consumer.announced
-            && !consumer.dropped
-        {
-            consumer.announced = true;
-            self.announcements.push_back(id);
+        if let Some(consumer) = find_mut(&mut self.slots, id) {
+            announce(&mut self.announcements, consumer, id);
         }
     }
 
@@ -238,12 +218,13 @@ impl Consumers {
         !self.announcements.is_empty()
     }
 
-    /// Returns the consumer of the next event.
+    /// Removes the next event, and returns its consumer.
     pub(crate) fn poll_announcement(&mut self) -> Option<ConsumerId> {
         self.announcements.pop_front()
     }
 
-    /// Takes up to `most` deliveries. Returns `true` if the consumer is throttled.
+    /// Takes up to `most` deliveries and appends them to `into`. Returns `true` if the consumer is
+    /// throttled.
     pub(crate) fn take(
         &mut self,
         id: ConsumerId,
@@ -254,16 +235,16 @@ impl Consumers {
         let Some(consumer) = find_mut(&mut self.slots, id) else {
             return false;
         };
-        consumer.announced = false;
+        consumer.is_announced = false;
         let (count, bytes) = consumer.deliveries.take(most, into, &mut self.spares);
-        self.buffered -= count;
-        self.buffered_bytes -= bytes;
+        self.buffered.deliveries -= count;
+        self.buffered.bytes -= bytes;
         consumer.buffered.deliveries -= count;
         consumer.buffered.bytes -= bytes;
         consumer.throttle.is_some()
     }
 
-    /// Takes every delivery of a consumer.
+    /// Takes all buffered deliveries of a consumer.
     pub(crate) fn take_all(&mut self, id: ConsumerId) -> VecDeque<Delivered> {
         let mut all = VecDeque::new();
         self.take(id, usize::MAX, &mut all);
@@ -277,11 +258,12 @@ impl Consumers {
         }
     }
 
-    /// Drops the buffered deliveries of a consumer that can no longer be settled, and counts them.
+    /// Drops the buffered deliveries of a consumer that can no longer be settled, and counts them
+    /// as lost.
     pub(crate) fn lose_unsettled(&mut self, id: ConsumerId) {
-        let before = self.buffered;
+        let before = self.buffered.deliveries;
         self.discard_unsettled(id);
-        self.count_lost(id, (before - self.buffered) as u64);
+        self.count_lost(id, (before - self.buffered.deliveries) as u64);
     }
 
     /// Counts deliveries of a consumer that were dropped because they can no longer be settled.
@@ -292,7 +274,7 @@ impl Consumers {
         }
     }
 
-    /// Returns `true` if a consumer consumes this queue that has not ended and is not being
+    /// Returns `true` if this queue is consumed, by a consumer that has not ended and is not being
     /// cancelled.
     pub(crate) fn is_consumed(&self, queue: &[u8]) -> bool {
         self.consumed.0.contains_key(queue)
@@ -308,19 +290,17 @@ impl Consumers {
         }
     }
 
-    /// Ends one of a consumer's queues.
-    pub(crate) fn end_source(&mut self, id: ConsumerId, source: usize, reason: Ended) {
-        let Some(consumer) = find_mut(&mut self.slots, id) else {
-            return;
-        };
-        let is_consuming = consumer.is_consuming();
-        let Some(subscription) = consumer.sources.get_mut(source) else {
-            return;
-        };
-        if is_consuming {
-            self.consumed.remove(subscription);
+    /// Ends one queue of a consumer.
+    pub(crate) fn end_subscription(&mut self, id: ConsumerId, index: usize, reason: Ended) {
+        if let Some(consumer) = find_mut(&mut self.slots, id) {
+            let is_consuming = consumer.is_consuming();
+            if let Some(subscription) = consumer.subscriptions.get_mut(index) {
+                if is_consuming {
+                    self.consumed.remove(subscription);
+                }
+                subscription.ended = Some(reason);
+            }
         }
-        subscription.ended = Some(reason);
     }
 
     /// Ends a consumer. Returns its phase before, or `None` if it had ended already.
@@ -330,7 +310,7 @@ impl Consumers {
         Some(std::mem::replace(&mut consumer.phase, Phase::Ended(reason)))
     }
 
-    /// Removes a consumer that the program does not have yet.
+    /// Removes a consumer, and returns it.
     pub(crate) fn remove(&mut self, id: ConsumerId) -> Option<Consumer> {
         self.take_all(id);
         let consumer = self
@@ -342,10 +322,10 @@ impl Consumers {
         Some(consumer)
     }
 
-    /// Returns the number of buffered deliveries, and their size in bytes.
+    /// Returns the number and the size of the buffered deliveries of all consumers.
     #[inline]
-    pub(crate) fn buffered(&self) -> (usize, usize) {
-        (self.buffered, self.buffered_bytes)
+    pub(crate) fn buffered(&self) -> Buffered {
+        self.buffered
     }
 
     /// Returns the number of consumers, including ended ones that are not yet removed.
@@ -382,17 +362,19 @@ mod tests {
     fn queue_is_consumed_until_its_last_consumer_ends() {
         let (promises, mut consumers) = (Promises::default(), Consumers::default());
         let ids = [["a", "b"], ["a", "c"], ["c", "c"]].map(|queues| {
-            consumers.add(
-                1,
-                queues.map(subscription).into(),
-                false,
-                None,
-                promises.none(),
-            )
+            let queued = QueuedConsume {
+                promise: promises.none(),
+                subscriptions: queues.map(subscription).into(),
+                no_ack: false,
+                prefetch_count: 0,
+                shares_prefetch_count: false,
+                is_possible_cause: false,
+            };
+            consumers.add(1, queued)
         });
         let consumed =
             |consumers: &Consumers| [b"a", b"b", b"c"].map(|queue| consumers.is_consumed(queue));
-        consumers.end_source(ids[0], 1, Ended::CancelledByServer);
+        consumers.end_subscription(ids[0], 1, Ended::CancelledByServer);
         assert_eq!(consumed(&consumers), [true, false, true]);
         assert!(consumers.end(ids[0], Ended::Cancelled).is_some());
         assert!(consumers.end(ids[0], Ended::Cancelled).is_none());

@@ -1,23 +1,24 @@
-//! Deliveries for consumers, and deliveries that no consumer receives.
+//! Deliveries for consumers, deliveries that no consumer receives, and messages of `basic.get`.
 
 use crate::error::{Error, Fault};
-use crate::machine::ConsumerId;
 use crate::machine::channel::Role;
-use crate::machine::channel::content::{Delivered, Recipient};
+use crate::machine::channel::content::{Delivered, Got, Recipient};
 use crate::machine::consume::consumer::Phase;
 use crate::machine::consume::consumers::Consumers;
 use crate::machine::consume::tags::TagNumber;
 use crate::machine::context::Context;
+use crate::machine::{ConsumerId, PromiseId, Reply};
 use crate::message::Message;
 use crate::protocol::method::basic;
-use crate::protocol::{ReplyCode, ShortStr};
+use crate::protocol::{MethodId, ReplyCode, ShortStr};
 
 /// The largest number of unwanted deliveries to collect per channel. More are returned before
 /// `cancel-ok`. This limits the list to 1 MiB if a peer never sends `cancel-ok`.
-const MOST_UNWANTED: usize = 1 << 16;
+const MAX_UNWANTED: usize = 1 << 16;
 
-/// The number of stray deliveries on a channel after which the broker is considered faulty.
-const MOST_STRAYS: u32 = 1 << 12;
+/// The number of deliveries without a consumer on a channel after which the broker is considered
+/// faulty. They stay unsettled, so their list grows with each: this limits it to 64 KiB.
+const MAX_WITHOUT_CONSUMER: u32 = 1 << 12;
 
 impl Consumers {
     /// Returns the consumer of deliveries with this tag on this channel.
@@ -49,15 +50,16 @@ impl Consumers {
                 && (consumer.no_ack
                     || matches!(
                         consumer.phase,
-                        Phase::Live | Phase::Starting(_) | Phase::Restoring
+                        Phase::Live | Phase::Starting(_) | Phase::Restarting
                     ))
         });
+        // Unreachable: the frames of the delivery arrived on this channel.
         let Some(channel) = cx.channels.get_mut(number) else {
             return Ok(());
         };
         let no_ack = channel.no_ack;
         if !channel.unsettled.deliver(tag, no_ack) {
-            return Err(reused_tag(tag));
+            return Err(reused_tag(tag, basic::Deliver::ID));
         }
         // The broker requeues deliveries that were sent before `recover-ok`.
         if !no_ack && channel.is_recovering() {
@@ -85,18 +87,15 @@ impl Consumers {
 
     /// Handles a delivery for a consumer that is being cancelled or does not exist.
     #[cold]
-    pub(crate) fn receive_unwanted(
-        &mut self,
-        cx: &mut Context,
-        delivered: &Delivered,
-    ) -> Result<(), Error> {
-        cx.set_unwanted(delivered);
+    fn receive_unwanted(&mut self, cx: &mut Context, delivered: &Delivered) -> Result<(), Error> {
+        cx.mark_unwanted(delivered);
         let number = delivered.channel;
+        // Unreachable: the frames of the delivery arrived on this channel.
         let Some(channel) = cx.channels.get_mut(number) else {
             return Ok(());
         };
         if channel.is_consumer_changing() {
-            if channel.unsettled.unwanted() > MOST_UNWANTED {
+            if channel.unsettled.unwanted() > MAX_UNWANTED {
                 cx.return_unwanted(number);
             }
             return Ok(());
@@ -105,10 +104,10 @@ impl Consumers {
         // unsettled until the channel has no other use and is closed, and then the broker requeues
         // it.
         channel.deliveries_without_consumer += 1;
-        if channel.deliveries_without_consumer > MOST_STRAYS {
-            let text = format!(
-                "{MOST_STRAYS} deliveries on channel {number} for a consumer that does not exist"
-            );
+        if channel.deliveries_without_consumer > MAX_WITHOUT_CONSUMER {
+            let max = MAX_WITHOUT_CONSUMER;
+            let text =
+                format!("{max} deliveries on channel {number} for a consumer that does not exist");
             return Err(Fault::found_in_broker(
                 ReplyCode::COMMAND_INVALID,
                 text,
@@ -127,18 +126,32 @@ impl Consumers {
     /// Marks the buffered deliveries of a consumer as unwanted, so that they are requeued.
     pub(crate) fn return_buffered(&mut self, cx: &mut Context, id: ConsumerId) {
         for delivered in self.take_all(id) {
-            cx.set_unwanted(&delivered);
+            cx.mark_unwanted(&delivered);
         }
+    }
+}
+
+impl Context {
+    /// Completes a `basic.get` with its message.
+    pub(crate) fn complete_get(&mut self, promise: PromiseId, got: Got) -> Result<(), Error> {
+        let number = got.delivered.channel;
+        // Unreachable: the frames of the message arrived on this channel.
+        let Some(channel) = self.channels.get_mut(number) else {
+            return Ok(());
+        };
+        let (tag, no_ack) = (got.delivered.tag, got.delivered.is_settled());
+        if !channel.unsettled.deliver(tag, no_ack) {
+            return Err(reused_tag(tag, basic::GetOk::ID));
+        }
+        self.release(number);
+        self.complete(promise, Ok(Reply::Delivery(Some(Box::new(got)))));
+        Ok(())
     }
 }
 
 /// Returns the error of a delivery tag that is not greater than the one before.
 #[cold]
-fn reused_tag(tag: u64) -> Error {
-    Fault::found_in_broker(
-        ReplyCode::COMMAND_INVALID,
-        format!("delivery tag {tag} used again"),
-        basic::Deliver::ID,
-    )
-    .into()
+fn reused_tag(tag: u64, method: MethodId) -> Error {
+    let text = format!("delivery tag {tag} used again");
+    Fault::found_in_broker(ReplyCode::COMMAND_INVALID, text, method).into()
 }

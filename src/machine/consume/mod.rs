@@ -1,15 +1,15 @@
-//! Consumers: starting them, their deliveries, their prefetch counts and their end.
+//! Consumers: their start, deliveries, prefetch counts, settling, end, and restart after a loss.
 
 pub(crate) mod buffer;
 pub(crate) mod cancel;
 pub(crate) mod consumer;
 pub(crate) mod consumers;
 pub(crate) mod deliver;
-pub(crate) mod pending;
+pub(crate) mod opening;
 pub(crate) mod prefetch;
 pub(crate) mod reading;
-pub(crate) mod resubscribe;
-pub(crate) mod resubscription;
+pub(crate) mod restart_queue;
+pub(crate) mod restarting;
 pub(crate) mod settle;
 pub(crate) mod tags;
 pub(crate) mod unsettled;
@@ -18,12 +18,13 @@ pub(crate) mod write;
 use crate::error::Error;
 use crate::machine::channel::Awaited;
 use crate::machine::channel::content::Delivered;
-use crate::machine::consume::consumer::{Phase, Subscription};
+use crate::machine::consume::consumer::{Phase, QueuedConsume, Subscription};
 use crate::machine::consume::consumers::Consumers;
-use crate::machine::consume::pending::{QueuedConsume, open_consumer_channel};
+use crate::machine::consume::opening::open_consumer_channel;
 use crate::machine::consume::reading::Reading;
-use crate::machine::consume::resubscription::Resubscription;
+use crate::machine::consume::restart_queue::RestartQueue;
 use crate::machine::consume::tags::TagNumber;
+use crate::machine::consume::write::write_cancel;
 use crate::machine::context::Context;
 use crate::machine::publish::Publishing;
 use crate::machine::{Consume, ConsumerId, PromiseId, Reply};
@@ -36,9 +37,10 @@ use std::collections::VecDeque;
 #[derive(Debug)]
 pub(crate) struct Consuming {
     pub(crate) consumers: Consumers,
-    /// Consumers that wait for a channel.
+    /// New consumers that are queued for a channel, in the order of the calls.
     pub(crate) queued: VecDeque<QueuedConsume>,
-    pub(crate) resubscription: Resubscription,
+    /// The consumers of a lost connection that are being restarted.
+    pub(crate) restarts: RestartQueue,
     pub(crate) reading: Reading,
 }
 
@@ -48,25 +50,29 @@ impl Consuming {
         Self {
             consumers: Consumers::default(),
             queued: VecDeque::new(),
-            resubscription: Resubscription::default(),
+            restarts: RestartQueue::default(),
             reading: Reading::new(limits.buffered_deliveries, limits.buffered_bytes),
         }
     }
-}
 
-impl Consuming {
-    /// Starts a consumer on a channel of its own.
+    /// Queues a consumer of one queue. It starts on a channel of its own.
     pub(crate) fn consume(
         &mut self,
         cx: &mut Context,
         consume: &Consume<'_>,
     ) -> Result<PromiseId, Error> {
-        let sources = vec![Subscription::new(&cx.topology, consume)?];
-        self.queue_consume(cx, sources, consume.no_ack, consume.prefetch_count, false)
+        let subscriptions = vec![Subscription::new(&cx.topology, consume)?];
+        self.queue_consume(
+            cx,
+            subscriptions,
+            consume.no_ack,
+            consume.prefetch_count,
+            false,
+        )
     }
 
-    /// Starts a consumer of several queues, with one channel and one prefetch count for all of
-    /// them. The prefetch count and `no_ack` of each queue are ignored.
+    /// Queues a consumer of several queues. They share one channel and one prefetch count, so the
+    /// prefetch count and `no_ack` of each [`Consume`] are ignored.
     pub(crate) fn consume_multi(
         &mut self,
         cx: &mut Context,
@@ -77,154 +83,159 @@ impl Consuming {
         if queues.is_empty() {
             return Err(Error::invalid("queues", "at least one queue is required"));
         }
-        let sources = queues
+        let subscriptions = queues
             .iter()
             .map(|consume| Subscription::new(&cx.topology, consume))
             .collect::<Result<_, _>>()?;
-        self.queue_consume(cx, sources, no_ack, prefetch_count, true)
+        self.queue_consume(cx, subscriptions, no_ack, prefetch_count, true)
     }
 
     /// Queues a consumer until there is a channel for it.
-    pub(crate) fn queue_consume(
+    fn queue_consume(
         &mut self,
         cx: &mut Context,
-        sources: Vec<Subscription>,
+        subscriptions: Vec<Subscription>,
         no_ack: bool,
         prefetch_count: u16,
         shares_prefetch_count: bool,
     ) -> Result<PromiseId, Error> {
-        Subscription::check_size(&sources, cx.transmit.frame_max())?;
+        Subscription::check_size(&subscriptions, cx.transmit.frame_max())?;
         let promise = cx.timed_promise();
-        cx.queued_request_bytes += sources.iter().map(Subscription::size).sum::<usize>();
-        self.queued.push_back(QueuedConsume {
+        let queued = QueuedConsume {
             promise,
-            sources,
+            subscriptions,
             no_ack,
             prefetch_count,
             shares_prefetch_count,
-            is_suspected: false,
-        });
+            is_possible_cause: false,
+        };
+        cx.queued_request_bytes += queued.size();
+        self.queued.push_back(queued);
         cx.may_start = true;
         Ok(promise)
     }
 
-    /// Starts queued consumers while there are free channels, and refuses those for which no
-    /// channel can become free.
+    /// Starts queued consumers while there are free channels, and fails those for which no channel
+    /// can become free.
+    ///
+    /// Consumers start in the order of the calls. One that cannot start yet delays those behind it,
+    /// which need a channel as well. A possible cause of a close delays them until the reply to the
+    /// possible cause before it, which arrives within a round trip or the request timeout.
     pub(crate) fn start_consumes(&mut self, cx: &mut Context, publishing: &mut Publishing) {
-        while let Some(queued) = self.queued.front() {
-            let promise = queued.promise;
-            if queued.is_suspected && cx.has_pending_suspect() {
+        while let Some(queued) = self.queued.pop_front() {
+            let bytes = queued.size();
+            if let Some(waiting) = self.start_consume(cx, publishing, queued) {
+                self.queued.push_front(waiting);
                 return;
             }
-            // The negotiated frame size may be smaller than the expected one.
-            let mut fits = Subscription::check_size(&queued.sources, cx.transmit.frame_max());
-            let is_wanted = cx.promises.is_pending(promise);
-            let number = if is_wanted && fits.is_ok() {
-                open_consumer_channel(cx, publishing)
-            } else {
-                None
-            };
-            if is_wanted && fits.is_ok() && number.is_none() {
-                if !cx.channels.are_consumed() {
-                    return;
-                }
-                // Consumers use or reserve all channels, and none of them is about to end.
-                fits = Err(Error::ChannelLimit);
-            }
-            let Some(queued) = self.queued.pop_front() else {
-                return;
-            };
-            if queued.is_suspected {
-                cx.suspect = Some(promise);
-            }
-            let QueuedConsume {
-                sources,
-                no_ack,
-                prefetch_count,
-                shares_prefetch_count,
-                ..
-            } = queued;
-            cx.queued_request_bytes -= sources.iter().map(Subscription::size).sum::<usize>();
-            // The promise was abandoned or timed out, or the consumer is refused.
-            let Some(number) = number else {
-                if let Err(error) = fits {
-                    cx.complete(promise, Err(error));
-                }
-                continue;
-            };
-            let shared = shares_prefetch_count.then_some(prefetch_count);
-            let consumer = self.consumers.add(number, sources, no_ack, shared, promise);
-            if let Some(channel) = cx.channels.get_mut(number) {
-                channel.consumer = Some(consumer);
-            }
-            self.consumers
-                .write_consumes(cx, number, consumer, prefetch_count);
+            cx.queued_request_bytes -= bytes;
         }
     }
 
-    /// Handles `consume-ok`, which comes with the tag as the broker spells it.
-    pub(crate) fn consume_ok(
+    /// Starts a queued consumer, or fails it. Returns it if it has to wait.
+    fn start_consume(
+        &mut self,
+        cx: &mut Context,
+        publishing: &mut Publishing,
+        queued: QueuedConsume,
+    ) -> Option<QueuedConsume> {
+        let promise = queued.promise;
+        if queued.is_possible_cause && cx.has_pending_possible_cause() {
+            return Some(queued);
+        }
+        // The promise may have timed out while the consumer was starting on a lost connection.
+        if !cx.promises.is_pending(promise) {
+            return None;
+        }
+        // The negotiated frame size may be smaller than the one that `queue_consume` expected.
+        let frame_max = cx.transmit.frame_max();
+        if let Err(error) = Subscription::check_size(&queued.subscriptions, frame_max) {
+            cx.complete(promise, Err(error));
+            return None;
+        }
+        let Some(number) = open_consumer_channel(cx, publishing) else {
+            if !cx.channels.are_consumed() {
+                return Some(queued);
+            }
+            // Consumers use or reserve all channels, and none of them is about to end.
+            cx.complete(promise, Err(Error::ChannelLimit));
+            return None;
+        };
+        if queued.is_possible_cause {
+            cx.possible_cause = Some(promise);
+        }
+        let prefetch_count = queued.prefetch_count;
+        let id = self.consumers.add(number, queued);
+        if let Some(channel) = cx.channels.get_mut(number) {
+            channel.consumer = Some(id);
+        }
+        self.consumers
+            .write_consumes(cx, number, id, prefetch_count);
+        None
+    }
+
+    /// Handles `consume-ok`. It contains the name of the tag as the broker spells it.
+    /// `resize_promise` is that of the change of the prefetch count for which the tag was started.
+    pub(crate) fn handle_consume_ok(
         &mut self,
         cx: &mut Context,
         number: u16,
         id: ConsumerId,
-        (tag, name): (TagNumber, ShortStr<'_>),
-        resized: Option<PromiseId>,
+        tag: TagNumber,
+        name: ShortStr<'_>,
+        resize_promise: Option<PromiseId>,
     ) {
         let consumer = self.consumers.get_mut(id);
-        let consumer = consumer.filter(|it| !it.has_ended());
-        let known =
-            consumer.and_then(|consumer| consumer.tags.iter_mut().find(|it| it.number == tag));
-        match known {
-            Some(tag) => tag.started = true,
-            // The consumer ended before it had started, when its cancel could not be written yet.
-            None => self.consumers.write_cancel(cx, number, id, tag, name),
-        }
-        // The consumer may have ended while `consume-ok` was pending.
-        let consumer = self.consumers.get_mut(id);
         let Some(consumer) = consumer.filter(|it| !it.has_ended()) else {
-            if let Some(promise) = resized {
+            // The consumer ended while `consume-ok` was pending. Its cancel could not be written
+            // then, because RabbitMQ 3.10 closes the connection over a cancel before `consume-ok`.
+            write_cancel(cx, number, id, tag, name);
+            if let Some(promise) = resize_promise {
                 cx.complete(promise, Err(Error::Stale));
             }
             return;
         };
-        if let Phase::Starting(promise) = consumer.phase {
-            consumer.starting = consumer.starting.saturating_sub(1);
-            if consumer.starting > 0 {
-                return;
-            }
-            consumer.phase = Phase::Live;
-            cx.complete(promise, Ok(Reply::Consumer(id)));
-            return;
+        match consumer.tags.iter_mut().find(|it| it.number == tag) {
+            Some(tag) => tag.started = true,
+            // The server cancelled the tag before it had started.
+            None => write_cancel(cx, number, id, tag, name),
         }
-        if matches!(consumer.phase, Phase::Restoring) {
-            consumer.starting = consumer.starting.saturating_sub(1);
-            if consumer.starting == 0 {
-                self.consumer_restored(cx, id);
+        if consumer.is_restarting() || matches!(consumer.phase, Phase::Starting(_)) {
+            consumer.pending_starts = consumer.pending_starts.saturating_sub(1);
+            if consumer.pending_starts == 0 {
+                self.handle_started(cx, id);
             }
             return;
         }
-        consumer.resizing.extend(resized);
+        consumer.resize_promises.extend(resize_promise);
         self.consumers.write_cancels(cx, id);
-        self.complete_resizes(cx, id);
+        self.consumers.complete_resizes(cx, id);
         self.unthrottle(cx, id);
+    }
+
+    /// Handles the start of a consumer: all its queues have started.
+    fn handle_started(&mut self, cx: &mut Context, id: ConsumerId) {
+        // Unreachable: the caller has found the consumer.
+        let Some(consumer) = self.consumers.get_mut(id) else {
+            return;
+        };
+        match std::mem::replace(&mut consumer.phase, Phase::Live) {
+            Phase::Starting(promise) => cx.complete(promise, Ok(Reply::Consumer(id))),
+            _ => self.finish_restart(cx, id),
+        }
     }
 
     /// Makes the broker requeue the unsettled deliveries of a live consumer and deliver them again,
     /// to this consumer or another. Deliveries that the program still has are stale from then on.
     pub(crate) fn recover(&mut self, cx: &mut Context, id: ConsumerId) -> Result<PromiseId, Error> {
-        let consumer = self
-            .consumers
-            .get(id)
-            .filter(|it| matches!(it.phase, Phase::Live | Phase::Restoring));
-        let consumer = consumer.ok_or(Error::Stale)?;
-        let number = consumer.channel;
-        if matches!(consumer.phase, Phase::Restoring) {
+        let consumer = self.consumers.get(id).ok_or(Error::Stale)?;
+        if consumer.is_restarting() {
             // The broker has requeued all deliveries of the lost connection.
             let promise = cx.promises.open();
             cx.complete(promise, Ok(Reply::Done));
             return Ok(promise);
         }
+        let number = consumer.live_channel().ok_or(Error::Stale)?;
         let promise = cx.counted_promise();
         cx.flush_channel_acks(number);
         self.consumers.discard_unsettled(id);
@@ -237,8 +248,8 @@ impl Consuming {
         Ok(promise)
     }
 
-    /// Takes up to `most` deliveries of a consumer and appends them to `into`. If there are none,
-    /// `into` may have another allocation afterwards, or none.
+    /// Takes up to `most` deliveries of a consumer and appends them to `into`. An empty `into` may
+    /// be exchanged for another buffer, so it may have another allocation afterwards, or none.
     pub(crate) fn take_deliveries(
         &mut self,
         cx: &mut Context,
@@ -252,7 +263,7 @@ impl Consuming {
         }
     }
 
-    /// Fails the consumers that wait for a channel.
+    /// Completes the queued consumers with an error.
     pub(crate) fn fail_waiting(&mut self, cx: &mut Context, error: &Error) {
         for consume in std::mem::take(&mut self.queued) {
             cx.queued_request_bytes -= consume.size();

@@ -1,59 +1,72 @@
-//! Pauses of reading while too many deliveries are buffered.
+//! Changes of prefetch counts: by the program, and to throttle consumers while too many deliveries
+//! are buffered.
 //!
-//! Replies and confirms use the same stream as deliveries. If a pause lasts too long and a reply is
-//! pending, greedy consumers are throttled: on the same channel, a second tag with a prefetch count
-//! of 1 replaces the first, as for `basic.qos`. The program does not notice: it takes the buffered
-//! deliveries, and those in flight are buffered as well. When it has taken most of them, a tag with
-//! the consumer's own prefetch count replaces the throttled one.
+//! The broker fixes a tag's prefetch count when the tag starts. So a second tag with the new count
+//! replaces the first, or supplements it if the count grows. Only a count that all queues of a
+//! consumer share can be changed in place, by `basic.qos`.
 //!
-//! Two alternatives were rejected. A `basic.cancel` alone would stop the deliveries, too, but it
-//! deletes an auto-delete queue with all its messages. RabbitMQ does not implement `channel.flow`
-//! from a client. A second tag also serves a program that waits for one more message before it
-//! settles any.
+//! Replies and confirms use the same stream as deliveries, so reading cannot stay paused over
+//! buffered deliveries while a reply is pending. If a pause lasts too long, greedy consumers are
+//! throttled to a prefetch count of 1, and reading continues. The program does not notice: it takes
+//! the buffered deliveries, and those in flight are buffered as well. When it has taken most of
+//! them, the consumer's own prefetch count is restored.
+//!
+//! Two alternatives to throttling were rejected. A `basic.cancel` alone would stop the deliveries,
+//! too, but it deletes an auto-delete queue with all its messages. RabbitMQ does not implement
+//! `channel.flow` from a client. A prefetch count of 1 also serves a program that waits for one
+//! more message before it settles any.
 
 use crate::error::Error;
-use crate::machine::channel::Resize;
-use crate::machine::channel::content::Delivered;
+use crate::machine::channel::{Awaited, Resize};
 use crate::machine::consume::Consuming;
-use crate::machine::consume::consumer::{Consumer, Phase, Throttle};
+use crate::machine::consume::consumer::{Consumer, Throttle};
+use crate::machine::consume::consumers::Consumers;
 use crate::machine::consume::reading::Buffered;
+use crate::machine::consume::write::write_qos;
 use crate::machine::context::{Context, Stage};
-use crate::machine::{ConsumerId, Notice, PromiseId, Reply, Settle};
+use crate::machine::{ConsumerId, Notice, PromiseId, Reply};
 use std::time::{Duration, Instant};
 
-impl Consuming {
-    /// Completes the promises of a changed prefetch count once no tag has the count before.
+impl Consumers {
+    /// Completes the promises of changed prefetch counts, unless a tag still has an earlier count.
     pub(crate) fn complete_resizes(&mut self, cx: &mut Context, id: ConsumerId) {
         // `cancel-ok` may just have ended the consumer, and a dropped one is removed then.
-        let Some(consumer) = self.consumers.get_mut(id) else {
+        let Some(consumer) = self.get_mut(id) else {
             return;
         };
-        if consumer.tags.iter().any(|tag| tag.leaving || !tag.started) {
+        if consumer
+            .tags
+            .iter()
+            .any(|tag| tag.is_replaced || !tag.started)
+        {
             return;
         }
-        for promise in std::mem::take(&mut consumer.resizing) {
+        for promise in std::mem::take(&mut consumer.resize_promises) {
             cx.complete(promise, Ok(Reply::Done));
         }
     }
+}
 
-    /// Changes the number of deliveries of a live consumer that may be unsettled; 0 for no limit.
+impl Consuming {
+    /// Changes the number of deliveries of a consumer that may be unsettled; 0 for no limit.
     pub(crate) fn qos(
         &mut self,
         cx: &mut Context,
         id: ConsumerId,
         prefetch_count: u16,
     ) -> Result<PromiseId, Error> {
-        let consumer = self
-            .consumers
-            .get(id)
-            .filter(|it| matches!(it.phase, Phase::Live | Phase::Restoring));
-        let consumer = consumer.ok_or(Error::Stale)?;
-        if matches!(consumer.phase, Phase::Restoring) {
-            return Ok(self.qos_when_restored(cx, id, prefetch_count));
+        let consumer = self.consumers.get_mut(id).ok_or(Error::Stale)?;
+        if consumer.is_restarting() {
+            // It restarts with this count, or the count is changed as soon as it has restarted.
+            let promise = cx.counted_promise();
+            consumer.restart_prefetch_count = Some(prefetch_count);
+            consumer.resize_promises.push(promise);
+            return Ok(promise);
         }
+        let number = consumer.live_channel().ok_or(Error::Stale)?;
         consumer.check_resize(prefetch_count)?;
         let promise = cx.counted_promise();
-        self.resize(cx, id, prefetch_count, promise);
+        self.resize(cx, number, id, prefetch_count, promise);
         Ok(promise)
     }
 
@@ -62,85 +75,73 @@ impl Consuming {
     pub(crate) fn resize(
         &mut self,
         cx: &mut Context,
+        number: u16,
         id: ConsumerId,
         prefetch_count: u16,
         promise: PromiseId,
     ) {
+        // Unreachable: the caller has found the consumer.
         let Some(consumer) = self.consumers.get_mut(id) else {
             return;
         };
-        let (number, current) = (consumer.channel, consumer.prefetch_count());
-        let is_shared = consumer.shared_prefetch_count.is_some();
+        let current = consumer.prefetch_count();
         let resize = Resize {
             promise,
             before: current,
         };
         if current == prefetch_count || consumer.no_ack {
             // An earlier change to the same count may be pending.
-            consumer.resizing.push(promise);
-            self.complete_resizes(cx, id);
+            consumer.resize_promises.push(promise);
+            self.consumers.complete_resizes(cx, id);
         } else if consumer.throttle.is_some() {
             self.resize_throttled(cx, id, prefetch_count, promise);
-        } else if is_shared {
-            consumer.shared_prefetch_count = Some(prefetch_count);
-            self.consumers
-                .write_qos(cx, number, prefetch_count, true, Some((id, resize)));
-        } else if current != 0 && prefetch_count > current {
-            self.consumers
-                .write_consume(cx, number, id, 0, prefetch_count - current, Some(resize));
+        } else if let Some(shared) = &mut consumer.shared_prefetch_count {
+            *shared = prefetch_count;
+            let awaited = Awaited::Qos {
+                consumer: id,
+                resize,
+            };
+            write_qos(cx, number, prefetch_count, true, awaited);
         } else {
-            consumer.tags.iter_mut().for_each(|tag| tag.leaving = true);
+            // A consumer without a shared count has one queue, of index 0. If the count grows, a
+            // second tag with the difference supplements the first.
+            let grows = current != 0 && prefetch_count > current;
+            let count_of_tag = if grows {
+                prefetch_count - current
+            } else {
+                consumer
+                    .tags
+                    .iter_mut()
+                    .for_each(|tag| tag.is_replaced = true);
+                prefetch_count
+            };
             self.consumers
-                .write_consume(cx, number, id, 0, prefetch_count, Some(resize));
+                .write_consume(cx, number, id, 0, count_of_tag, Some(resize));
         }
     }
 
-    /// Records the prefetch count of a consumer that is being restored. It starts with this count,
-    /// or the count is changed as soon as it has started.
-    pub(crate) fn qos_when_restored(
-        &mut self,
-        cx: &mut Context,
-        id: ConsumerId,
-        prefetch_count: u16,
-    ) -> PromiseId {
-        let promise = cx.counted_promise();
-        if let Some(consumer) = self.consumers.get_mut(id) {
-            consumer.wanted_prefetch = Some(prefetch_count);
-            consumer.resizing.push(promise);
-        }
-        promise
-    }
-
-    /// Returns the number of all buffered deliveries and their size.
-    pub(crate) fn buffered(&self) -> Buffered {
-        let (deliveries, bytes) = self.consumers.buffered();
-        Buffered { deliveries, bytes }
-    }
-
-    /// Pauses or resumes reading, depending on the buffered deliveries. Returns `true` if it
+    /// Pauses or resumes reading, depending on the buffered deliveries. Returns `true` if reading
     /// resumes.
     pub(crate) fn update_reading(&mut self, cx: &mut Context) -> bool {
-        let buffered = self.buffered();
+        let buffered = self.consumers.buffered();
         let resumes = self.reading.update(buffered);
-        if self.reading.wants_search(buffered) {
+        if self.reading.begin_search_if_due(buffered) {
             self.throttle_greedy(cx);
         }
         resumes
     }
 
     /// Returns `true` if a reply or a confirm may be unread.
-    pub(crate) fn waits_for_input(&self, cx: &Context) -> bool {
-        cx.promises.pending() > 0
-            || cx.stage == Stage::Restoring
-            || self.resubscription.is_starting()
+    fn waits_for_input(&self, cx: &Context) -> bool {
+        cx.promises.pending() > 0 || cx.stage == Stage::Restoring || self.restarts.is_starting()
     }
 
     /// Returns when the current pause becomes too long.
     pub(crate) fn pause_deadline(&self, cx: &Context) -> Option<Instant> {
-        let reads = matches!(cx.stage, Stage::Open | Stage::Restoring);
+        let may_receive_deliveries = matches!(cx.stage, Stage::Open | Stage::Restoring);
         self.reading
             .deadline(self.waits_for_input(cx))
-            .filter(|_| reads)
+            .filter(|_| may_receive_deliveries)
     }
 
     /// Reports a pause that has become too long, and ends it if a reply is pending. Returns `true`
@@ -152,7 +153,7 @@ impl Consuming {
         {
             return false;
         }
-        let buffered = self.buffered();
+        let buffered = self.consumers.buffered();
         if self.reading.take_notice(now) {
             let Buffered { deliveries, bytes } = buffered;
             cx.notices
@@ -170,57 +171,37 @@ impl Consuming {
         if self.reading.is_on() {
             return Error::Timeout { what, after };
         }
-        let Buffered { deliveries, bytes } = self.buffered();
+        let Buffered { deliveries, bytes } = self.consumers.buffered();
         Error::reading_paused(what, after, deliveries, bytes)
     }
 
     /// Throttles the consumers that have more than their share buffered. At the limit, there is at
     /// least one such consumer.
-    pub(crate) fn throttle_greedy(&mut self, cx: &mut Context) {
+    fn throttle_greedy(&mut self, cx: &mut Context) {
         let limit = self.reading.limit();
         let share = limit.divided(self.consumers.len());
         for id in self.consumers.ids() {
-            if self
-                .consumers
-                .get(id)
-                .is_some_and(|consumer| self.is_greedy(consumer, share))
-            {
-                self.consumers.throttle(cx, id);
+            let consumer = self.consumers.get(id);
+            let greedy = consumer.filter(|consumer| consumer.is_greedy(share));
+            if let Some(number) = greedy.and_then(Consumer::live_channel) {
+                self.consumers.throttle(cx, number, id);
             }
         }
     }
 
-    /// Returns `true` if a consumer has more than its share buffered and can be throttled.
-    pub(crate) fn is_greedy(&self, consumer: &Consumer, share: Buffered) -> bool {
-        if !consumer.can_be_throttled() || !consumer.buffered.reaches(share) {
-            return false;
-        }
-        // A second consumer of a stream would not continue where the first ends. Deliveries of a
-        // stream have an offset, even if the consumer asked for none.
-        if consumer
-            .last_buffered()
-            .is_none_or(|delivered| delivered.has_stream_offset())
-        {
-            return false;
-        }
-        // The broker counts for each tag. A second tag would allow more unsettled deliveries than
-        // the prefetch count, which programs rely on. The count limits the deliveries in flight to
-        // such a consumer, and reading continues for them up to the hard limit.
-        consumer.prefetch_count() == 0 || consumer.shared_prefetch_count.is_some()
-    }
-
-    /// Changes the prefetch count of a throttled consumer.
-    pub(crate) fn resize_throttled(
+    /// Changes the prefetch count of a throttled consumer. The count applies when the consumer is
+    /// no longer throttled.
+    fn resize_throttled(
         &mut self,
         cx: &mut Context,
         id: ConsumerId,
         prefetch_count: u16,
         promise: PromiseId,
     ) {
+        // Unreachable: the caller has found the consumer.
         let Some(consumer) = self.consumers.get_mut(id) else {
             return;
         };
-        // The new count applies once the consumer is no longer throttled; until then it is lower.
         match &mut consumer.shared_prefetch_count {
             Some(shared) => *shared = prefetch_count,
             None => consumer.throttle = Some(Throttle::Tags { prefetch_count }),
@@ -244,7 +225,7 @@ impl Consuming {
         let Some(consumer) = self.consumers.get(id) else {
             return;
         };
-        // Most consumers are not throttled. Those with a pending change are handled after it.
+        // Most consumers are not throttled. A consumer with a pending change continues after it.
         let Some(throttle) = consumer.throttle.filter(|_| consumer.can_be_resized()) else {
             return;
         };
@@ -252,54 +233,36 @@ impl Consuming {
         let is_drained = !consumer
             .buffered
             .exceeds(half.divided(self.consumers.len()));
-        if !is_drained && self.buffered().exceeds(half) {
+        if !is_drained && self.consumers.buffered().exceeds(half) {
             return;
         }
+        // Unreachable: a consumer that can be resized is live.
+        let Some(number) = consumer.live_channel() else {
+            return;
+        };
         // The broker counts for each tag, so unsettled deliveries would not count for the new tag.
         // A consumer whose deliveries are all unsettled waits until some are settled.
-        let (number, shared) = (consumer.channel, consumer.shared_prefetch_count);
-        let most = usize::from(consumer.prefetch_count());
+        let shared_prefetch_count = consumer.shared_prefetch_count;
+        let max_unsettled = usize::from(consumer.prefetch_count());
         let unsettled = cx
             .channels
             .get(number)
             .map_or(0, |channel| channel.unsettled.count());
-        if most != 0 && unsettled >= most {
+        if max_unsettled != 0 && unsettled >= max_unsettled {
             return;
         }
         if let Some(consumer) = self.consumers.get_mut(id) {
             consumer.throttle = None;
         }
         if let Throttle::Tags { prefetch_count } = throttle {
-            self.consumers.replace_tags(cx, id, prefetch_count);
+            self.consumers.replace_tags(cx, number, id, prefetch_count);
         }
-        if let Some(count) = shared.filter(|count| *count != 0 || throttle == Throttle::Channel) {
-            self.consumers.write_qos(cx, number, count, true, None);
+        // A shared count of 0 was not written when the consumer started. It is written if the
+        // throttle has replaced it.
+        if let Some(shared) = shared_prefetch_count
+            && (shared != 0 || throttle == Throttle::Channel)
+        {
+            write_qos(cx, number, shared, true, Awaited::Nothing);
         }
-    }
-
-    /// Settles a delivery. A refusal may let a throttled consumer continue; an ack does so when it
-    /// is written.
-    #[inline]
-    pub(crate) fn settle(
-        &mut self,
-        cx: &mut Context,
-        delivered: &Delivered,
-        how: Settle,
-    ) -> Result<(), Error> {
-        let settled = cx.settle(delivered, how);
-        if !matches!(how, Settle::Ack { .. }) && settled.is_ok() {
-            self.unthrottle_on(cx, delivered.channel);
-        }
-        settled
-    }
-
-    /// Writes the collected acks.
-    pub(crate) fn flush_acks(&mut self, cx: &mut Context) {
-        let mut acking = std::mem::take(&mut cx.acking);
-        for number in acking.drain(..) {
-            cx.flush_channel_acks(number);
-            self.unthrottle_on(cx, number);
-        }
-        cx.acking = acking;
     }
 }

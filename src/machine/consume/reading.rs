@@ -5,16 +5,17 @@ use std::time::{Duration, Instant};
 
 /// The longest time for which a pause may delay replies and confirms.
 ///
-/// It is below a second, so that a publish in a consumer's loop takes less than that. A consumer
-/// that takes its deliveries empties half of the buffer in a fraction of it.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// It is below a second, so that a publish in a consumer's loop takes less than a second. A
+/// consumer that takes its deliveries empties half of the buffer in a fraction of this time.
+const MAX_PAUSE: Duration = Duration::from_millis(500);
 
-/// The hard limit, as a multiple of the limits.
+/// The hard limit, as a multiple of the limit.
 ///
-/// The space between the two is for deliveries in flight when a consumer is throttled: during two
-/// round trips, RabbitMQ's classic queues have at most 200 messages each in flight, in addition to
-/// the socket buffers. For messages of 64 KiB that is about 30 MiB of 192 MiB by default.
-const HARD: usize = 4;
+/// The deliveries in flight when a consumer is throttled are buffered between the two limits.
+/// During two round trips, RabbitMQ's classic queues have at most 200 messages each in flight, in
+/// addition to the socket buffers. For messages of 64 KiB that is about 30 MiB of 192 MiB by
+/// default.
+const HARD_LIMIT_FACTOR: usize = 4;
 
 /// A number of deliveries and their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,26 +60,27 @@ impl Buffered {
     }
 }
 
-/// The decision whether to read, which depends on the buffered deliveries.
+/// The decision whether to read from the stream. It depends on the buffered deliveries.
 ///
-/// Reading pauses at the limit and resumes at half of it. If a pause lasts longer than [`PATIENCE`]
-/// and a reply is pending, it is relieved: greedy consumers are throttled, and reading continues up
-/// to the hard limit, until at most half of the limit is buffered.
+/// Reading pauses at the limit and resumes at half of it. If a pause lasts longer than
+/// [`MAX_PAUSE`] and a reply is pending, it is relieved: greedy consumers are throttled, and
+/// reading continues up to the hard limit, until at most half of the limit is buffered.
 #[derive(Debug)]
 pub(crate) struct Reading {
     limit: Buffered,
     is_on: bool,
     /// The hard limit applies instead of the limit.
     is_relieved: bool,
-    /// A pause was relieved before, so the next one is relieved at once. Otherwise a loop that
-    /// publishes and consumes would stall each time the buffer is full.
-    is_eager: bool,
+    /// A pause was relieved on this connection, so later ones are relieved at once. Otherwise a
+    /// loop that publishes and consumes would stall each time the buffer is full.
+    was_relieved: bool,
     /// When to relieve the pause.
     relief: Deadline,
     /// When to report the pause.
     notice: Deadline,
-    /// The buffered deliveries at the last search for greedy consumers, or fewer.
-    searched: Buffered,
+    /// The deliveries that were buffered at the last search for greedy consumers, or the lowest
+    /// figures since.
+    buffered_at_search: Buffered,
 }
 
 impl Reading {
@@ -87,17 +89,17 @@ impl Reading {
             limit: Buffered { deliveries, bytes },
             is_on: true,
             is_relieved: false,
-            is_eager: false,
+            was_relieved: false,
             relief: Deadline::None,
             notice: Deadline::None,
-            searched: Buffered::default(),
+            buffered_at_search: Buffered::default(),
         }
     }
 
     /// Resets the state that belongs to a lost transport.
     pub(crate) fn start_over(&mut self) {
         self.is_relieved = false;
-        self.is_eager = false;
+        self.was_relieved = false;
     }
 
     /// Returns `true` unless reading is paused.
@@ -105,14 +107,14 @@ impl Reading {
         self.is_on
     }
 
-    /// Returns `true` if taking deliveries may change whether to read, or the limit that applies.
+    /// Returns `true` if taking deliveries may change whether to read, or which limit applies.
     pub(crate) fn depends_on_taking(&self) -> bool {
         !self.is_on || self.is_relieved
     }
 
     /// Returns `true` if consumers of this connection may have been throttled.
     pub(crate) fn has_been_relieved(&self) -> bool {
-        self.is_eager
+        self.was_relieved
     }
 
     pub(crate) fn limit(&self) -> Buffered {
@@ -122,10 +124,11 @@ impl Reading {
     /// Updates the state for the buffered deliveries. Returns `true` if reading resumes.
     pub(crate) fn update(&mut self, buffered: Buffered) -> bool {
         self.is_relieved &= buffered.exceeds(self.limit.divided(2));
-        self.searched.deliveries = self.searched.deliveries.min(buffered.deliveries);
-        self.searched.bytes = self.searched.bytes.min(buffered.bytes);
+        self.buffered_at_search.deliveries =
+            self.buffered_at_search.deliveries.min(buffered.deliveries);
+        self.buffered_at_search.bytes = self.buffered_at_search.bytes.min(buffered.bytes);
         let bound = if self.is_relieved {
-            self.limit.times(HARD)
+            self.limit.times(HARD_LIMIT_FACTOR)
         } else {
             self.limit
         };
@@ -136,27 +139,29 @@ impl Reading {
             !buffered.exceeds(bound.divided(2))
         };
         if was_on && !self.is_on {
-            self.relief = Deadline::In(if self.is_eager {
+            self.relief = Deadline::In(if self.was_relieved {
                 Duration::ZERO
             } else {
-                PATIENCE
+                MAX_PAUSE
             });
-            self.notice = Deadline::In(PATIENCE);
+            self.notice = Deadline::In(MAX_PAUSE);
         } else if self.is_on {
             (self.relief, self.notice) = (Deadline::None, Deadline::None);
         }
         self.is_on && !was_on
     }
 
-    /// Returns `true` if a search for greedy consumers is due: once for each half of the limit that
-    /// is buffered in addition. The search iterates over all consumers, so it does not run for
-    /// every delivery.
-    pub(crate) fn wants_search(&mut self, buffered: Buffered) -> bool {
-        let wants = self.is_relieved && buffered.exceeds(self.searched.plus(self.limit.divided(2)));
-        if wants {
-            self.searched = buffered;
+    /// Begins a search for greedy consumers if it is due. Returns `true` if it is.
+    ///
+    /// It is due whenever another half of the limit is buffered. The search iterates over all
+    /// consumers, so it does not run for every delivery.
+    pub(crate) fn begin_search_if_due(&mut self, buffered: Buffered) -> bool {
+        let is_due = self.is_relieved
+            && buffered.exceeds(self.buffered_at_search.plus(self.limit.divided(2)));
+        if is_due {
+            self.buffered_at_search = buffered;
         }
-        wants
+        is_due
     }
 
     #[inline]
@@ -174,22 +179,23 @@ impl Reading {
         earlier(relief, self.notice.instant())
     }
 
-    /// Ends a pause that has lasted too long. Returns `true` if it did.
+    /// Relieves a pause that has lasted too long. Returns `true` if it did.
     pub(crate) fn relieve(&mut self, now: Instant, buffered: Buffered) -> bool {
         if self.is_relieved || !self.relief.has_passed(now) {
             return false;
         }
         self.is_relieved = true;
-        self.is_eager = true;
-        self.searched = buffered;
-        self.is_on = !buffered.reaches(self.limit.times(HARD));
+        self.was_relieved = true;
+        self.buffered_at_search = buffered;
+        self.is_on = !buffered.reaches(self.limit.times(HARD_LIMIT_FACTOR));
         if self.is_on {
             (self.relief, self.notice) = (Deadline::None, Deadline::None);
         }
         true
     }
 
-    /// Returns `true` once for each pause that has lasted too long, so that it is reported.
+    /// Clears the notice of a pause if it is due. Returns `true` if it was: once for each pause
+    /// that has lasted too long.
     pub(crate) fn take_notice(&mut self, now: Instant) -> bool {
         let is_due = self.notice.has_passed(now);
         if is_due {
@@ -231,9 +237,9 @@ mod tests {
     fn pause_is_reported_once_and_relieved_for_replies() {
         let now = Instant::now();
         let mut reading = paused(now);
-        assert_eq!(reading.deadline(false), Some(now + PATIENCE));
+        assert_eq!(reading.deadline(false), Some(now + MAX_PAUSE));
         assert!(!reading.take_notice(now) && !reading.relieve(now, of(10)));
-        let late = now + PATIENCE;
+        let late = now + MAX_PAUSE;
         assert!(reading.take_notice(late) && !reading.take_notice(late));
         assert_eq!(reading.deadline(false), None, "no reply is pending");
         assert_eq!(reading.deadline(true), Some(late));
@@ -244,38 +250,38 @@ mod tests {
     fn relieved_reading_stops_at_the_hard_limit() {
         let now = Instant::now();
         let mut reading = paused(now);
-        assert!(reading.relieve(now + PATIENCE, of(10)));
-        assert!(!reading.wants_search(of(15)) && reading.wants_search(of(16)));
-        assert!(!reading.wants_search(of(21)) && reading.wants_search(of(22)));
+        assert!(reading.relieve(now + MAX_PAUSE, of(10)));
+        assert!(!reading.begin_search_if_due(of(15)) && reading.begin_search_if_due(of(16)));
+        assert!(!reading.begin_search_if_due(of(21)) && reading.begin_search_if_due(of(22)));
         assert!(!reading.update(of(39)) && reading.is_on());
         assert!(!reading.update(of(40)) && !reading.is_on());
         reading.stamp(now);
         assert_eq!(
             reading.deadline(true),
-            Some(now + PATIENCE),
+            Some(now + MAX_PAUSE),
             "the next pause is reported as well"
         );
         assert!(
-            !reading.relieve(now + PATIENCE, of(40)),
+            !reading.relieve(now + MAX_PAUSE, of(40)),
             "the pause at the hard limit is not relieved"
         );
         assert!(reading.update(of(20)));
     }
 
     #[test]
-    fn second_pause_is_relieved_without_patience() {
+    fn second_pause_is_relieved_at_once() {
         let now = Instant::now();
         let mut reading = paused(now);
-        assert!(reading.relieve(now + PATIENCE, of(10)));
+        assert!(reading.relieve(now + MAX_PAUSE, of(10)));
         reading.update(of(5));
         reading.update(of(10));
         reading.stamp(now);
         assert_eq!(reading.deadline(true), Some(now));
-        assert_eq!(reading.deadline(false), Some(now + PATIENCE));
+        assert_eq!(reading.deadline(false), Some(now + MAX_PAUSE));
         reading.start_over();
         reading.update(of(5));
         reading.update(of(10));
         reading.stamp(now);
-        assert_eq!(reading.deadline(true), Some(now + PATIENCE));
+        assert_eq!(reading.deadline(true), Some(now + MAX_PAUSE));
     }
 }

@@ -9,146 +9,171 @@
 //! unsettled until `cancel-ok`, and then as few `basic.nack` as possible settle them. Since 4.3,
 //! RabbitMQ counts a `basic.reject` as a failed delivery, but not a `basic.nack`.
 
-use crate::error::{Error, Fault};
+use crate::error::Error;
+use crate::machine::Settle;
 use crate::machine::channel::Channel;
-use crate::machine::channel::content::{Delivered, Got};
-use crate::machine::consume::unsettled::Unsettled;
+use crate::machine::channel::channels::Channels;
+use crate::machine::channel::content::Delivered;
+use crate::machine::consume::Consuming;
 use crate::machine::context::Context;
-use crate::machine::{PromiseId, Reply, Settle};
-use crate::protocol::ReplyCode;
 use crate::protocol::method::{Encode, basic};
 
+impl Consuming {
+    /// Settles a delivery. A nack or reject may let a throttled consumer continue; an ack does so
+    /// when it is written.
+    #[inline]
+    pub(crate) fn settle(
+        &mut self,
+        cx: &mut Context,
+        delivered: &Delivered,
+        how: Settle,
+    ) -> Result<(), Error> {
+        let settled = cx.settle(delivered, how);
+        if !matches!(how, Settle::Ack { .. }) && settled.is_ok() {
+            self.unthrottle_on(cx, delivered.channel);
+        }
+        settled
+    }
+
+    /// Writes the queued acks of all channels.
+    pub(crate) fn flush_acks(&mut self, cx: &mut Context) {
+        let mut channels = std::mem::take(&mut cx.channels_with_acks);
+        for number in channels.drain(..) {
+            cx.flush_channel_acks(number);
+            self.unthrottle_on(cx, number);
+        }
+        // The list is put back for its allocation.
+        cx.channels_with_acks = channels;
+    }
+}
+
+/// Returns the channel of a delivery, unless it has been closed since.
+#[inline]
+fn channel_of<'c>(channels: &'c mut Channels, delivered: &Delivered) -> Option<&'c mut Channel> {
+    channels
+        .get_mut(delivered.channel)
+        .filter(|channel| channel.incarnation == delivered.incarnation)
+}
+
 impl Context {
-    /// Settles a delivery, unless it needs no ack.
+    /// Settles a delivery.
+    ///
+    /// Settling a delivery that needs no ack succeeds without effect: such a message is final when
+    /// it is delivered, whatever the program does. Settling a stale one is an error, because the
+    /// broker has requeued the message and delivers it again, and the program may want to know.
     #[inline]
     pub(crate) fn settle(&mut self, delivered: &Delivered, how: Settle) -> Result<(), Error> {
+        if delivered.is_settled() {
+            return Ok(());
+        }
         match how {
-            _ if delivered.is_settled() => Ok(()),
             Settle::Ack { multiple } => self.acknowledge(delivered, multiple),
             Settle::Nack { multiple, requeue } => self.nack(delivered, multiple, requeue),
             Settle::Reject { requeue } => self.reject(delivered, requeue),
         }
     }
 
-    /// Refuses a delivery, or acknowledges it if it is of a stream, which requeues nothing: before
-    /// 4.0, RabbitMQ closes the connection over a refusal, and since then it is an acknowledgement.
+    /// Nacks a delivery, or acknowledges it if it is from a stream.
+    ///
+    /// A stream requeues nothing. RabbitMQ before 4.0 closes the connection over a nack or reject
+    /// of its messages, and later versions treat it as an ack.
     fn nack(&mut self, delivered: &Delivered, multiple: bool, requeue: bool) -> Result<(), Error> {
         if delivered.is_of_stream() {
             return self.acknowledge(delivered, multiple);
         }
         if multiple {
-            // Otherwise it would refuse deliveries whose ack is not written yet.
+            // Otherwise the nack would cover deliveries whose ack is not written yet.
             self.flush_channel_acks(delivered.channel);
         }
-        self.refuse(delivered, multiple, |delivery_tag, multiple| basic::Nack {
+        self.write_nack_or_reject(delivered, multiple, |delivery_tag, multiple| basic::Nack {
             delivery_tag,
             multiple,
             requeue,
         })
     }
 
-    /// Rejects a delivery, or acknowledges it if it is of a stream.
+    /// Rejects a delivery, or acknowledges it if it is from a stream, as for a nack.
     fn reject(&mut self, delivered: &Delivered, requeue: bool) -> Result<(), Error> {
         if delivered.is_of_stream() {
             return self.acknowledge(delivered, false);
         }
-        self.refuse(delivered, false, |delivery_tag, _| basic::Reject {
+        self.write_nack_or_reject(delivered, false, |delivery_tag, _| basic::Reject {
             delivery_tag,
             requeue,
         })
     }
 
-    /// Records an ack, to be written later.
+    /// Queues an ack, which the next flush writes.
     #[inline]
-    pub(crate) fn acknowledge(
-        &mut self,
-        delivered: &Delivered,
-        multiple: bool,
-    ) -> Result<(), Error> {
-        let settled = self.settle_on(delivered, |unsettled| {
-            unsettled.ack(delivered.tag, multiple)
+    fn acknowledge(&mut self, delivered: &Delivered, multiple: bool) -> Result<(), Error> {
+        let channel = channel_of(&mut self.channels, delivered).and_then(|channel| {
+            let was_unsettled = channel.unsettled.ack(delivered.tag, multiple);
+            was_unsettled.then_some(channel)
         });
         // The channel is closed, or the delivery is settled already.
-        let Some(channel) = settled else {
+        let Some(channel) = channel else {
             return self.stale();
         };
-        let is_last = channel.is_unused();
+        let has_no_use = channel.is_unused();
         if !std::mem::replace(&mut channel.has_acks, true) {
-            self.acking.push(delivered.channel);
+            self.channels_with_acks.push(delivered.channel);
         }
         self.attention = true;
-        if is_last {
+        if has_no_use {
             self.release(delivered.channel);
         }
         Ok(())
     }
 
-    /// Writes refusals of the unsettled deliveries up to this one, or of this one.
-    pub(crate) fn refuse<R: Encode>(
+    /// Settles a delivery, and with `multiple` all earlier ones of its channel, by methods that
+    /// `method` makes of a delivery tag and `multiple`.
+    fn write_nack_or_reject<M: Encode>(
         &mut self,
         delivered: &Delivered,
         multiple: bool,
-        refusal: impl Fn(u64, bool) -> R,
+        method: impl Fn(u64, bool) -> M,
     ) -> Result<(), Error> {
         let number = delivered.channel;
-        let Context {
-            channels, transmit, ..
-        } = self;
-        let channel = channels
-            .get_mut(number)
-            .filter(|channel| channel.incarnation == delivered.incarnation);
-        let is_last = channel.and_then(|channel| {
-            let write = |tag, multiple| {
-                // A refusal fits into any frame.
-                let _ = transmit.append_method(number, &refusal(tag, multiple));
-            };
-            channel
-                .unsettled
-                .refuse(delivered.tag, multiple, write)
-                .then(|| channel.is_unused())
+        let transmit = &mut self.transmit;
+        let write = |tag, multiple| {
+            // A nack or reject fits into any frame.
+            let _ = transmit.append_method(number, &method(tag, multiple));
+        };
+        let channel = channel_of(&mut self.channels, delivered).and_then(|channel| {
+            let unsettled = &mut channel.unsettled;
+            let was_unsettled = unsettled.settle_at_once(delivered.tag, multiple, write);
+            was_unsettled.then_some(channel)
         });
         // The channel is closed, or the delivery is settled already.
-        let Some(is_last) = is_last else {
+        let Some(channel) = channel else {
             return self.stale();
         };
+        let has_no_use = channel.is_unused();
         self.attention = true;
-        if is_last {
+        if has_no_use {
             self.release(number);
         }
         Ok(())
     }
 
-    /// Settles a delivery on its channel. Returns the channel if it still exists and the delivery
-    /// was unsettled.
-    #[inline]
-    fn settle_on<'c>(
-        &'c mut self,
-        delivered: &Delivered,
-        settle: impl FnOnce(&mut Unsettled) -> bool,
-    ) -> Option<&'c mut Channel> {
-        let channel = self.channels.get_mut(delivered.channel);
-        let channel = channel.filter(|channel| channel.incarnation == delivered.incarnation)?;
-        settle(&mut channel.unsettled).then_some(channel)
-    }
-
     /// Marks a delivery as unwanted, so that it is requeued after the cancel of its consumer.
-    pub(crate) fn set_unwanted(&mut self, delivered: &Delivered) {
+    pub(crate) fn mark_unwanted(&mut self, delivered: &Delivered) {
         if delivered.is_settled() {
             return;
         }
         if delivered.is_of_stream() {
-            // A stream does not requeue messages.
-            let _ = self.settle(delivered, Settle::Reject { requeue: true });
-        } else if let Some(channel) = self.channels.get_mut(delivered.channel)
-            && channel.incarnation == delivered.incarnation
-        {
-            channel.unsettled.set_unwanted(delivered.tag);
+            // A stream does not requeue messages. The ack fails if the delivery is stale, and then
+            // there is nothing to settle.
+            let _ = self.acknowledge(delivered, false);
+        } else if let Some(channel) = channel_of(&mut self.channels, delivered) {
+            channel.unsettled.mark_unwanted(delivered.tag);
         }
     }
 
     /// Returns the message of an abandoned `basic.get` to its queue. RabbitMQ 4.3 would count a
     /// reject as a failed delivery.
     pub(crate) fn return_got(&mut self, delivered: &Delivered) {
+        // It fails if the delivery is stale, and then the broker has requeued the message.
         let _ = self.settle(
             delivered,
             Settle::Nack {
@@ -156,25 +181,5 @@ impl Context {
                 requeue: true,
             },
         );
-    }
-
-    /// Completes a `basic.get` with its message.
-    pub(crate) fn got(&mut self, promise: PromiseId, got: Got) -> Result<(), Error> {
-        let number = got.delivered.channel;
-        let Some(channel) = self.channels.get_mut(number) else {
-            return Ok(());
-        };
-        let no_ack = got.delivered.is_settled();
-        if !channel.unsettled.deliver(got.delivered.tag, no_ack) {
-            let text = format!("delivery tag {} used again", got.delivered.tag);
-            return Err(
-                Fault::found_in_broker(ReplyCode::COMMAND_INVALID, text, basic::GetOk::ID).into(),
-            );
-        }
-        // The channel is released first, because completing an abandoned promise may settle the
-        // message.
-        self.release(number);
-        self.complete(promise, Ok(Reply::Delivery(Some(Box::new(got)))));
-        Ok(())
     }
 }

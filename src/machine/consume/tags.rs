@@ -5,7 +5,7 @@ use crate::protocol::ShortStr;
 /// The part of a tag before its number.
 const PREFIX: &str = "puka.";
 
-/// The number of a tag, which is unique on a connection. The user's part of the tag follows it, for
+/// The number of a tag, which is unique on a connection. In a tag, the user's part follows it, for
 /// people to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TagNumber(pub(crate) u64);
@@ -36,27 +36,27 @@ impl TagNumber {
     }
 }
 
-/// A consumer of the broker. A [`Consumer`](super::consumer::Consumer) has several of them if it
-/// has several queues, or if its prefetch count was raised, because the broker fixes the count when
-/// a consumer starts.
+/// A consumer as the broker knows it: one queue with one prefetch count, which is fixed at its
+/// start. A [`Consumer`](super::consumer::Consumer) has several tags if it has several queues, or
+/// if its prefetch count was raised.
 #[derive(Debug)]
 pub(crate) struct Tag {
     pub(crate) number: TagNumber,
     pub(crate) prefetch_count: u16,
-    /// The index of its queue in the consumer's sources.
-    pub(crate) source: u32,
+    /// The index of its subscription in the consumer.
+    pub(crate) subscription: u32,
     /// The queue is a stream that is read from an offset.
     pub(crate) by_offset: bool,
     /// `consume-ok` has arrived.
     pub(crate) started: bool,
-    /// Another tag replaces it.
-    pub(crate) leaving: bool,
+    /// Another tag replaces it. It is cancelled when that one has started.
+    pub(crate) is_replaced: bool,
     /// It was cancelled, and `cancel-ok` is pending.
     pub(crate) cancelled: bool,
 }
 
-/// The tags of a consumer that have not ended, the oldest first. There is usually one, which is
-/// stored inline, because each delivery looks for it.
+/// The tags of a consumer that have not ended, the oldest first. Usually there is only one. It is
+/// stored inline, because each delivery searches for its tag.
 #[derive(Debug, Default)]
 pub(crate) struct Tags {
     first: Option<Tag>,
@@ -78,7 +78,7 @@ impl Tags {
     }
 
     /// Removes a tag. Returns `true` if none is left.
-    pub(crate) fn end(&mut self, number: TagNumber) -> bool {
+    pub(crate) fn remove(&mut self, number: TagNumber) -> bool {
         self.others.retain(|tag| tag.number != number);
         if self.first.take_if(|tag| tag.number == number).is_some() && !self.others.is_empty() {
             self.first = Some(self.others.remove(0));
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_is_known_by_its_number() {
+    fn tag_is_identified_by_its_number() {
         for number in [1, 10, 4_294_967_296, u64::MAX] {
             for users_tag in ["", "orders", "7", "a.b", "."] {
                 let tag = TagNumber(number).to_tag(users_tag);
@@ -146,23 +146,23 @@ mod tests {
             tags.push(Tag {
                 number,
                 prefetch_count: 0,
-                source: 0,
+                subscription: 0,
                 by_offset: false,
                 started: false,
-                leaving: false,
+                is_replaced: false,
                 cancelled: false,
             });
         }
         let numbers = |tags: &Tags| tags.iter().map(|tag| tag.number.0).collect::<Vec<_>>();
-        assert!(!tags.end(TagNumber(1)));
+        assert!(!tags.remove(TagNumber(1)));
         assert_eq!(numbers(&tags), [2, 3]);
-        assert!(!tags.end(TagNumber(4)));
-        assert!(!tags.end(TagNumber(3)));
+        assert!(!tags.remove(TagNumber(4)));
+        assert!(!tags.remove(TagNumber(3)));
         assert_eq!(
             tags.find(TagNumber(2)).map(|tag| tag.number),
             Some(TagNumber(2))
         );
-        assert!(tags.end(TagNumber(2)));
-        assert!(tags.end(TagNumber(2)), "no tag is left");
+        assert!(tags.remove(TagNumber(2)));
+        assert!(tags.remove(TagNumber(2)), "no tag is left");
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::machine::ConsumerId;
 use crate::machine::channel::{Awaited, PendingReply, Resize};
-use crate::machine::consume::consumer::{Phase, Throttle};
+use crate::machine::consume::consumer::{Consumer, Phase, Throttle};
 use crate::machine::consume::consumers::Consumers;
 use crate::machine::consume::tags::{Tag, TagNumber};
 use crate::machine::context::Context;
@@ -10,8 +10,62 @@ use crate::protocol::ShortStr;
 use crate::protocol::method::basic;
 use std::collections::BTreeMap;
 
+/// Writes `qos`, for each later consumer of the channel, or with `global` for all of them together.
+pub(crate) fn write_qos(
+    cx: &mut Context,
+    number: u16,
+    prefetch_count: u16,
+    global: bool,
+    awaited: Awaited,
+) {
+    if let Some(channel) = cx.channels.get_mut(number) {
+        if global {
+            channel.shares_prefetch_count = true;
+        } else {
+            channel.prefetch_count = prefetch_count;
+        }
+    }
+    cx.write(
+        number,
+        &basic::Qos {
+            prefetch_size: 0,
+            prefetch_count,
+            global,
+        },
+    );
+    cx.await_reply(number, &basic::Qos::INFO, awaited);
+}
+
+/// Writes `cancel` for one tag.
+pub(crate) fn write_cancel(
+    cx: &mut Context,
+    number: u16,
+    id: ConsumerId,
+    tag: TagNumber,
+    name: ShortStr<'_>,
+) {
+    cx.write(
+        number,
+        &basic::Cancel {
+            consumer_tag: name,
+            nowait: false,
+        },
+    );
+    cx.await_reply(
+        number,
+        &basic::Cancel::INFO,
+        Awaited::Cancel { consumer: id, tag },
+    );
+}
+
+/// Returns the indices of a consumer's queues that have not ended.
+fn live_indices(consumer: &Consumer) -> Vec<u32> {
+    let live = consumer.live_subscriptions();
+    live.map(|(index, _)| index).collect()
+}
+
 impl Consumers {
-    /// Starts all queues of a consumer on its channel.
+    /// Writes `consume` for all queues of a consumer.
     pub(crate) fn write_consumes(
         &mut self,
         cx: &mut Context,
@@ -19,56 +73,22 @@ impl Consumers {
         id: ConsumerId,
         prefetch_count: u16,
     ) {
+        // Unreachable: the caller has found or added the consumer.
         let Some(consumer) = self.get(id) else {
             return;
         };
         let is_shared = consumer.shared_prefetch_count.is_some();
-        let live = (0..)
-            .zip(&consumer.sources)
-            .filter(|(_, subscription)| subscription.ended.is_none());
-        let live: Vec<u32> = live.map(|(source, _)| source).collect();
+        let live = live_indices(consumer);
         if let Some(channel) = cx.channels.get_mut(number) {
             channel.no_ack = consumer.no_ack;
         }
         if is_shared && prefetch_count != 0 {
-            self.write_qos(cx, number, prefetch_count, true, None);
+            write_qos(cx, number, prefetch_count, true, Awaited::Nothing);
         }
-        for source in live {
-            let own = if is_shared { 0 } else { prefetch_count };
-            self.write_consume(cx, number, id, source, own, None);
+        let count_of_tag = if is_shared { 0 } else { prefetch_count };
+        for index in live {
+            self.write_consume(cx, number, id, index, count_of_tag, None);
         }
-    }
-
-    /// Writes `qos`, for each later consumer of the channel, or with `global` for all of them
-    /// together.
-    pub(crate) fn write_qos(
-        &mut self,
-        cx: &mut Context,
-        number: u16,
-        prefetch_count: u16,
-        global: bool,
-        resized: Option<(ConsumerId, Resize)>,
-    ) {
-        if let Some(channel) = cx.channels.get_mut(number) {
-            if global {
-                channel.shares_prefetch_count = true;
-            } else {
-                channel.prefetch_count = prefetch_count;
-            }
-        }
-        cx.write(
-            number,
-            &basic::Qos {
-                prefetch_size: 0,
-                prefetch_count,
-                global,
-            },
-        );
-        let awaited = match resized {
-            Some((consumer, resize)) => Awaited::Qos { consumer, resize },
-            None => Awaited::Nothing,
-        };
-        cx.await_reply(number, &basic::Qos::INFO, awaited);
     }
 
     /// Writes `qos` if the prefetch count changes, and `consume` with a new tag. The client chooses
@@ -78,21 +98,19 @@ impl Consumers {
         cx: &mut Context,
         number: u16,
         id: ConsumerId,
-        source: u32,
+        index: u32,
         prefetch_count: u16,
-        resized: Option<Resize>,
+        resize: Option<Resize>,
     ) {
-        if cx
-            .channels
-            .get(number)
-            .is_some_and(|channel| channel.prefetch_count != prefetch_count)
-        {
-            self.write_qos(cx, number, prefetch_count, false, None);
+        let channel = cx.channels.get(number);
+        if channel.is_some_and(|channel| channel.prefetch_count != prefetch_count) {
+            write_qos(cx, number, prefetch_count, false, Awaited::Nothing);
         }
+        // Unreachable: the caller has found the consumer, and `index` is of one of its queues.
         let Some(no_ack) = self.get(id).map(|consumer| consumer.no_ack) else {
             return;
         };
-        let Some((tag, subscription)) = self.add_tag(id, source, prefetch_count) else {
+        let Some((tag, subscription)) = self.add_tag(id, index, prefetch_count) else {
             return;
         };
         let name = tag.to_tag(&subscription.users_tag);
@@ -115,120 +133,110 @@ impl Consumers {
             Awaited::Consume {
                 consumer: id,
                 tag,
-                resized,
+                resized: resize,
             },
         );
     }
 
-    /// Replaces the tags of a consumer: starts a tag with this prefetch count for each queue.
-    pub(crate) fn replace_tags(&mut self, cx: &mut Context, id: ConsumerId, prefetch_count: u16) {
+    /// Replaces the tags of a consumer: starts a tag with this prefetch count for each queue, and
+    /// marks the tags before, which are cancelled when the new ones have started.
+    pub(crate) fn replace_tags(
+        &mut self,
+        cx: &mut Context,
+        number: u16,
+        id: ConsumerId,
+        prefetch_count: u16,
+    ) {
+        // Unreachable: the caller has found the consumer.
         let Some(consumer) = self.get_mut(id) else {
             return;
         };
-        consumer.tags.iter_mut().for_each(|tag| tag.leaving = true);
-        let number = consumer.channel;
-        let live = (0..)
-            .zip(&consumer.sources)
-            .filter(|(_, subscription)| subscription.ended.is_none());
-        let live: Vec<u32> = live.map(|(source, _)| source).collect();
-        for source in live {
-            self.write_consume(cx, number, id, source, prefetch_count, None);
+        consumer
+            .tags
+            .iter_mut()
+            .for_each(|tag| tag.is_replaced = true);
+        for index in live_indices(consumer) {
+            self.write_consume(cx, number, id, index, prefetch_count, None);
         }
     }
 
-    /// Throttles a consumer to a prefetch count of 1.
-    pub(crate) fn throttle(&mut self, cx: &mut Context, id: ConsumerId) {
+    /// Throttles a live consumer to a prefetch count of 1.
+    pub(crate) fn throttle(&mut self, cx: &mut Context, number: u16, id: ConsumerId) {
+        // Unreachable: the caller has found the consumer.
         let Some(consumer) = self.get_mut(id) else {
             return;
         };
-        let number = consumer.channel;
         if consumer
             .shared_prefetch_count
             .is_some_and(|count| count != 0)
         {
             consumer.throttle = Some(Throttle::Channel);
-            self.write_qos(cx, number, 1, true, None);
+            write_qos(cx, number, 1, true, Awaited::Nothing);
         } else {
             consumer.throttle = Some(Throttle::Tags {
                 prefetch_count: consumer.prefetch_count(),
             });
-            self.replace_tags(cx, id, 1);
+            self.replace_tags(cx, number, id, 1);
         }
     }
 
-    /// Cancels the tags of a consumer that are to end and have started. RabbitMQ 3.10 closes the
-    /// connection over a cancel immediately after its consume. A replaced tag stays until its
-    /// replacement has started.
+    /// Cancels the tags of a consumer that are to end and have started: all of them if the consumer
+    /// is being cancelled, else those that are replaced.
+    ///
+    /// A tag that has not started is cancelled at its `consume-ok`, because RabbitMQ 3.10 closes
+    /// the connection over a cancel immediately after its consume. A replaced tag stays until its
+    /// replacement has started, so that the consumer always has one.
     pub(crate) fn write_cancels(&mut self, cx: &mut Context, id: ConsumerId) {
-        let Some(consumer) = self.get_mut(id) else {
+        let consumer = self.get_mut(id);
+        // Unreachable: the caller has found the consumer, and it is not being restarted.
+        let Some((number, consumer)) = consumer.and_then(|it| Some((it.channel?, it))) else {
             return;
         };
-        let number = consumer.channel;
-        let all = matches!(consumer.phase, Phase::Cancelling);
-        // A consumer of several queues does this once for all of them.
-        let are_many = consumer.sources.len() > 1;
-        if are_many && !all && consumer.tags.iter().any(|tag| !tag.started) {
+        let is_cancelling = matches!(consumer.phase, Phase::Cancelling);
+        // The tags of a consumer of several queues are cancelled together, once all their
+        // replacements have started.
+        let has_many = consumer.subscriptions.len() > 1;
+        if has_many && !is_cancelling && consumer.tags.iter().any(|tag| !tag.started) {
             return;
         }
-        let stays = |(_, tag): &(usize, &Tag)| tag.started && !tag.leaving;
+        let stays = |(_, tag): &(usize, &Tag)| tag.started && !tag.is_replaced;
         let staying = consumer.tags.iter().enumerate().filter(stays);
         // For each queue, the place of the newest tag that stays.
-        let newest: BTreeMap<u32, usize> =
-            staying.map(|(place, tag)| (tag.source, place)).collect();
-        let mut ended = Vec::new();
+        let newest: BTreeMap<u32, usize> = staying
+            .map(|(place, tag)| (tag.subscription, place))
+            .collect();
+        let mut cancelled = Vec::new();
         for (place, tag) in consumer.tags.iter_mut().enumerate() {
-            let is_replaced = newest
-                .get(&tag.source)
+            let has_successor = newest
+                .get(&tag.subscription)
                 .is_some_and(|newest| place < *newest);
-            let ends = all || tag.leaving && is_replaced;
+            let ends = is_cancelling || tag.is_replaced && has_successor;
             if ends && tag.started && !tag.cancelled {
                 tag.cancelled = true;
                 let users_tag = consumer
-                    .sources
-                    .get(tag.source as usize)
+                    .subscriptions
+                    .get(tag.subscription as usize)
                     .map_or("", |subscription| &subscription.users_tag);
-                ended.push((tag.number, tag.number.to_tag(users_tag)));
+                cancelled.push((tag.number, tag.number.to_tag(users_tag)));
             }
         }
-        for (tag, name) in ended {
-            self.write_cancel(cx, number, id, tag, ShortStr::cut(&name));
+        for (tag, name) in cancelled {
+            write_cancel(cx, number, id, tag, ShortStr::cut(&name));
         }
     }
 
-    /// Writes `cancel` for one tag.
-    pub(crate) fn write_cancel(
-        &mut self,
-        cx: &mut Context,
-        number: u16,
-        id: ConsumerId,
-        tag: TagNumber,
-        name: ShortStr<'_>,
-    ) {
-        cx.write(
-            number,
-            &basic::Cancel {
-                consumer_tag: name,
-                nowait: false,
-            },
-        );
-        cx.await_reply(
-            number,
-            &basic::Cancel::INFO,
-            Awaited::Cancel { consumer: id, tag },
-        );
-    }
-
-    /// Begins to cancel a consumer, and cancels the tags that have started.
+    /// Cancels a live consumer: cancels the tags that have started, and the others as soon as they
+    /// have.
     pub(crate) fn cancel_all(&mut self, cx: &mut Context, id: ConsumerId) {
-        self.begin_cancelling(id);
-        if let Some(consumer) = self.get(id) {
-            cx.channels.end_consumer(consumer.channel);
+        if let Some(number) = self.get(id).and_then(Consumer::live_channel) {
+            self.begin_cancelling(id);
+            cx.channels.end_consumer(number);
+            self.write_cancels(cx, id);
         }
-        self.write_cancels(cx, id);
     }
 
-    /// Confirms the broker's cancel by a cancel, unless that is already written or cannot be
-    /// written yet.
+    /// Replies to the broker's cancel of a tag with a cancel, unless that is already written or
+    /// cannot be written yet.
     ///
     /// RabbitMQ 4.3 cancels a consumer of a quorum queue whose deliveries were not acknowledged in
     /// time, and continues to deliver to it until the client cancels it as well. No broker treats
@@ -239,6 +247,7 @@ impl Consumers {
         number: u16,
         name: ShortStr<'_>,
     ) {
+        // Unreachable: the broker's cancel arrived on this channel.
         let Some(channel) = cx.channels.get(number) else {
             return;
         };
@@ -254,10 +263,10 @@ impl Consumers {
         }
         let id = channel.consumer;
         let consumer = id.and_then(|id| self.get(id));
-        let found =
+        let known_tag =
             tag.filter(|tag| consumer.is_some_and(|consumer| consumer.tags.find(*tag).is_some()));
-        match (id, found) {
-            (Some(id), Some(tag)) => self.write_cancel(cx, number, id, tag, name),
+        match (id, known_tag) {
+            (Some(id), Some(tag)) => write_cancel(cx, number, id, tag, name),
             // No consumer needs the reply, and a faulty peer could add pending replies without
             // limit.
             _ => cx.write(

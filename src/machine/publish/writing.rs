@@ -23,8 +23,8 @@ impl Publishing {
     ) -> Result<(), Error> {
         let mut method = publish_method(cx, publish)?;
         let mut renamed = None;
-        if cx.topology.has_renamed() {
-            renamed = cx.topology.address(&mut method, publish.headers);
+        if cx.topology.has_renamed_queues() {
+            renamed = cx.topology.update_publish(&mut method, publish.headers);
         }
         let mut headers = renamed.as_ref().map(Table::as_ref).or(publish.headers);
         let may_be_returned = publish.mandatory || publish.immediate;

@@ -1,4 +1,7 @@
-//! When to reconnect, and when to give up (RabbitMQ's guides on reconnecting; "full jitter").
+//! The decision when to reconnect and when to give up.
+//!
+//! The delay doubles with each attempt, and a random part of it is used ("full jitter"), so that
+//! many clients do not reconnect at the same time.
 
 use crate::error::{Broken, Error};
 use crate::options::Recovery;
@@ -10,29 +13,30 @@ use std::time::{Duration, Instant};
 /// How long a connection must stay open so that its loss resets the backoff.
 const STABLE: Duration = Duration::from_secs(60);
 
-/// What an error implies for the next attempt.
+/// The consequence of an error for the next attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    Retry,
-    /// The login, or the virtual host, is refused.
-    Refused,
-    /// This side ended the connection.
-    Stop,
+enum NextAttempt {
+    /// It is made after the usual delay.
+    Usual,
+    /// It is made late, because the login or the virtual host was refused.
+    Late,
+    /// It is not made, because this side ended the connection.
+    Never,
 }
 
-/// Returns what an error implies for the next attempt. Only this side ends a connection that has
-/// been open. Any reply of a peer may be different at the next attempt: a user is being imported, a
-/// certificate is renewed, a load balancer has no node behind it.
-fn verdict(error: &Error, in_handshake: bool) -> Verdict {
+/// Returns the consequence of an error for the next attempt. Only this side ends a connection that
+/// has been open. Any reply of a peer may be different at the next attempt: a user is being
+/// imported, a certificate is renewed, a load balancer has no node behind it.
+fn next_attempt(error: &Error, in_handshake: bool) -> NextAttempt {
     match error {
-        Error::Closed | Error::ConnectionBroken(Broken::DriverDropped) => Verdict::Stop,
+        Error::Closed | Error::ConnectionBroken(Broken::DriverDropped) => NextAttempt::Never,
         Error::AccessRefused(_) | Error::NotAllowed(_) | Error::InvalidPath(_) if in_handshake => {
-            Verdict::Refused
+            NextAttempt::Late
         }
         Error::LoginRefused | Error::NoMechanism { .. } | Error::UnencryptedLogin => {
-            Verdict::Refused
+            NextAttempt::Late
         }
-        _ => Verdict::Retry,
+        _ => NextAttempt::Usual,
     }
 }
 
@@ -53,15 +57,17 @@ pub(crate) struct Backoff {
     pub(crate) policy: Recovery,
     /// The number of attempts since the connection was last open, including a pending one.
     pub(crate) attempt: u32,
-    /// How often the delay has doubled. Only a connection that stays open for a while resets it.
-    /// Otherwise a connection that is lost immediately after opening would cause a hot loop.
+    /// The number of attempts with which the delay has grown. Only a connection that stays open for
+    /// a while resets it. Otherwise a connection that is lost immediately after opening would cause
+    /// a hot loop.
     growth: u32,
     /// The endpoints that have failed in this attempt. The attempt ends when all have failed.
     failed: BTreeSet<usize>,
-    /// When the first attempt was decided.
-    since: Option<Instant>,
+    /// When the first attempt since the connection was last open was decided.
+    first_attempt_at: Option<Instant>,
     /// When the connection became open.
     open_since: Option<Instant>,
+    /// The state of the random number generator.
     random: u64,
     has_been_open: bool,
 }
@@ -78,7 +84,7 @@ impl Backoff {
             attempt: 0,
             growth: 0,
             failed: BTreeSet::new(),
-            since: None,
+            first_attempt_at: None,
             open_since: None,
             random,
             has_been_open: false,
@@ -91,16 +97,17 @@ impl Backoff {
     }
 
     /// Records that the connection is open.
-    pub(crate) fn opened(&mut self, now: Instant) {
+    pub(crate) fn record_open(&mut self, now: Instant) {
         self.has_been_open = true;
         self.open_since = Some(now);
         self.attempt = 0;
         self.failed.clear();
-        self.since = None;
+        self.first_attempt_at = None;
     }
 
-    /// Returns `true` if this attempt has endpoints left after a failed handshake.
-    fn has_endpoints_left(&mut self, first: usize, reached: usize, endpoints: usize) -> bool {
+    /// Records the endpoints that a failed handshake and the dialling before it have tried. Returns
+    /// `true` if this attempt has endpoints left.
+    fn record_failed_endpoints(&mut self, first: usize, reached: usize, endpoints: usize) -> bool {
         let is_repeated = self.failed.contains(&reached);
         // The endpoints between the two could not be dialled.
         let mut endpoint = first;
@@ -112,19 +119,19 @@ impl Backoff {
         !is_repeated && self.failed.len() < endpoints
     }
 
-    /// Returns how long to wait before dialling again, or `None` to give up.
-    pub(crate) fn after(&mut self, failure: &Failure<'_>, now: Instant) -> Option<Duration> {
+    /// Counts a failure. Returns the delay before dialling again, or `None` to give up.
+    pub(crate) fn delay_after(&mut self, failure: &Failure<'_>, now: Instant) -> Option<Duration> {
         let &Failure {
             error,
             handshake,
             endpoints,
         } = failure;
-        let verdict = verdict(error, handshake.is_some());
-        if verdict == Verdict::Stop {
+        let next_attempt = next_attempt(error, handshake.is_some());
+        if next_attempt == NextAttempt::Never {
             return None;
         }
         if let Some((first, reached)) = handshake
-            && self.has_endpoints_left(first, reached, endpoints)
+            && self.record_failed_endpoints(first, reached, endpoints)
         {
             return Some(Duration::ZERO);
         }
@@ -132,20 +139,18 @@ impl Backoff {
         if !self.has_been_open && !self.policy.retry_first_connect {
             return None;
         }
-        let is_fresh = self
+        let was_stable = self
             .open_since
             .take()
             .is_some_and(|since| now.saturating_duration_since(since) >= STABLE);
-        if is_fresh {
+        if was_stable {
             self.growth = 0;
         }
-        let since = *self.since.get_or_insert(now);
-        let attempts = self.policy.attempts.is_none_or(|most| self.attempt < most);
-        let time = self
-            .policy
-            .time
-            .is_none_or(|most| now.saturating_duration_since(since) < most);
-        if !attempts || !time {
+        let first_attempt_at = *self.first_attempt_at.get_or_insert(now);
+        let has_attempts_left = self.policy.attempts.is_none_or(|most| self.attempt < most);
+        let elapsed = now.saturating_duration_since(first_attempt_at);
+        let has_time_left = self.policy.time.is_none_or(|most| elapsed < most);
+        if !has_attempts_left || !has_time_left {
             return None;
         }
         self.attempt = self.attempt.saturating_add(1);
@@ -159,15 +164,15 @@ impl Backoff {
             .base_delay
             .saturating_mul(1 << (self.growth - 1).min(30));
         let longest = doubled.min(self.policy.longest_delay);
-        Some(match verdict {
+        Some(match next_attempt {
             // Repeating a login sooner does not make it succeed, and brokers count refusals.
-            Verdict::Refused => (longest / 2).saturating_add(self.part_of(longest / 2)),
-            Verdict::Retry | Verdict::Stop => self.part_of(longest),
+            NextAttempt::Late => (longest / 2).saturating_add(self.random_part_of(longest / 2)),
+            NextAttempt::Usual | NextAttempt::Never => self.random_part_of(longest),
         })
     }
 
     /// Returns a random part of a duration.
-    fn part_of(&mut self, time: Duration) -> Duration {
+    fn random_part_of(&mut self, time: Duration) -> Duration {
         // xorshift64
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;

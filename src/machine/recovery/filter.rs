@@ -1,7 +1,7 @@
-//! Running the user's filter of entities to declare again.
+//! Running the user's filter, which selects the entities to replay.
 //!
-//! The state machine only returns a [`FilterStep`] and receives its outcome. The filter is the
-//! user's code: it may call the connection, take long, and panic.
+//! The filter is the user's code: it may call the connection, take long, and panic. So the state
+//! machine only returns a [`FilterStep`] and receives its outcome.
 
 use crate::machine::recovery::step::ReplayStep;
 use crate::options::Filter;

@@ -2,12 +2,12 @@
 
 pub(crate) mod backoff;
 pub(crate) mod bindings;
-pub(crate) mod blame;
-pub(crate) mod consumers;
+pub(crate) mod close_cause;
 pub(crate) mod filter;
 pub(crate) mod name_hasher;
 pub(crate) mod names;
 pub(crate) mod quarantine;
+pub(crate) mod refused_consumers;
 pub(crate) mod replay;
 pub(crate) mod report;
 pub(crate) mod step;
@@ -16,10 +16,9 @@ pub(crate) mod topology;
 use crate::error::{Broken, Error};
 use crate::machine::channel::{Awaited, Role};
 use crate::machine::consume::Consuming;
-use crate::machine::consume::consumer::Consumer;
-use crate::machine::context::Context;
-use crate::machine::context::Stage;
+use crate::machine::context::{Context, Stage};
 use crate::machine::deadline::Deadline;
+use crate::machine::publish::Publishing;
 use crate::machine::recovery::backoff::{Backoff, Failure};
 use crate::machine::recovery::filter::{FilterOutcome, FilterStep};
 use crate::machine::recovery::quarantine::Quarantine;
@@ -30,42 +29,37 @@ use crate::protocol::method::{MethodInfo, queue};
 use crate::protocol::{Method, ShortStr};
 use std::time::{Duration, Instant};
 
-/// How long exclusive queues and refused consumers are retried, in heartbeat timeouts.
+/// How long locked queues and refused consumers are retried, in heartbeat timeouts.
 ///
 /// A client may notice a loss at once, and RabbitMQ after two to three timeouts: with one of 2 s,
 /// it took 3.10.8 and 4.3.6 5.3 s.
-pub(crate) const TIMEOUTS: u32 = 3;
+const RETRY_LIMIT_IN_TIMEOUTS: u32 = 3;
 
-/// The same without heartbeats, by which the broker would notice the loss.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Returns the entry of the report for a consumer that could not be restarted.
-pub(crate) fn failed_consumer(tag: &str, error: &Error) -> (Box<str>, Error) {
-    (format!("consumer {tag:?}").into(), error.clone())
-}
+/// How long they are retried without heartbeats. Then the broker may not notice the loss at all.
+const RETRY_LIMIT_WITHOUT_HEARTBEATS: Duration = Duration::from_secs(30);
 
 /// The recovery of a connection: when to dial again, and what to restore.
 #[derive(Debug, Default)]
 pub(crate) struct Recovering {
-    /// Decides when and whether to dial again; `None` if there is only one transport.
+    /// The decision whether and when to dial again; `None` without recovery.
     pub(crate) backoff: Option<Backoff>,
     /// The cause of the loss, until the connection is open again.
     pub(crate) loss_cause: Option<Error>,
     /// The endpoint in use, or the first one to dial.
     pub(crate) endpoint: usize,
-    /// The endpoint at which dialling began.
+    /// The endpoint at which the current attempt began to dial.
     pub(crate) first_endpoint: usize,
     /// The replay, from the handshake until the connection is open.
     pub(crate) replay: Option<Replay>,
     pub(crate) quarantine: Quarantine,
-    /// Entities to pass to the user's filter.
+    /// Entities to pass to the user's filter, until they are fetched.
     pub(crate) filtering: Option<FilterStep>,
-    /// When the replay fails, because the broker has not replied in time.
+    /// When the recovery fails, because the broker has not replied in time.
     pub(crate) restore_deadline: Deadline,
 }
 
 impl Recovering {
-    /// Returns the reason of the loss if requests fail while there is no connection.
+    /// Returns the cause of the loss if requests fail while there is no connection.
     #[inline]
     pub(crate) fn fails_fast(&self) -> Option<&Error> {
         let backoff = self.backoff.as_ref();
@@ -73,6 +67,7 @@ impl Recovering {
         self.loss_cause.as_ref().filter(|_| fails)
     }
 
+    /// Returns the number of attempts since the connection was last open.
     fn attempt(&self) -> u32 {
         self.backoff.as_ref().map_or(0, |backoff| backoff.attempt)
     }
@@ -89,7 +84,7 @@ impl Recovering {
         }
     }
 
-    /// Returns what to dial.
+    /// Begins an attempt at the endpoint in use, and returns what to dial.
     pub(crate) fn begin_dialling(&mut self) -> Dialling {
         self.first_endpoint = self.endpoint;
         Dialling {
@@ -98,9 +93,10 @@ impl Recovering {
         }
     }
 
-    /// Returns the delay before dialling again after a loss or a failed attempt, and reports it.
-    /// Returns `None` without recovery, or at a limit of its policy.
-    pub(crate) fn retry(
+    /// Plans the next attempt after a loss or a failed attempt, and notifies the program of it.
+    /// Returns the delay before the attempt, or `None` without recovery or at a limit of its
+    /// policy.
+    pub(crate) fn plan_attempt(
         &mut self,
         cx: &mut Context,
         error: &Error,
@@ -113,7 +109,7 @@ impl Recovering {
             handshake: in_handshake.then_some((self.first_endpoint, self.endpoint)),
             endpoints,
         };
-        let delay = backoff.after(&failure, cx.now)?;
+        let delay = backoff.delay_after(&failure, cx.now)?;
         let was_open = cx.stage == Stage::Open;
         cx.epoch += u32::from(was_open || cx.stage == Stage::Restoring);
         if was_open {
@@ -125,7 +121,7 @@ impl Recovering {
             delay,
         });
         if in_handshake || !was_open {
-            // What this broker does not do, another may.
+            // This broker has failed to open the connection, and another may succeed.
             self.endpoint = (self.endpoint + 1) % endpoints.max(1);
         }
         if backoff.has_been_open() {
@@ -134,21 +130,24 @@ impl Recovering {
         Some(delay)
     }
 
-    /// Plans what to restore. Returns `false` without recovery.
+    /// Plans what to restore: the whole topology and all consumers. Returns `false` without
+    /// recovery.
     pub(crate) fn plan_restoration(&mut self, cx: &Context, consuming: &mut Consuming) -> bool {
         let Some(backoff) = &self.backoff else {
             return false;
         };
         let timeout = cx.transmit.heartbeat.timeout();
-        let patience = timeout.map_or(PATIENCE, |timeout| TIMEOUTS * timeout);
+        let retry_limit = timeout.map_or(RETRY_LIMIT_WITHOUT_HEARTBEATS, |timeout| {
+            RETRY_LIMIT_IN_TIMEOUTS * timeout
+        });
         let report = Recovered {
             epoch: cx.epoch,
             attempts: backoff.attempt,
             ..Recovered::default()
         };
-        self.replay = Some(Replay::new(patience, report));
+        self.replay = Some(Replay::new(retry_limit, report));
         let ids = consuming.consumers.ids();
-        consuming.resubscription.begin(ids, patience);
+        consuming.restarts.start_over(ids, retry_limit);
         self.restore_deadline = Deadline::In(cx.options.timeouts.request);
         true
     }
@@ -165,7 +164,7 @@ impl Recovering {
         let Some(replay) = replay.filter(|_| epoch == cx.epoch) else {
             return false;
         };
-        replay.filtered(wanted);
+        replay.continue_with(wanted);
         if let Some(entity) = panicked {
             let text = format!("panicked for {entity}, which is declared again");
             let error = Error::invalid("filter", text);
@@ -187,38 +186,63 @@ impl Recovering {
         cx.counters.opened += 1;
         self.restore_deadline = Deadline::None;
         if let Some(backoff) = &mut self.backoff {
-            backoff.opened(cx.now);
+            backoff.record_open(cx.now);
         }
         report.lost_deliveries = std::mem::take(&mut consuming.consumers.lost);
         cx.counters.lost_deliveries += report.lost_deliveries;
         report.failed.extend(self.quarantine.end());
-        report.failed.append(&mut consuming.resubscription.failed);
-        for (id, error) in consuming.resubscription.refused() {
-            let consumer = consuming.consumers.get(id);
-            let tag = consumer.map_or("", Consumer::tag);
-            report.failed.push(failed_consumer(tag, error));
-        }
+        report.failed.append(&mut consuming.take_failed_restarts());
         if self.loss_cause.take().is_some() {
             cx.notices.notify(&Notice::Recovered(report.into()));
         }
     }
 
-    /// Quarantines the step over which the broker closed the connection, or makes the next replay
-    /// identify it.
+    /// Ends the replay, because the connection is lost. Quarantines the step over which the broker
+    /// closed the connection, or makes the next replay identify it.
     pub(crate) fn suspend_replay(&mut self, cx: &mut Context, error: &Error) {
         self.filtering = None;
-        let Some(mut replay) = self.replay.take() else {
+        let Some(replay) = self.replay.take() else {
             return;
         };
-        let is_alone = self.quarantine.one_at_a_time;
-        if let Some((step, failed)) = replay.blamed(error, &cx.topology, is_alone) {
-            self.quarantine.add(step, failed);
+        let one_at_a_time = self.quarantine.one_at_a_time;
+        if let Some(step) = replay.into_close_cause(error, &cx.topology, one_at_a_time) {
+            self.quarantine.add(step, error);
         } else if error.is_caused_by_request() {
             self.quarantine.one_at_a_time = true;
         }
     }
 
-    /// Sends the steps of the replay that can be sent. Consumers start when all are done.
+    /// Restores the consumers once the topology is replayed. Returns the report of the recovery
+    /// when every consumer has restarted, has ended, or was refused temporarily. The connection
+    /// then becomes open. Afterwards, this continues to restart the refused consumers.
+    pub(crate) fn restore_consumers(
+        &mut self,
+        cx: &mut Context,
+        publishing: &mut Publishing,
+        consuming: &mut Consuming,
+    ) -> Option<Recovered> {
+        let is_replaying = self.replay.as_ref().is_some_and(|replay| !replay.is_done());
+        if !matches!(cx.stage, Stage::Open | Stage::Restoring) || is_replaying {
+            // No other work can take a channel before the connection is open.
+            cx.channels.reserve(0);
+            return None;
+        }
+        // The queued consumers take their channels now. A reservation would keep them from it, so
+        // only those of the refused consumers are reserved meanwhile.
+        cx.channels.reserve(consuming.restarts.refused().len());
+        consuming.start_restarts(cx, publishing, self.quarantine.one_at_a_time);
+        // Other work must leave channels for the consumers that still have none.
+        cx.channels.reserve(consuming.restarts.reserved_channels());
+        if consuming.restarts.has_pending() {
+            return None;
+        }
+        // Without a replay, the connection is open already.
+        let mut report = self.replay.take()?.into_report();
+        report.consumers = std::mem::take(&mut consuming.restarts.restarted);
+        Some(report)
+    }
+
+    /// Sends the steps of the replay that can be sent. Consumers are restarted when all are done.
     pub(crate) fn continue_replay(&mut self, cx: &mut Context) {
         if cx.stage != Stage::Restoring {
             return;
@@ -227,7 +251,7 @@ impl Recovering {
             let (Some(replay), Some(backoff)) = (&mut self.replay, &self.backoff) else {
                 return;
             };
-            match replay.next(&cx.topology, &backoff.policy, &self.quarantine) {
+            match replay.next_step(&cx.topology, &backoff.policy, &self.quarantine) {
                 NextStep::Declare(step) => self.declare(cx, step),
                 NextStep::Filter(steps) => {
                     let filter = backoff.policy.filter.clone();
@@ -251,15 +275,16 @@ impl Recovering {
         }
     }
 
-    /// Sends a step of the replay, or skips it if it cannot be encoded.
-    pub(crate) fn declare(&mut self, cx: &mut Context, step: ReplayStep) {
+    /// Sends a step of the replay, or records that it cannot be sent.
+    fn declare(&mut self, cx: &mut Context, step: ReplayStep) {
         let outcome = self.send_step(cx, &step);
+        // Unreachable: the step comes from the replay.
         let Some(replay) = &mut self.replay else {
             return;
         };
         match outcome {
-            Ok(()) => replay.sent(step),
-            Err(error) => replay.skip(&step, error),
+            Ok(()) => replay.record_sent(step),
+            Err(error) => replay.record_failure(&step, error),
         }
         cx.attention = true;
     }
@@ -267,8 +292,8 @@ impl Recovering {
     /// Writes the request of a step.
     ///
     /// # Errors
-    /// The step cannot be encoded, was forgotten, or has no channel.
-    pub(crate) fn send_step(&mut self, cx: &mut Context, step: &ReplayStep) -> Result<(), Error> {
+    /// The step cannot be encoded, its entity is no longer recorded, or there is no channel.
+    fn send_step(&mut self, cx: &mut Context, step: &ReplayStep) -> Result<(), Error> {
         let number = match self.replay.as_ref().and_then(|replay| replay.channel) {
             Some(number) => number,
             None => self.open_restore_channel(cx, step)?,
@@ -278,12 +303,12 @@ impl Recovering {
         Ok(())
     }
 
-    /// Opens the channel of the replay, unless the step was forgotten in the meantime.
-    pub(crate) fn open_restore_channel(
-        &mut self,
-        cx: &mut Context,
-        step: &ReplayStep,
-    ) -> Result<u16, Error> {
+    /// Opens the channel of the replay.
+    ///
+    /// # Errors
+    /// The entity of the step is no longer recorded, so the channel is not needed for it, or there
+    /// is no channel.
+    fn open_restore_channel(&mut self, cx: &mut Context, step: &ReplayStep) -> Result<u16, Error> {
         if cx.topology.request(step).is_none() {
             return Err(Error::Stale);
         }
@@ -294,7 +319,8 @@ impl Recovering {
         Ok(number)
     }
 
-    /// Writes a step's request, without a copy of it: there may be 100 000 of them.
+    /// Writes a step's request, and returns the method. It is encoded from the record and not
+    /// copied, because there may be 100 000 of them.
     fn write_step(
         cx: &mut Context,
         number: u16,
@@ -310,7 +336,7 @@ impl Recovering {
         // The name of a dead-letter queue may have changed. Bindings are recorded under the current
         // names, and searching all names for each took 7 % of a recovery with 100 000 bindings.
         let written = match step {
-            ReplayStep::Queue(_) => topology.renamed(request, &mut write),
+            ReplayStep::Queue(_) => topology.encode_renamed(request, &mut write),
             ReplayStep::Exchange(_) | ReplayStep::Binding(_) => None,
         };
         written.unwrap_or_else(|| write(&request))?;
@@ -318,9 +344,9 @@ impl Recovering {
     }
 
     /// Handles the reply to the oldest pending step.
-    pub(crate) fn step_done(&mut self, cx: &mut Context, reply: &Method<'_>) {
+    pub(crate) fn handle_step_reply(&mut self, cx: &mut Context, reply: &Method<'_>) {
         self.restore_deadline = Deadline::In(cx.options.timeouts.request);
-        let mut step = self.replay.as_mut().and_then(Replay::done);
+        let mut step = self.replay.as_mut().and_then(Replay::pop_pending);
         if let (Some(ReplayStep::Queue(name)), Method::Queue(queue::Method::DeclareOk(ok))) =
             (&mut step, reply)
             && **name != *ok.queue.as_bytes()
@@ -329,13 +355,13 @@ impl Recovering {
             *name = ok.queue.into();
         }
         if let (Some(step), Some(replay)) = (step, &mut self.replay) {
-            replay.declared(step);
+            replay.record_declared(step);
         }
         self.continue_replay(cx);
     }
 
     /// Records that the broker has given a server-named queue another name.
-    pub(crate) fn rename_queue(&mut self, cx: &mut Context, old: ShortStr<'_>, new: ShortStr<'_>) {
+    fn rename_queue(&mut self, cx: &mut Context, old: ShortStr<'_>, new: ShortStr<'_>) {
         cx.topology.rename(old, new);
         let from: Box<str> = old.to_str_lossy().into();
         if let Some(replay) = &mut self.replay {
@@ -350,7 +376,11 @@ impl Recovering {
     ///
     /// # Errors
     /// The error that ends the connection, if the policy is strict.
-    pub(crate) fn step_failed(&mut self, cx: &mut Context, error: &Error) -> Result<(), Error> {
+    pub(crate) fn handle_step_close(
+        &mut self,
+        cx: &mut Context,
+        error: &Error,
+    ) -> Result<(), Error> {
         let is_strict = self
             .backoff
             .as_ref()
@@ -362,7 +392,7 @@ impl Recovering {
         }
         self.restore_deadline = Deadline::In(cx.options.timeouts.request);
         if let Some(replay) = &mut self.replay {
-            replay.failed(error);
+            replay.handle_close(error);
         }
         self.continue_replay(cx);
         Ok(())

@@ -1,15 +1,16 @@
-//! Names of server-named queues: each recovery gives such a queue another name.
+//! The names of server-named queues. The broker gives such a queue another name in each recovery.
 //!
-//! Every earlier name of a queue in an outgoing method is replaced with the current one here.
+//! A program may still use an earlier name, which is replaced with the current one in every
+//! outgoing method.
 
 use crate::machine::recovery::bindings::Name;
 use crate::protocol::method::basic;
 use crate::protocol::{Array, ShortStr, Table, TableRef, Value};
 use std::collections::{BTreeMap, VecDeque};
 
-/// How many earlier names of a queue are stored in addition to its first. Without a limit, a
-/// connection that is lost repeatedly would collect them without end.
-const RECENT: usize = 16;
+/// The maximum number of earlier names of a queue that are stored in addition to its first. Without
+/// a limit, their number would grow with each loss of the connection.
+const MAX_RECENT: usize = 16;
 
 /// Maps earlier names of queues to current ones.
 #[derive(Debug, Default)]
@@ -38,7 +39,7 @@ impl Names {
         self.take_over(to);
         earlier.retain(|name| name.as_short_str() != to);
         earlier.push_back(from.into());
-        if earlier.len() > RECENT + 1
+        if earlier.len() > MAX_RECENT + 1
             && let Some(oldest) = earlier.remove(1)
         {
             self.current.remove(&oldest);
@@ -66,9 +67,9 @@ impl Names {
     }
 
     /// Replaces earlier queue names in a publish to the default exchange, where a routing key is
-    /// the name of a queue. Returns the headers if they change: `CC` and `BCC` hold routing keys,
-    /// too.
-    pub(crate) fn address<'n>(
+    /// the name of a queue. Returns the headers if they change: `CC` and `BCC` contain routing
+    /// keys, too.
+    pub(crate) fn update_publish<'n>(
         &'n self,
         publish: &mut basic::Publish<'n>,
         headers: Option<TableRef<'_>>,
@@ -87,12 +88,12 @@ impl Names {
         if !copies.flatten().any(is_renamed) {
             return None;
         }
-        Some(replaced(headers, |name, value| match value {
+        Some(with_replaced_arrays(headers, |name, value| match value {
             Value::Array(keys) if matches!(name, b"CC" | b"BCC") => {
                 let mut renamed = Array::new();
                 for key in keys {
                     // The key was in an array before, at the same depth, so it fits.
-                    let _ = renamed.push(self.mapped(key));
+                    let _ = renamed.push(self.with_current_name(key));
                 }
                 Some(renamed)
             }
@@ -100,14 +101,15 @@ impl Names {
         }))
     }
 
-    /// Returns the changed arguments of a queue that dead-letters to a queue by one of its earlier
-    /// names, or `None` if they do not change.
+    /// Returns the arguments of a queue with the current name of its dead-letter queue, or `None`
+    /// if they do not change.
     pub(crate) fn dead_letter_arguments(&self, arguments: TableRef<'_>) -> Option<Table> {
         let current = self.get(dead_letter_queue(arguments)?)?;
         Some(with_dead_letter_queue(arguments, current.as_bytes()))
     }
 
-    fn mapped<'n>(&'n self, key: Value<'n>) -> Value<'n> {
+    /// Returns a routing key with the current name of its queue.
+    fn with_current_name<'n>(&'n self, key: Value<'n>) -> Value<'n> {
         match key {
             Value::String(name) => Value::String(self.get(name).map_or(name, ShortStr::as_bytes)),
             key => key,
@@ -118,7 +120,9 @@ impl Names {
 /// The argument with the routing key of a queue's dead letters.
 const DEAD_LETTER_KEY: &str = "x-dead-letter-routing-key";
 
-/// Returns the queue to which a queue with these arguments dead-letters, if they name one.
+/// Returns the queue to which a queue with these arguments sends its dead letters, if they name
+/// one. They name a queue only with the default exchange, where a routing key is the name of a
+/// queue.
 pub(crate) fn dead_letter_queue<'a>(arguments: TableRef<'a>) -> Option<&'a [u8]> {
     let Some(Value::String(b"")) = arguments.get("x-dead-letter-exchange") else {
         return None;
@@ -134,15 +138,18 @@ pub(crate) fn dead_letter_queue<'a>(arguments: TableRef<'a>) -> Option<&'a [u8]>
 pub(crate) fn with_dead_letter_queue(arguments: TableRef<'_>, queue: &[u8]) -> Table {
     let mut replaced = Table::new();
     for (name, value) in arguments {
-        let is_it = name.as_bytes() == DEAD_LETTER_KEY.as_bytes();
+        let is_key = name.as_bytes() == DEAD_LETTER_KEY.as_bytes();
         // The value was in a table before, at the same depth, so it fits.
-        let _ = replaced.push(name, if is_it { Value::String(queue) } else { value });
+        let _ = replaced.push(name, if is_key { Value::String(queue) } else { value });
     }
     replaced
 }
 
-/// Returns the same table with some values replaced by other arrays.
-fn replaced<'a>(table: TableRef<'a>, replace: impl Fn(&[u8], Value<'a>) -> Option<Array>) -> Table {
+/// Returns a table in which the values for which `replace` returns an array are replaced by it.
+fn with_replaced_arrays<'a>(
+    table: TableRef<'a>,
+    replace: impl Fn(&[u8], Value<'a>) -> Option<Array>,
+) -> Table {
     let mut replaced = Table::new();
     for (name, value) in table {
         let pushed = match replace(name.as_bytes(), value) {
@@ -183,7 +190,7 @@ mod tests {
         for n in 0..1000 {
             names.rename(short(&n.to_string()), short(&(n + 1).to_string()));
         }
-        assert_eq!(names.current.len(), RECENT + 1);
+        assert_eq!(names.current.len(), MAX_RECENT + 1);
         assert_eq!(
             names.get(b"0"),
             Some(short("1000")),

@@ -11,16 +11,17 @@ pub(crate) struct Quarantine {
     steps: BTreeSet<ReplayStep>,
     /// The entities that are not restored, each with the error.
     pub(crate) failed: Vec<(Box<str>, Error)>,
-    /// The broker ended a recovery without naming the step. Steps are sent one at a time, so that
-    /// the next close identifies it.
+    /// The broker closed a connection during its recovery, and the step or consumer that caused the
+    /// close is unknown. Steps are sent one at a time and consumers restarted one at a time until
+    /// the connection is open, so that the next close identifies the cause.
     pub(crate) one_at_a_time: bool,
 }
 
 impl Quarantine {
-    /// Skips a step from now on.
-    pub(crate) fn add(&mut self, step: ReplayStep, failed: (Box<str>, Error)) {
+    /// Skips a step from now on, over which the broker closed the connection.
+    pub(crate) fn add(&mut self, step: ReplayStep, error: &Error) {
+        self.failed.push((step.describe().into(), error.clone()));
         self.steps.insert(step);
-        self.failed.push(failed);
     }
 
     /// Returns `true` if a step is skipped.

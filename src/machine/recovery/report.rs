@@ -1,4 +1,4 @@
-//! What the program can learn about losses and recoveries.
+//! The state of a connection, the report of a recovery and the counters, for the program.
 
 use crate::error::Error;
 use std::time::Instant;
@@ -54,7 +54,7 @@ pub struct Recovered {
     /// Server-named queues with their previous and their new names.
     pub renamed: Vec<(Box<str>, Box<str>)>,
     /// Entities and consumers that could not be restored, with the errors. A consumer that the
-    /// broker refused for now is listed, too; it is started again later, and
+    /// broker refused temporarily is listed, too. It is restarted later, and
     /// [`Notice::ConsumerRestored`](crate::Notice::ConsumerRestored) reports when it has started.
     pub failed: Vec<(Box<str>, Error)>,
 }

@@ -1,8 +1,33 @@
-//! One entity to declare again.
+//! The steps of a replay.
 
 use crate::machine::recovery::bindings::{Binding, Name};
 use crate::options::Entity;
 use std::borrow::Cow;
+
+/// The groups of steps, which are replayed one after another. Each group may need the ones before
+/// it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StepGroup {
+    /// Exchanges and the bindings between them.
+    Exchanges,
+    /// Queues that the broker names. They come before other queues, whose arguments may contain
+    /// their new names.
+    ServerNamedQueues,
+    OtherQueues,
+    QueueBindings,
+}
+
+impl StepGroup {
+    /// Returns the group that follows, or `None` after the last.
+    pub(crate) fn next(self) -> Option<Self> {
+        match self {
+            Self::Exchanges => Some(Self::ServerNamedQueues),
+            Self::ServerNamedQueues => Some(Self::OtherQueues),
+            Self::OtherQueues => Some(Self::QueueBindings),
+            Self::QueueBindings => None,
+        }
+    }
+}
 
 /// A step of the replay: an entity to declare. The order of the variants is that of the
 /// dependencies.
@@ -13,12 +38,13 @@ pub(crate) enum ReplayStep {
     Binding(Binding),
 }
 
+/// Returns a name as text. An invalid UTF-8 sequence is replaced.
 fn text(name: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(name)
 }
 
 impl ReplayStep {
-    /// Returns the entities that must exist for this step.
+    /// Returns the entities that must exist for this step: those that a binding connects.
     pub(crate) fn needs(&self) -> Vec<Self> {
         let Self::Binding(binding) = self else {
             return Vec::new();

@@ -12,7 +12,7 @@ use crate::machine::channel::{Awaited, Role};
 use crate::machine::context::Context;
 use crate::machine::ids::ChannelNumber;
 use crate::machine::publish::Publishing;
-use crate::machine::recovery::blame::Blame;
+use crate::machine::recovery::close_cause::CloseCause;
 use crate::machine::request::check::{check_queue_name, is_nowait, queue_of};
 use crate::machine::request::pending::PendingRequest;
 use crate::protocol::frame::OVERHEAD;
@@ -34,18 +34,18 @@ impl Requests {
         cx: &mut Context,
         mut request: PendingRequest,
         error: &Error,
-        blame: &Blame,
+        close_cause: &CloseCause,
         to_repeat: &mut Vec<PendingRequest>,
     ) {
-        if !blame.is_on(request.promise) {
+        if !close_cause.is(request.promise) {
             cx.forget_possibly_deleted(&request);
         }
-        if request.in_transaction || blame.is_on(request.promise) {
+        if request.in_transaction || close_cause.is(request.promise) {
             cx.complete(request.promise, Err(error.clone()));
         } else if !cx.promises.is_pending(request.promise) {
             // Its deadline has passed.
         } else if request.is_repeatable() {
-            request.is_suspected |= blame.suspects(request.promise);
+            request.is_possible_cause |= close_cause.may_be(request.promise);
             // The recovery may give its queues other names.
             to_repeat.push(cx.with_original_names(request));
         } else {
@@ -105,7 +105,7 @@ impl Requests {
     /// passed, and fails a `basic.get` for whose message there can be no channel.
     pub(crate) fn start_requests(&mut self, cx: &mut Context, publishing: &mut Publishing) {
         while let Some(request) = self.queue.front() {
-            if request.is_suspected && cx.has_pending_suspect() {
+            if request.is_possible_cause && cx.has_pending_possible_cause() {
                 return;
             }
             let is_get_to_settle = request.is_get_to_settle();
@@ -139,8 +139,8 @@ impl Requests {
             if is_get_to_settle {
                 cx.channels.set_role(number, Role::Get);
             }
-            if request.is_suspected {
-                cx.suspect = Some(request.promise);
+            if request.is_possible_cause {
+                cx.possible_cause = Some(request.promise);
             }
             let request = cx.with_current_names(request);
             match cx.transmit.append_method(number, &request) {

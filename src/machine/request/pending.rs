@@ -16,7 +16,7 @@ pub(crate) struct PendingRequest {
     pub(crate) in_transaction: bool,
     /// It may have closed an earlier connection. Such requests are sent one at a time, so that the
     /// next close shows which one is the cause.
-    pub(crate) is_suspected: bool,
+    pub(crate) is_possible_cause: bool,
 }
 
 impl PendingRequest {
@@ -32,7 +32,7 @@ impl PendingRequest {
             info,
             payload: payload.into(),
             in_transaction: false,
-            is_suspected: false,
+            is_possible_cause: false,
         }
     }
 

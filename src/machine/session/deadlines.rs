@@ -23,7 +23,7 @@ impl Session {
         if let Some(replay) = &mut self.recovery.replay {
             replay.stamp(now);
         }
-        self.consuming.resubscription.stamp(now);
+        self.consuming.restarts.stamp(now);
     }
 
     /// Returns the earliest deadline of the parts. There must be a transport.
@@ -40,7 +40,7 @@ impl Session {
         // computes this twice.
         let mut earliest = match cx.stage {
             Stage::Restoring if consuming.reading.is_on() => recovery.restore_deadline.instant(),
-            Stage::Open => consuming.resubscription.deadline(),
+            Stage::Open => consuming.restarts.deadline(),
             _ => None,
         };
         earliest = earlier(earliest, cx.transmit.heartbeat.deadline(wants_input));

@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::machine::channel::content::Purpose;
 use crate::machine::channel::{Awaited, Channel};
 use crate::machine::ids::ChannelNumber;
-use crate::machine::recovery::blame::Blame;
+use crate::machine::recovery::close_cause::CloseCause;
 use crate::machine::request::Requests;
 use crate::machine::request::pending::PendingRequest;
 use crate::machine::session::Session;
@@ -15,19 +15,20 @@ impl Session {
     /// again for the next connection.
     pub(crate) fn suspend(&mut self, error: &Error) {
         self.publishing.blocked = None;
-        self.cx.acking.clear();
+        self.cx.channels_with_acks.clear();
+        // The replay that ends here may have sent its steps together, even if the next one does not.
+        let one_at_a_time = self.recovery.quarantine.one_at_a_time;
         self.recovery.suspend_replay(&mut self.cx, error);
-        let blame = Blame::of(
+        let close_cause = CloseCause::find(
             error,
             &mut self.cx,
             &mut self.publishing,
             &self.consuming,
             &self.transactions,
         );
-        let one_at_a_time = self.recovery.quarantine.one_at_a_time;
         let mut to_repeat = Vec::new();
         for (number, mut channel) in self.cx.channels.start_over() {
-            self.suspend_channel(&mut channel, error, &blame, &mut to_repeat);
+            self.suspend_channel(&mut channel, error, &close_cause, &mut to_repeat);
             if let Some(publisher) = self.publishing.publishers.remove(number) {
                 self.publishing
                     .suspend_publisher(&mut self.cx, *publisher, error);
@@ -40,10 +41,10 @@ impl Session {
         }
         for id in self.consuming.consumers.ids().into_iter().rev() {
             self.consuming
-                .suspend_consumer(&mut self.cx, id, error, &blame, one_at_a_time);
+                .suspend_consumer(&mut self.cx, id, error, &close_cause, one_at_a_time);
         }
         self.transactions
-            .suspend_transactions(&mut self.cx, error, &blame);
+            .suspend_transactions(&mut self.cx, error, &close_cause);
     }
 
     /// Completes the pending requests of a channel of the lost connection, or adds them to
@@ -52,18 +53,18 @@ impl Session {
         &mut self,
         channel: &mut Channel,
         error: &Error,
-        blame: &Blame,
+        close_cause: &CloseCause,
         to_repeat: &mut Vec<PendingRequest>,
     ) {
         if let Some(assembly) = channel.assembly.take()
             && let Purpose::Got { request, .. } = assembly.purpose
         {
-            Requests::repeat_or_fail(&mut self.cx, request, error, blame, to_repeat);
+            Requests::repeat_or_fail(&mut self.cx, request, error, close_cause, to_repeat);
         }
         for pending in channel.pending_replies.drain(..) {
             match pending.purpose {
                 Awaited::Request(request) | Awaited::Get { request, .. } => {
-                    Requests::repeat_or_fail(&mut self.cx, request, error, blame, to_repeat);
+                    Requests::repeat_or_fail(&mut self.cx, request, error, close_cause, to_repeat);
                 }
                 Awaited::Qos {
                     consumer, resize, ..
@@ -73,8 +74,13 @@ impl Session {
                     resized: Some(resize),
                     ..
                 } => {
-                    self.consuming
-                        .suspend_resize(&mut self.cx, consumer, resize, error, blame);
+                    self.consuming.suspend_resize(
+                        &mut self.cx,
+                        consumer,
+                        resize,
+                        error,
+                        close_cause,
+                    );
                 }
                 // The broker has requeued all deliveries of the lost connection.
                 Awaited::Recover { promise, .. } => self.cx.complete(promise, Ok(Reply::Done)),
@@ -102,7 +108,7 @@ impl Session {
             ..
         } = self;
         recovery.filtering = None;
-        cx.acking.clear();
+        cx.channels_with_acks.clear();
         consuming.end_consumers(cx, &Ended::ConnectionBroken(error.clone()));
         let numbers: Vec<ChannelNumber> = cx.channels.numbers().collect();
         for number in numbers {

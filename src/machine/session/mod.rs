@@ -79,7 +79,7 @@ impl Session {
             && self.publishing.queued.is_empty()
             && self.transactions.is_empty()
             && self.publishing.publishers.in_flight() == 0
-            && cx.acking.is_empty()
+            && cx.channels_with_acks.is_empty()
             && cx.disposal.is_empty()
             && cx.channels.numbers().all(is_at_rest)
     }
@@ -101,7 +101,7 @@ impl Session {
             epoch: self.cx.epoch,
             outgoing_bytes: self.publishing.outgoing_bytes(&self.cx),
             open_channels: self.cx.channels.open(),
-            buffered_deliveries: self.consuming.consumers.buffered().0,
+            buffered_deliveries: self.consuming.consumers.buffered().deliveries,
         }
     }
 

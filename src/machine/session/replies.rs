@@ -81,7 +81,7 @@ impl Session {
             | Awaited::Recover { promise, .. } => {
                 self.cx.complete(promise, Ok(Reply::Done));
             }
-            Awaited::ReplayStep => self.recovery.step_done(&mut self.cx, &method),
+            Awaited::ReplayStep => self.recovery.handle_step_reply(&mut self.cx, &method),
             Awaited::Get { request, .. } => {
                 self.cx.complete(request.promise, Ok(Reply::Delivery(None)))
             }
@@ -89,22 +89,17 @@ impl Session {
                 consumer,
                 tag,
                 resized,
-                ..
             } => {
-                let resized = resized.map(|resize| resize.promise);
-                self.consuming.consume_ok(
-                    &mut self.cx,
-                    number,
-                    consumer,
-                    (tag, of_tag.unwrap_or_default()),
-                    resized,
-                );
+                let name = of_tag.unwrap_or_default();
+                let resize = resized.map(|resize| resize.promise);
+                self.consuming
+                    .handle_consume_ok(&mut self.cx, number, consumer, tag, name, resize);
                 if self.cx.stage == Stage::Restoring {
                     self.recovery.restore_deadline = Deadline::In(self.cx.options.timeouts.request);
                 }
             }
             Awaited::Cancel { consumer, tag, .. } => {
-                self.consuming.cancel_ok(&mut self.cx, consumer, tag)
+                self.consuming.handle_cancel_ok(&mut self.cx, consumer, tag)
             }
             Awaited::Transaction { id, .. } => {
                 self.transactions.handle_transaction_reply(&mut self.cx, id)

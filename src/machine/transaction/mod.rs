@@ -13,7 +13,7 @@ use crate::machine::context::Context;
 use crate::machine::ids::ChannelNumber;
 use crate::machine::publish::Publishing;
 use crate::machine::publish::check::{check_publish, publish_method};
-use crate::machine::recovery::blame::Blame;
+use crate::machine::recovery::close_cause::CloseCause;
 use crate::machine::request::check::check_queue_name;
 use crate::machine::request::pending::PendingRequest;
 use crate::machine::transaction::transactions::Transactions;
@@ -35,17 +35,22 @@ impl Transactions {
     }
 
     /// Fails the transactions of a lost connection. Those without a `select-ok` are queued again.
-    pub(crate) fn suspend_transactions(&mut self, cx: &mut Context, error: &Error, blame: &Blame) {
+    pub(crate) fn suspend_transactions(
+        &mut self,
+        cx: &mut Context,
+        error: &Error,
+        close_cause: &CloseCause,
+    ) {
         for phase in self.suspend(error) {
             match phase {
-                TransactionPhase::Starting(promise) if blame.is_on(promise) => {
+                TransactionPhase::Starting(promise) if close_cause.is(promise) => {
                     cx.complete(promise, Err(error.clone()));
                 }
                 TransactionPhase::Starting(promise) => {
-                    let is_suspected = blame.suspects(promise);
+                    let is_possible_cause = close_cause.may_be(promise);
                     self.queued.push_back(PendingTransaction {
                         promise,
-                        is_suspected,
+                        is_possible_cause,
                     });
                 }
                 TransactionPhase::Committing(promise) => {
@@ -71,7 +76,7 @@ impl Transactions {
         let promise = cx.timed_promise();
         self.queued.push_back(PendingTransaction {
             promise,
-            is_suspected: false,
+            is_possible_cause: false,
         });
         cx.may_start = true;
         Ok(promise)
@@ -82,10 +87,10 @@ impl Transactions {
     pub(crate) fn start_transactions(&mut self, cx: &mut Context, publishing: &mut Publishing) {
         while let Some(&PendingTransaction {
             promise,
-            is_suspected,
+            is_possible_cause,
         }) = self.queued.front()
         {
-            if is_suspected && cx.has_pending_suspect() {
+            if is_possible_cause && cx.has_pending_possible_cause() {
                 return;
             }
             if !cx.promises.is_pending(promise) {
@@ -106,8 +111,8 @@ impl Transactions {
                 return;
             };
             self.queued.pop_front();
-            if is_suspected {
-                cx.suspect = Some(promise);
+            if is_possible_cause {
+                cx.possible_cause = Some(promise);
             }
             let id = self.add(number, promise);
             Self::write_tx(cx, id, number, &tx::Select::INFO, &tx::Select {});
@@ -157,8 +162,8 @@ impl Transactions {
         check_publish(cx, publish)?;
         let mut method = publish_method(cx, publish)?;
         let mut renamed = None;
-        if cx.topology.has_renamed() {
-            renamed = cx.topology.address(&mut method, publish.headers);
+        if cx.topology.has_renamed_queues() {
+            renamed = cx.topology.update_publish(&mut method, publish.headers);
         }
         let headers = renamed.as_ref().map(Table::as_ref).or(publish.headers);
         let mut properties = *publish.properties;

@@ -40,7 +40,7 @@ pub(crate) struct PendingTransaction {
     pub(crate) promise: PromiseId,
     /// It may have closed an earlier connection. See
     /// [`PendingRequest`](crate::machine::request::pending::PendingRequest).
-    pub(crate) is_suspected: bool,
+    pub(crate) is_possible_cause: bool,
 }
 
 /// The transactions of a connection.

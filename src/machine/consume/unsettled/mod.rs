@@ -1,7 +1,7 @@
-//! The unsettled deliveries of one channel, and its queued acknowledgements.
+//! The unsettled deliveries of one channel, and its queued acks.
 //!
-//! Acknowledgements are queued until the next write, because the broker pays for every frame. Those
-//! that cover all deliveries up to a tag are written as one frame.
+//! Acks are queued until the next write, because each frame costs the broker work. Acks that cover
+//! all deliveries up to a tag are written as one frame. Nacks and rejects are written at once.
 
 use std::collections::VecDeque;
 
@@ -12,9 +12,10 @@ enum DeliveryState {
     Wanted,
     /// Unsettled, and the program does not receive it. It is returned to its queue.
     Unwanted,
-    /// Acknowledged, and the frame is not written yet.
+    /// Acked, and the frame is not written yet.
     Acked,
-    /// Settled, and the frame is written.
+    /// Settled, and the frame is written. It is removed once no unsettled delivery is before it, or
+    /// when there are many like it.
     Settled,
 }
 
@@ -26,10 +27,10 @@ impl DeliveryState {
 }
 
 /// The number of settled deliveries that may be stored between unsettled ones before they are
-/// removed.
+/// removed. Removing them visits all deliveries, so it is not done for each.
 const SPARSE: usize = 64;
 
-/// The unsettled deliveries of one channel, and its queued acknowledgements.
+/// The unsettled deliveries of one channel, and its queued acks.
 #[derive(Debug, Default)]
 pub(crate) struct Unsettled {
     /// By ascending tag. The first one is unsettled.
@@ -39,10 +40,10 @@ pub(crate) struct Unsettled {
     unwanted: usize,
     /// All deliveries up to this tag are settled.
     covered: u64,
-    /// The number of acknowledged deliveries up to `covered` whose frame is not written yet.
+    /// The number of acked deliveries up to `covered` whose frame is not written yet.
     covering: usize,
-    /// Tags acknowledged since the last flush while an earlier delivery was unsettled, or by an ack
-    /// with `multiple`.
+    /// Tags acked since the last flush while an earlier delivery was unsettled, or by an ack with
+    /// `multiple`.
     acked: Vec<u64>,
     /// The last delivery tag of the channel.
     last: u64,
@@ -79,7 +80,7 @@ impl Unsettled {
     }
 
     /// Marks an unsettled delivery as unwanted.
-    pub(crate) fn set_unwanted(&mut self, tag: u64) {
+    pub(crate) fn mark_unwanted(&mut self, tag: u64) {
         if let Some(place) = self.position(tag)
             && let Some((_, state @ DeliveryState::Wanted)) = self.deliveries.get_mut(place)
         {
@@ -88,28 +89,29 @@ impl Unsettled {
         }
     }
 
-    /// Settles all unwanted deliveries with as few refusals as possible. Each is a tag and whether
-    /// it covers all tags before it. Queued acks must be flushed first, because a refusal would
-    /// cover them.
-    pub(crate) fn return_unwanted(&mut self, mut refuse: impl FnMut(u64, bool)) {
+    /// Settles all unwanted deliveries with as few nacks as possible. Calls `nack` for each, with a
+    /// tag and `multiple`: whether it covers all tags before. The caller must have flushed queued
+    /// acks, because a nack with `multiple` would cover their deliveries.
+    pub(crate) fn return_unwanted(&mut self, mut nack: impl FnMut(u64, bool)) {
         if self.unwanted == 0 {
             return;
         }
-        let is_done = |(_, state): &&(u64, DeliveryState)| {
+        let is_covered = |(_, state): &&(u64, DeliveryState)| {
             matches!(state, DeliveryState::Unwanted | DeliveryState::Settled)
         };
-        let in_front = self.deliveries.iter().take_while(is_done);
+        // One nack covers the unwanted deliveries before the first one that stays unsettled.
+        let in_front = self.deliveries.iter().take_while(is_covered);
         let unwanted = in_front.filter(|(_, state)| *state == DeliveryState::Unwanted);
-        let covered = unwanted.fold(None, |before, (tag, _)| Some((*tag, before.is_some())));
-        if let Some((tag, multiple)) = covered {
-            refuse(tag, multiple);
+        let covering = unwanted.fold(None, |before, (tag, _)| Some((*tag, before.is_some())));
+        if let Some((tag, multiple)) = covering {
+            nack(tag, multiple);
         }
-        let up_to = covered.map_or(0, |(tag, _)| tag);
+        let up_to = covering.map_or(0, |(tag, _)| tag);
         for (tag, state) in &mut self.deliveries {
             if *state == DeliveryState::Unwanted {
                 *state = DeliveryState::Settled;
                 if *tag > up_to {
-                    refuse(*tag, false);
+                    nack(*tag, false);
                 }
             }
         }
@@ -123,7 +125,7 @@ impl Unsettled {
     fn position(&self, tag: u64) -> Option<usize> {
         // Usually no tag is missing, so the position can be computed.
         let first = self.deliveries.front()?.0;
-        // On a 32-bit target a gap may exceed `usize`, and no position is that large.
+        // On a 32-bit target, the difference of two tags may exceed `usize`. No position does.
         let guess = usize::try_from(tag.checked_sub(first)?).unwrap_or(usize::MAX);
         if self
             .deliveries
@@ -152,12 +154,12 @@ impl Unsettled {
         self.unwanted = 0;
     }
 
-    /// Acknowledges a delivery, and with `multiple` all earlier ones. Unwanted deliveries are
-    /// excluded, because the program has not seen them. Returns `false` if the delivery is not
+    /// Queues the ack of a delivery, and with `multiple` of all earlier ones. Unwanted deliveries
+    /// are excluded, because the program has not seen them. Returns `false` if the delivery is not
     /// unsettled.
     #[inline]
     pub(crate) fn ack(&mut self, tag: u64, multiple: bool) -> bool {
-        // Deliveries are usually acknowledged in order.
+        // Deliveries are usually acked in order.
         if let Some((first, state)) = self.deliveries.front_mut()
             && *first == tag
             && *state == DeliveryState::Wanted
@@ -170,18 +172,20 @@ impl Unsettled {
         self.settle(tag, multiple, DeliveryState::Acked)
     }
 
-    /// Settles a delivery, and with `multiple` all earlier ones except unwanted ones, with refusals
-    /// that are written at once: each is a tag and whether it covers all tags before it. Returns
-    /// `false` if the delivery is not unsettled. Queued acks must be flushed first, because a
-    /// refusal of several would cover them.
-    pub(crate) fn refuse(
+    /// Settles a delivery by nacks or rejects that are written at once, and with `multiple` all
+    /// earlier deliveries except unwanted ones. Calls `write` for each nack or reject, with a tag
+    /// and whether it covers all tags before. Returns `false` if the delivery is not unsettled. If
+    /// `multiple` is set, the caller must have flushed queued acks, because a nack would cover
+    /// their deliveries.
+    pub(crate) fn settle_at_once(
         &mut self,
         tag: u64,
         multiple: bool,
-        mut refuse: impl FnMut(u64, bool),
+        mut write: impl FnMut(u64, bool),
     ) -> bool {
         let place = self.position(tag).unwrap_or(0);
         let before = || self.deliveries.iter().take(place);
+        // One nack with `multiple` would also cover the unwanted deliveries.
         let is_mixed = multiple
             && self.unwanted > 0
             && before().any(|(_, state)| *state == DeliveryState::Unwanted);
@@ -189,14 +193,15 @@ impl Unsettled {
         let wanted: Vec<u64> = wanted.map(|(tag, _)| *tag).collect();
         let was_unsettled = self.settle(tag, multiple, DeliveryState::Settled);
         if was_unsettled {
-            wanted.into_iter().for_each(|tag| refuse(tag, false));
-            refuse(tag, multiple && !is_mixed);
+            wanted.into_iter().for_each(|tag| write(tag, false));
+            write(tag, multiple && !is_mixed);
         }
         self.trim();
         was_unsettled
     }
 
-    /// Settles a delivery, and with `multiple` all earlier ones except unwanted ones.
+    /// Sets the state of an unsettled delivery, and with `multiple` of all earlier ones except
+    /// unwanted ones. Returns `false` if the delivery is not unsettled.
     fn settle(&mut self, tag: u64, multiple: bool, state: DeliveryState) -> bool {
         // The program may settle a delivery twice.
         let Some(last) = self.position(tag) else {
@@ -216,7 +221,8 @@ impl Unsettled {
         true
     }
 
-    /// Settles the delivery at a position. Returns `false` if it is settled already.
+    /// Sets the state of the unsettled delivery at a position. Returns `false` if it is settled
+    /// already.
     fn settle_at(&mut self, place: usize, state: DeliveryState) -> bool {
         // A settled delivery may still be stored behind an unsettled one.
         let Some((tag, found @ (DeliveryState::Wanted | DeliveryState::Unwanted))) =
@@ -250,8 +256,8 @@ impl Unsettled {
         }
     }
 
-    /// Removes settled deliveries if there are many, so that they do not accumulate behind one that
-    /// stays unsettled for long.
+    /// Removes settled deliveries if there are many. Otherwise they would accumulate behind one
+    /// that stays unsettled for long.
     fn trim(&mut self) {
         if self.deliveries.len() > 2 * (self.unsettled + self.acked.len()) + SPARSE {
             self.deliveries
@@ -259,8 +265,8 @@ impl Unsettled {
         }
     }
 
-    /// Passes the queued acknowledgements to `ack`, as few as possible: each is a tag, and `true`
-    /// if it covers all earlier ones.
+    /// Calls `ack` for each queued ack, with a tag and whether it covers all tags before. There are
+    /// as few as possible.
     pub(crate) fn flush(&mut self, mut ack: impl FnMut(u64, bool)) {
         let covering = std::mem::take(&mut self.covering);
         if covering > 0 {

@@ -14,7 +14,7 @@ enum Step {
         multiple: bool,
         acks: bool,
     },
-    Unwant {
+    MarkUnwanted {
         back: u64,
     },
     ReturnUnwanted,
@@ -28,7 +28,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         20 => (1..3_u64).prop_map(|gap| Step::Deliver { gap }),
         20 => (0..30_u64, multiple, prop::bool::weighted(0.8))
             .prop_map(|(back, multiple, acks)| Step::Settle { back, multiple, acks }),
-        3 => (0..30_u64).prop_map(|back| Step::Unwant { back }),
+        3 => (0..30_u64).prop_map(|back| Step::MarkUnwanted { back }),
         1 => Just(Step::ReturnUnwanted),
         3 => Just(Step::Flush),
         1 => Just(Step::Forget),
@@ -75,16 +75,16 @@ proptest! {
                         continue;
                     }
                     if multiple && !acks {
-                        // The connection does the same. Otherwise it would refuse deliveries whose
-                        // ack is not written yet.
+                        // The connection does the same. Otherwise the nack would cover deliveries
+                        // whose ack is not written yet.
                         flush(&mut unsettled, &mut awaited, &expected);
                     }
-                    let refuse = |tag, multiple| settled(&mut awaited, tag, multiple);
+                    let write = |tag, multiple| settled(&mut awaited, tag, multiple);
                     let was_unsettled =
                         if acks {
                             unsettled.ack(tag, multiple)
                         } else {
-                            unsettled.refuse(tag, multiple, refuse)
+                            unsettled.settle_at_once(tag, multiple, write)
                         };
                     prop_assert_eq!(was_unsettled, expected.contains(&tag));
                     if was_unsettled {
@@ -92,9 +92,9 @@ proptest! {
                         expected.retain(|tag| unwanted.contains(tag) || !is_settled(tag));
                     }
                 }
-                Step::Unwant { back } => {
+                Step::MarkUnwanted { back } => {
                     let tag = last.saturating_sub(back);
-                    unsettled.set_unwanted(tag);
+                    unsettled.mark_unwanted(tag);
                     unwanted.extend(Some(tag).filter(|tag| expected.contains(tag)));
                 }
                 Step::ReturnUnwanted => {
@@ -165,22 +165,24 @@ fn ack_behind_an_unsettled_delivery_is_a_frame() {
 }
 
 #[test]
-fn a_refused_delivery_does_not_keep_acks_apart() {
+fn rejected_delivery_does_not_keep_acks_apart() {
     let mut unsettled = delivered(1..=4);
     unsettled.ack(1, false);
-    unsettled.refuse(2, false, |_, _| {});
+    unsettled.settle_at_once(2, false, |_, _| {});
     unsettled.ack(3, false);
     assert_eq!(flushed(&mut unsettled), [(3, true)]);
     assert!(unsettled.is_unsettled(4) && !unsettled.is_unsettled(3));
 }
 
 #[test]
-fn refusal_of_several_leaves_unwanted_deliveries_out() {
+fn nack_of_several_leaves_unwanted_deliveries_out() {
     for unwanted in [&[1, 2][..], &[1], &[2], &[]] {
         let mut unsettled = delivered(1..=3);
-        unwanted.iter().for_each(|tag| unsettled.set_unwanted(*tag));
-        let mut refused = Vec::new();
-        assert!(unsettled.refuse(3, true, |tag, multiple| refused.push((tag, multiple))));
+        unwanted
+            .iter()
+            .for_each(|tag| unsettled.mark_unwanted(*tag));
+        let mut nacks = Vec::new();
+        assert!(unsettled.settle_at_once(3, true, |tag, multiple| nacks.push((tag, multiple))));
         let mut expected: Vec<_> = (1..=3)
             .filter(|tag| !unwanted.contains(tag))
             .map(|tag| (tag, false))
@@ -188,7 +190,7 @@ fn refusal_of_several_leaves_unwanted_deliveries_out() {
         if unwanted.is_empty() {
             expected = vec![(3, true)];
         }
-        assert_eq!(refused, expected);
+        assert_eq!(nacks, expected);
         assert_eq!(
             (unsettled.count(), unsettled.unwanted()),
             (unwanted.len(), unwanted.len())
@@ -226,7 +228,7 @@ fn memory_is_bounded_behind_an_unsettled_delivery() {
     for tag in 2..10_000 {
         assert!(unsettled.deliver(tag, false));
         if tag % 2 == 0 {
-            unsettled.refuse(tag, false, |_, _| {});
+            unsettled.settle_at_once(tag, false, |_, _| {});
         } else {
             unsettled.ack(tag, false);
             assert_eq!(flushed(&mut unsettled), [(tag, false)]);

@@ -1,20 +1,17 @@
-//! The topology record: what this connection has declared and bound, to replay it after a loss.
+//! The topology record: the entities that this connection has declared and bound. They are replayed
+//! after a loss.
 //!
-//! Entities that were deleted or unbound, or were deleted by the broker, are removed. The record
-//! belongs to the connection and not to a channel: an entity declared on one channel may be deleted
-//! on another.
+//! An entity is removed when the program deletes or unbinds it, or the broker deletes it. The
+//! record belongs to the connection and not to a channel, because an entity that was declared on
+//! one channel may be deleted on another.
 
 use crate::machine::recovery::bindings::{Binding, Bindings, Destination, Name, Route, table};
 use crate::machine::recovery::names::{Names, dead_letter_queue, with_dead_letter_queue};
-use crate::machine::recovery::step::ReplayStep;
+use crate::machine::recovery::step::{ReplayStep, StepGroup};
 use crate::options::RecoverTopology;
 use crate::protocol::method::{basic, exchange, queue};
 use crate::protocol::{Method, ShortStr, Table, TableRef};
 use std::collections::BTreeMap;
-
-/// The parts of a replay: exchanges with the bindings between them, server-named queues, other
-/// queues, bindings of queues.
-pub(crate) const PARTS: usize = 4;
 
 /// A recorded exchange.
 #[derive(Clone, Debug)]
@@ -37,9 +34,11 @@ pub(crate) struct QueueRecord {
     arguments: Box<[u8]>,
 }
 
+/// The topology record.
 #[derive(Debug, Default)]
 pub(crate) struct Topology {
     exchanges: BTreeMap<Name, ExchangeRecord>,
+    /// The queues by their current names.
     queues: BTreeMap<Name, QueueRecord>,
     bindings: Bindings,
     names: Names,
@@ -57,18 +56,20 @@ impl Topology {
         }
     }
 
-    /// Returns the record, if there is one.
-    pub(crate) fn recorded(&mut self) -> Option<&mut Self> {
+    /// Returns the record if entities are recorded, because there is recovery.
+    pub(crate) fn if_recording(&mut self) -> Option<&mut Self> {
         self.max_records.is_some().then_some(self)
     }
 
-    /// Returns `true` at the first call.
-    pub(crate) fn is_first_overflow(&mut self) -> bool {
+    /// Records that the program is notified that not everything is recorded. Returns `false` if it
+    /// was notified before.
+    pub(crate) fn record_overflow(&mut self) -> bool {
         !std::mem::replace(&mut self.is_overflow_reported, true)
     }
 
-    fn has_room(&self) -> bool {
-        self.max_records.is_some_and(|most| self.len() < most)
+    /// Returns `true` if another entity can be recorded.
+    fn has_capacity(&self) -> bool {
+        self.max_records.is_some_and(|max| self.len() < max)
     }
 
     /// Returns the number of recorded entities.
@@ -76,11 +77,12 @@ impl Topology {
         self.exchanges.len() + self.queues.len() + self.bindings.len()
     }
 
-    /// Records a request to which the broker has replied. Returns `false` if the record is full.
-    pub(crate) fn note(&mut self, request: &Method<'_>, reply: &Method<'_>) -> bool {
+    /// Records the effect of a request to which the broker has replied. Returns `false` if the
+    /// record is full.
+    pub(crate) fn record(&mut self, request: &Method<'_>, reply: &Method<'_>) -> bool {
         match *request {
             Method::Exchange(exchange::Method::Declare(it)) if !it.passive => {
-                self.note_exchange(&it)
+                self.record_exchange(&it)
             }
             Method::Exchange(exchange::Method::Delete(it)) => {
                 self.forget_exchange(it.exchange);
@@ -96,10 +98,11 @@ impl Topology {
                 true
             }
             Method::Queue(queue::Method::Declare(it)) if !it.passive => {
+                // Unreachable: no other reply completes a `queue.declare`.
                 let Method::Queue(queue::Method::DeclareOk(ok)) = reply else {
                     return true;
                 };
-                self.note_queue(&it, ok)
+                self.record_queue(&it, ok)
             }
             Method::Queue(queue::Method::Delete(it)) => {
                 self.forget_queue(it.queue);
@@ -118,14 +121,16 @@ impl Topology {
         }
     }
 
-    fn note_exchange(&mut self, it: &exchange::Declare<'_>) -> bool {
+    /// Records a declared exchange. Returns `false` if the record is full.
+    fn record_exchange(&mut self, it: &exchange::Declare<'_>) -> bool {
         // "The server MUST, in each virtual host, pre-declare an exchange instance for each
         // standard exchange type that it implements" (class `exchange`), so these need no replay.
         if it.exchange.is_empty() || it.exchange.as_bytes().starts_with(b"amq.") {
             return true;
         }
-        let has_room = self.has_room() || self.exchanges.contains_key(it.exchange.as_bytes());
-        if has_room {
+        let has_capacity =
+            self.has_capacity() || self.exchanges.contains_key(it.exchange.as_bytes());
+        if has_capacity {
             let record = ExchangeRecord {
                 kind: it.r#type.into(),
                 durable: it.durable,
@@ -135,15 +140,17 @@ impl Topology {
             };
             self.exchanges.insert(it.exchange.into(), record);
         }
-        has_room
+        has_capacity
     }
 
-    fn note_queue(&mut self, it: &queue::Declare<'_>, ok: &queue::DeclareOk<'_>) -> bool {
+    /// Records a declared queue under the name that the broker returned. Returns `false` if the
+    /// record is full.
+    fn record_queue(&mut self, it: &queue::Declare<'_>, ok: &queue::DeclareOk<'_>) -> bool {
         let declared = Name::from(ok.queue);
-        let arguments = self.lasting_arguments(it.arguments);
+        let arguments = self.with_original_dead_letter_queue(it.arguments);
         self.names.take_over(ok.queue);
-        let has_room = self.has_room() || self.queues.contains_key(&declared);
-        if has_room {
+        let has_capacity = self.has_capacity() || self.queues.contains_key(&declared);
+        if has_capacity {
             let record = QueueRecord {
                 original_name: it.queue.is_empty().then(|| declared.clone()),
                 durable: it.durable,
@@ -153,34 +160,37 @@ impl Topology {
             };
             self.queues.insert(declared, record);
         }
-        has_room
+        has_capacity
     }
 
+    /// Records a binding. Returns `false` if the record is full.
     fn bind(&mut self, destination: Destination, route: Route) -> bool {
-        if !self.has_room() && !self.bindings.contains(&destination, &route) {
+        if !self.has_capacity() && !self.bindings.contains(&destination, &route) {
             return false;
         }
         self.bindings.insert(destination, route);
         true
     }
 
+    /// Removes a binding.
     fn unbind(&mut self, destination: &Destination, route: Route) {
         if self.bindings.remove(destination, &route) {
             self.forget_unused(vec![route.source]);
         }
     }
 
-    /// Removes the auto-delete exchanges without bindings. "If set, the exchange is deleted when
-    /// all queues have finished using it" (1.6.2.1). Its own bindings are removed with it, which
-    /// may concern further exchanges.
+    /// Removes those of the exchanges that are auto-delete and from which no binding is left. "If
+    /// set, the exchange is deleted when all queues have finished using it" (1.6.2.1). The bindings
+    /// to such an exchange are removed with it, so the exchanges at their other end may be unused,
+    /// too.
     fn forget_unused(&mut self, mut sources: Vec<Name>) {
         while let Some(source) = sources.pop() {
-            let is_gone = self
+            let is_deleted = self
                 .exchanges
                 .get(&source)
                 .is_some_and(|exchange| exchange.auto_delete)
                 && !self.bindings.has_source(&source);
-            if is_gone {
+            if is_deleted {
                 sources.extend(self.take_exchange(source.as_short_str()));
             }
         }
@@ -192,7 +202,8 @@ impl Topology {
         self.forget_unused(sources);
     }
 
-    /// Removes an exchange and its bindings. Returns the exchanges from which it was bound.
+    /// Removes an exchange and the bindings from and to it. Returns the sources of the bindings to
+    /// it.
     fn take_exchange(&mut self, exchange: ShortStr<'_>) -> Vec<Name> {
         self.exchanges.remove(exchange.as_bytes());
         let sources = self
@@ -202,7 +213,7 @@ impl Topology {
         sources
     }
 
-    /// Removes a deleted queue, by any of its names, and the bindings to it.
+    /// Removes a deleted queue and the bindings to it. `queue` may be any of its names.
     pub(crate) fn forget_queue(&mut self, queue: ShortStr<'_>) {
         let queue = Name::from(self.current(queue));
         self.queues.remove(&queue);
@@ -211,8 +222,9 @@ impl Topology {
         self.forget_unused(sources);
     }
 
-    /// Returns `true` if the broker deletes a queue with its last consumer, by any of its names.
-    /// "If set, the queue is deleted when all consumers have finished using it" (1.7.2.1).
+    /// Returns `true` if the broker deletes a queue with its last consumer: "If set, the queue is
+    /// deleted when all consumers have finished using it" (1.7.2.1). `queue` may be any of its
+    /// names.
     pub(crate) fn is_auto_delete(&self, queue: ShortStr<'_>) -> bool {
         self.queues
             .get(self.current(queue).as_bytes())
@@ -221,17 +233,17 @@ impl Topology {
 
     /// Returns `true` if a server-named queue has another name than its first one.
     #[inline]
-    pub(crate) fn has_renamed(&self) -> bool {
+    pub(crate) fn has_renamed_queues(&self) -> bool {
         !self.names.is_empty()
     }
 
-    /// Returns the current name of a queue, by an earlier one.
+    /// Returns the current name of a queue, of which `name` is any name.
     pub(crate) fn current<'n>(&'n self, name: ShortStr<'n>) -> ShortStr<'n> {
-        self.renamed_to(name.as_bytes()).unwrap_or(name)
+        self.current_if_renamed(name.as_bytes()).unwrap_or(name)
     }
 
-    /// Returns the current name of a queue if it has another one than this.
-    pub(crate) fn renamed_to(&self, name: &[u8]) -> Option<ShortStr<'_>> {
+    /// Returns the current name of a queue if it differs from this name.
+    pub(crate) fn current_if_renamed(&self, name: &[u8]) -> Option<ShortStr<'_>> {
         if self.names.is_empty() {
             return None;
         }
@@ -239,17 +251,17 @@ impl Topology {
     }
 
     /// Replaces earlier queue names in a publish. Returns its headers if they change.
-    pub(crate) fn address<'n>(
+    pub(crate) fn update_publish<'n>(
         &'n self,
         publish: &mut basic::Publish<'n>,
         headers: Option<TableRef<'_>>,
     ) -> Option<Table> {
-        self.names.address(publish, headers)
+        self.names.update_publish(publish, headers)
     }
 
-    /// Returns the arguments of a queue with first names in them, which lead to the current names
-    /// as long as the queues are known.
-    fn lasting_arguments(&self, arguments: TableRef<'_>) -> Box<[u8]> {
+    /// Returns the arguments of a queue with the first name of its dead-letter queue. The current
+    /// name can be found by the first one as long as that queue is recorded.
+    fn with_original_dead_letter_queue(&self, arguments: TableRef<'_>) -> Box<[u8]> {
         let original = dead_letter_queue(arguments).and_then(|queue| self.original_name(queue));
         let Some(queue) = original else {
             return arguments.as_bytes().into();
@@ -260,20 +272,23 @@ impl Topology {
             .into()
     }
 
-    /// Returns the first name of a queue, by any of its names.
+    /// Returns the first name of a queue, of which `name` is any name.
     pub(crate) fn original<'n>(&'n self, name: ShortStr<'n>) -> ShortStr<'n> {
         self.original_name(name.as_bytes()).unwrap_or(name)
     }
 
-    /// Returns the first name of a server-named queue, by any of its names.
+    /// Returns the first name of a server-named queue, of which `name` is any name.
     fn original_name(&self, name: &[u8]) -> Option<ShortStr<'_>> {
-        let current = self.renamed_to(name).map_or(name, ShortStr::as_bytes);
+        let current = self
+            .current_if_renamed(name)
+            .map_or(name, ShortStr::as_bytes);
         let original = self.queues.get(current)?.original_name.as_ref()?;
         Some(original.as_short_str())
     }
 
-    /// Encodes a request with the current names of queues. Returns `None` if no name has changed.
-    pub(crate) fn renamed<R>(
+    /// Calls `encode` with the request that contains the current names of queues. Returns `None` if
+    /// the request is the same.
+    pub(crate) fn encode_renamed<R>(
         &self,
         request: Method<'_>,
         encode: impl FnOnce(&Method<'_>) -> R,
@@ -302,7 +317,7 @@ impl Topology {
 
     /// Returns the request with the first name of its queue, or `None` if the queue has its first
     /// name.
-    pub(crate) fn unrenamed<'n>(&'n self, mut request: Method<'n>) -> Option<Method<'n>> {
+    pub(crate) fn with_original_name<'n>(&'n self, mut request: Method<'n>) -> Option<Method<'n>> {
         let queue = queue_of(&mut request)?;
         let original = &self.queues.get(queue.as_bytes())?.original_name;
         *queue = original.as_ref()?.as_short_str();
@@ -336,16 +351,15 @@ impl Topology {
             .is_some_and(|exchange| !exchange.durable)
     }
 
-    /// Returns one part of the entities to declare, in the order of their dependencies, or `None`
-    /// after the last part. Queues that the broker names come before the others, which may refer to
-    /// them.
-    pub(crate) fn steps(&self, part: usize, which: RecoverTopology) -> Option<Vec<ReplayStep>> {
-        let (all, transient) = match which {
+    /// Returns the steps of a group that declare the selected entities.
+    pub(crate) fn steps(&self, group: StepGroup, selected: RecoverTopology) -> Vec<ReplayStep> {
+        let (all, transient) = match selected {
             RecoverTopology::All => (true, true),
             RecoverTopology::Transient => (false, true),
             RecoverTopology::Nothing => (false, false),
         };
-        let is_bound_again = |destination: &Destination, route: &Route| {
+        // The broker keeps a binding between durable entities, and deletes any other.
+        let is_binding_selected = |destination: &Destination, route: &Route| {
             let is_transient = || {
                 self.is_transient_exchange(&route.source)
                     || match destination {
@@ -355,41 +369,34 @@ impl Topology {
             };
             all || transient && is_transient()
         };
-        let bindings = |are_to_exchanges: bool| {
-            let is_wanted =
-                move |to: &Destination| matches!(to, Destination::Exchange(_)) == are_to_exchanges;
-            let bindings = self
-                .bindings
-                .to(is_wanted)
-                .filter(|(to, route)| is_bound_again(to, route));
-            bindings.map(|(to, route)| ReplayStep::Binding(Binding::new(to, route)))
+        let bindings = |to_exchanges: bool| {
+            let is_of_group =
+                move |to: &Destination| matches!(to, Destination::Exchange(_)) == to_exchanges;
+            let bindings = self.bindings.to(is_of_group);
+            let selected = bindings.filter(|(to, route)| is_binding_selected(to, route));
+            selected.map(|(to, route)| ReplayStep::Binding(Binding::new(to, route)))
         };
-        let queues = |is_unnamed: bool| {
-            let queues = self
-                .queues
-                .iter()
-                .filter(move |(_, it)| it.original_name.is_some() == is_unnamed);
-            let queues =
+        let queues = |server_named: bool| {
+            let queues = self.queues.iter();
+            let queues = queues.filter(move |(_, it)| it.original_name.is_some() == server_named);
+            let selected =
                 queues.filter(|(name, _)| all || transient && self.is_transient_queue(name));
-            queues
-                .map(|(name, _)| ReplayStep::Queue(name.clone()))
-                .collect()
+            selected.map(|(name, _)| ReplayStep::Queue(name.clone()))
         };
-        Some(match part {
-            0 => {
+        match group {
+            StepGroup::Exchanges => {
                 let exchanges = self.exchanges.keys();
-                let exchanges =
+                let selected =
                     exchanges.filter(|name| all || transient && self.is_transient_exchange(name));
-                exchanges
+                selected
                     .map(|name| ReplayStep::Exchange(name.clone()))
                     .chain(bindings(true))
                     .collect()
             }
-            1 => queues(true),
-            2 => queues(false),
-            3 => bindings(false).collect(),
-            _ => return None,
-        })
+            StepGroup::ServerNamedQueues => queues(true).collect(),
+            StepGroup::OtherQueues => queues(false).collect(),
+            StepGroup::QueueBindings => bindings(false).collect(),
+        }
     }
 
     /// Returns the request of a step, or `None` if its entity was removed.

@@ -26,7 +26,7 @@ fn declare(topology: &mut Topology, queue: &str) {
         consumer_count: 0,
     };
     let ok = Method::Queue(queue::Method::DeclareOk(ok));
-    assert!(topology.note(&Method::Queue(queue::Method::Declare(declare)), &ok));
+    assert!(topology.record(&Method::Queue(queue::Method::Declare(declare)), &ok));
     for key in 0..BINDINGS {
         let key = key.to_string();
         let (exchange, routing_key) = (short(queue), short(&key));
@@ -39,7 +39,7 @@ fn declare(topology: &mut Topology, queue: &str) {
             arguments: table,
         };
         let ok = Method::Queue(queue::Method::BindOk(queue::BindOk {}));
-        assert!(topology.note(&Method::Queue(queue::Method::Bind(bind)), &ok));
+        assert!(topology.record(&Method::Queue(queue::Method::Bind(bind)), &ok));
     }
 }
 

@@ -1,0 +1,247 @@
+//! Suspending consumers when the connection is lost, and restarting them on the next one.
+
+use crate::error::Error;
+use crate::machine::channel::Resize;
+use crate::machine::consume::Consuming;
+use crate::machine::consume::consumer::{Consumer, Phase, QueuedConsume, Subscription};
+use crate::machine::consume::consumers::Consumers;
+use crate::machine::consume::opening::open_consumer_channel;
+use crate::machine::consume::restart_queue::failed_consumer;
+use crate::machine::context::{Context, Stage};
+use crate::machine::publish::Publishing;
+use crate::machine::recovery::close_cause::CloseCause;
+use crate::machine::{ConsumerId, Ended, Notice, PromiseId};
+use crate::protocol::method::basic;
+
+impl Consuming {
+    /// Suspends a pending change of a prefetch count. The consumer restarts with the changed count.
+    /// If the broker closed the connection because of the change, the change fails, and the
+    /// consumer restarts with the count before.
+    pub(crate) fn suspend_resize(
+        &mut self,
+        cx: &mut Context,
+        id: ConsumerId,
+        resize: Resize,
+        error: &Error,
+        close_cause: &CloseCause,
+    ) {
+        let is_cause = close_cause.is(resize.promise);
+        if let Some(consumer) = self.consumers.get_mut(id) {
+            // Changes are suspended in the order in which they were sent, so the last one applies.
+            consumer.restart_prefetch_count = is_cause.then_some(resize.before);
+            if !is_cause {
+                consumer.resize_promises.push(resize.promise);
+                return;
+            }
+        }
+        // A change that is not the cause gets here only if its consumer is removed.
+        let error = if is_cause {
+            error.clone()
+        } else {
+            Error::Stale
+        };
+        cx.complete(resize.promise, Err(error));
+    }
+
+    /// Suspends a consumer because the connection is lost. A live consumer is restarted on the next
+    /// connection, and one that is starting is queued again. The consumer over which the broker
+    /// closed the connection ends.
+    ///
+    /// `one_at_a_time` means that consumers were restarted one at a time. Then a close identifies
+    /// the one that caused it, even if the close names no method.
+    pub(crate) fn suspend_consumer(
+        &mut self,
+        cx: &mut Context,
+        id: ConsumerId,
+        error: &Error,
+        close_cause: &CloseCause,
+        one_at_a_time: bool,
+    ) {
+        // Restarting a consumer writes `basic.qos` and `basic.consume`.
+        let names_restart =
+            error.names_method(basic::Consume::ID) || error.names_method(basic::Qos::ID);
+        // If several consumers were restarting, or a request may be the cause as well, the close
+        // does not identify the consumer.
+        let is_over_a_restart = error.is_caused_by_request()
+            && matches!(close_cause, CloseCause::NoRequest)
+            && self.restarts.is_starting_one()
+            && (names_restart || one_at_a_time);
+        // Unreachable: the caller has the id from the list of consumers.
+        let Some(consumer) = self.consumers.get_mut(id) else {
+            return;
+        };
+        match consumer.phase {
+            // Its buffered deliveries can no longer be settled, either.
+            Phase::Ended(_) => self.consumers.lose_unsettled(id),
+            Phase::Starting(promise) if close_cause.is(promise) => {
+                self.end_consumer(cx, id, Ended::ConnectionBroken(error.clone()));
+            }
+            // Without a channel, it was not restarting yet.
+            Phase::Restarting if consumer.channel.is_some() && is_over_a_restart => {
+                self.end_consumer(cx, id, Ended::ConnectionBroken(error.clone()));
+            }
+            Phase::Starting(promise) => {
+                self.queue_again(cx, id, promise, close_cause.may_be(promise));
+            }
+            // The loss of the connection has ended it on the broker.
+            Phase::Cancelling => self.end_consumer(cx, id, Ended::Cancelled),
+            Phase::Live | Phase::Restarting => {
+                consumer.restart_prefetch_count = Some(consumer.wanted_prefetch_count());
+                consumer.throttle = None;
+                consumer.phase = Phase::Restarting;
+                consumer.tags.clear();
+                consumer.channel = None;
+                self.consumers.lose_unsettled(id);
+            }
+        }
+    }
+
+    /// Queues a consumer again whose start was interrupted. The program does not have it yet, so it
+    /// gets another id.
+    fn queue_again(
+        &mut self,
+        cx: &mut Context,
+        id: ConsumerId,
+        promise: PromiseId,
+        is_possible_cause: bool,
+    ) {
+        // Unreachable: the caller has found the consumer.
+        let Some(consumer) = self.consumers.remove(id) else {
+            return;
+        };
+        let queued = QueuedConsume {
+            promise,
+            prefetch_count: consumer.wanted_prefetch_count(),
+            shares_prefetch_count: consumer.shared_prefetch_count.is_some(),
+            subscriptions: consumer.subscriptions,
+            no_ack: consumer.no_ack,
+            is_possible_cause,
+        };
+        cx.queued_request_bytes += queued.size();
+        self.queued.push_front(queued);
+    }
+
+    /// Starts the queued restarts while there are channels. Ends the consumers that this broker
+    /// cannot have, because it allows fewer channels or smaller frames than the one before.
+    pub(crate) fn start_restarts(
+        &mut self,
+        cx: &mut Context,
+        publishing: &mut Publishing,
+        one_at_a_time: bool,
+    ) {
+        while let Some(id) = self.restarts.front() {
+            if one_at_a_time && self.restarts.is_starting() {
+                return;
+            }
+            let consumer = self.consumers.restarting(id);
+            // When a recovery begins, consumers are queued that have ended, too.
+            let Some(consumer) = consumer.filter(|it| it.channel.is_none()) else {
+                self.restarts.remove_front();
+                continue;
+            };
+            let frame_max = cx.transmit.frame_max();
+            if let Err(error) = Subscription::check_size(&consumer.subscriptions, frame_max) {
+                self.restarts.remove_front();
+                self.end_consumer(cx, id, Ended::ChannelClosed(error));
+            } else if let Some(number) = open_consumer_channel(cx, publishing) {
+                self.restarts.record_front_started();
+                self.consumers.restart_on(cx, number, id);
+            } else if self.may_get_channel(cx) {
+                return;
+            } else {
+                self.restarts.remove_front();
+                self.end_consumer(cx, id, Ended::ChannelClosed(Error::ChannelLimit));
+            }
+        }
+    }
+
+    /// Returns `true` if a channel may become free for a consumer that is to be restarted.
+    fn may_get_channel(&self, cx: &Context) -> bool {
+        // Once the connection is open, a channel is reserved for the consumer, so it only has to
+        // wait. Before, a channel becomes free if a restart fails or a closed channel is confirmed.
+        cx.stage == Stage::Open || self.restarts.is_starting() || cx.channels.is_closing_one()
+    }
+
+    /// Reports that a consumer has restarted, and applies the calls that were made meanwhile.
+    pub(crate) fn finish_restart(&mut self, cx: &mut Context, id: ConsumerId) {
+        // The report of the recovery counts the consumers that restart before it.
+        if cx.stage == Stage::Restoring {
+            self.restarts.restarted += 1;
+        } else {
+            let tag = self.consumers.get(id).map_or("", Consumer::tag);
+            cx.notices.notify(&Notice::ConsumerRestored(tag.into()));
+        }
+        self.restarts.remove(id);
+        self.apply_suspended_calls(cx, id);
+    }
+
+    /// Applies the calls to a consumer that were made while it was being restarted, or that a loss
+    /// interrupted.
+    fn apply_suspended_calls(&mut self, cx: &mut Context, id: ConsumerId) {
+        // Unreachable: the consumer is live.
+        let Some(consumer) = self.consumers.get_mut(id) else {
+            return;
+        };
+        let Some(number) = consumer.live_channel() else {
+            return;
+        };
+        let prefetch_count = consumer.restart_prefetch_count.take().unwrap_or_default();
+        if consumer.dropped || !consumer.cancel_promises.is_empty() {
+            self.begin_cancel(cx, id);
+            return;
+        }
+        // Usually the prefetch count was not changed meanwhile.
+        let Some(promise) = consumer.resize_promises.pop() else {
+            return;
+        };
+        match consumer.check_resize(prefetch_count) {
+            Ok(()) => self.resize(cx, number, id, prefetch_count, promise),
+            Err(error) => {
+                let earlier = std::mem::take(&mut consumer.resize_promises);
+                for promise in earlier.into_iter().chain([promise]) {
+                    cx.complete(promise, Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    /// Returns the consumers that have not restarted, with the errors, for the report: those that
+    /// have ended, which are reported once, and those that were refused temporarily.
+    pub(crate) fn take_failed_restarts(&mut self) -> Vec<(Box<str>, Error)> {
+        let mut failed = std::mem::take(&mut self.restarts.failed);
+        for (id, error) in self.restarts.refused() {
+            let tag = self.consumers.get(id).map_or("", Consumer::tag);
+            failed.push(failed_consumer(tag, error));
+        }
+        failed
+    }
+}
+
+impl Consumers {
+    /// Restarts a consumer on a channel.
+    fn restart_on(&mut self, cx: &mut Context, number: u16, id: ConsumerId) {
+        // Unreachable: the caller has found the consumer.
+        let Some(consumer) = self.get_mut(id) else {
+            return;
+        };
+        if let Some(channel) = cx.channels.get_mut(number) {
+            channel.consumer = Some(id);
+        }
+        consumer.channel = Some(number);
+        consumer.pending_starts = consumer.live_subscriptions().count();
+        let prefetch_count = consumer.wanted_prefetch_count();
+        if let Some(shared) = &mut consumer.shared_prefetch_count {
+            *shared = prefetch_count;
+        }
+        self.write_consumes(cx, number, id, prefetch_count);
+    }
+
+    /// Records that a consumer that is being restarted has lost its channel.
+    pub(crate) fn leave_channel(&mut self, id: ConsumerId) {
+        if let Some(consumer) = self.get_mut(id) {
+            consumer.tags.clear();
+            consumer.channel = None;
+        }
+        self.lose_unsettled(id);
+    }
+}

@@ -1,0 +1,148 @@
+//! Finding the pending request over which the broker closed the connection.
+//!
+//! "When a close is due to an exception, the sender provides the class and method id of the method
+//! which caused the exception" (1.4.2.9), but no channel. If one pending request matches, it is the
+//! cause, and it fails with that error. If several match, each is a possible cause. Those that can
+//! be repeated are then sent again one at a time, so that the next close identifies the cause.
+
+use crate::error::Error;
+use crate::machine::PromiseId;
+use crate::machine::channel::content::Purpose;
+use crate::machine::channel::{Awaited, Channel, Resize};
+use crate::machine::consume::Consuming;
+use crate::machine::consume::consumer::Phase;
+use crate::machine::consume::consumers::Consumers;
+use crate::machine::context::Context;
+use crate::machine::publish::Publishing;
+use crate::machine::transaction::transactions::{TransactionPhase, Transactions};
+use crate::protocol::MethodId;
+use crate::protocol::method::basic;
+use std::collections::BTreeSet;
+
+/// The requests over which the broker may have closed the connection.
+#[derive(Debug)]
+pub(crate) enum CloseCause {
+    /// No pending request is the cause.
+    NoRequest,
+    /// This request is the cause.
+    One(PromiseId),
+    /// One of these requests is the cause.
+    Several(BTreeSet<PromiseId>),
+}
+
+/// A method whose reply is pending.
+struct PendingMethod {
+    /// The request to which the method belongs.
+    request: Option<PromiseId>,
+    method: MethodId,
+}
+
+impl CloseCause {
+    /// Finds the requests over which the broker closed the connection. The possible cause that was
+    /// repeated alone is taken from the context.
+    pub(crate) fn find(
+        error: &Error,
+        cx: &mut Context,
+        publishing: &mut Publishing,
+        consuming: &Consuming,
+        transactions: &Transactions,
+    ) -> Self {
+        let repeated = cx.possible_cause.take();
+        let Some(fault) = error.fault().filter(|_| error.is_caused_by_request()) else {
+            return Self::NoRequest;
+        };
+        let mut pending = Vec::new();
+        let channels = &cx.channels;
+        for channel in channels.numbers().filter_map(|number| channels.get(number)) {
+            collect_pending(channel, &consuming.consumers, transactions, &mut pending);
+        }
+        let names_none = fault.method == MethodId::NONE;
+        pending.retain(|it| names_none || it.method == fault.method);
+        let candidates: BTreeSet<PromiseId> = pending.iter().filter_map(|it| it.request).collect();
+        if let Some(repeated) = repeated.filter(|repeated| candidates.contains(repeated)) {
+            return Self::One(repeated);
+        }
+        // Something else than a request may be the cause, too. If the close names no method, that
+        // is a publish, or a consumer that is being restarted. If it names one, that is a method
+        // that belongs to no request, such as the `channel.open` of a publish channel.
+        let only_requests_match = if names_none {
+            publishing.publishers.in_flight() == 0 && !consuming.restarts.is_starting()
+        } else {
+            pending.iter().all(|it| it.request.is_some())
+        };
+        match (candidates.len(), candidates.first()) {
+            (1, Some(only)) if only_requests_match => Self::One(*only),
+            (0, _) => Self::NoRequest,
+            _ => Self::Several(candidates),
+        }
+    }
+
+    /// Returns `true` if this request is the cause.
+    pub(crate) fn is(&self, promise: PromiseId) -> bool {
+        matches!(self, Self::One(one) if *one == promise)
+    }
+
+    /// Returns `true` if this request is one of several possible causes.
+    pub(crate) fn may_be(&self, promise: PromiseId) -> bool {
+        matches!(self, Self::Several(several) if several.contains(&promise))
+    }
+}
+
+/// Appends the methods of a channel whose reply is pending, each with its request.
+fn collect_pending(
+    channel: &Channel,
+    consumers: &Consumers,
+    transactions: &Transactions,
+    into: &mut Vec<PendingMethod>,
+) {
+    // The method of a get is no longer in `pending_replies` when its content has begun to arrive.
+    if let Some(Purpose::Got { request, .. }) =
+        channel.assembly.as_ref().map(|assembly| &assembly.purpose)
+    {
+        into.push(PendingMethod {
+            request: Some(request.promise),
+            method: basic::Get::ID,
+        });
+    }
+    // The methods that a request needs (`channel.open`, `qos` before a `consume`) are written
+    // before it. They belong to it, because they are repeated whenever the request is.
+    let mut first_needed = into.len();
+    for pending in &channel.pending_replies {
+        let request = match &pending.purpose {
+            Awaited::Request(request) | Awaited::Get { request, .. } => Some(request.promise),
+            Awaited::Qos {
+                resize: Resize { promise, .. },
+                ..
+            }
+            | Awaited::Consume {
+                resized: Some(Resize { promise, .. }),
+                ..
+            }
+            | Awaited::Recover { promise, .. } => Some(*promise),
+            Awaited::Consume { consumer, .. } => match consumers.get(*consumer).map(|it| &it.phase)
+            {
+                Some(Phase::Starting(promise)) => Some(*promise),
+                // A consumer that is being restarted has no promise.
+                _ => None,
+            },
+            Awaited::Transaction { id, .. } => match transactions.get(*id).map(|it| &it.phase) {
+                Some(TransactionPhase::Starting(promise)) => Some(*promise),
+                // A commit or rollback is never repeated, so it is not searched for.
+                _ => continue,
+            },
+            // None of them is a request that can be repeated. The replay finds its own steps.
+            Awaited::Cancel { .. } | Awaited::ReplayStep | Awaited::Probe => continue,
+            Awaited::Nothing => None,
+        };
+        into.push(PendingMethod {
+            request,
+            method: pending.method.id,
+        });
+        if request.is_some() {
+            into.iter_mut()
+                .skip(first_needed)
+                .for_each(|it| it.request = request);
+            first_needed = into.len();
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Consumers that the broker refuses to restart: whether and when they are restarted again.
+
+use crate::error::Error;
+use crate::machine::consume::Consuming;
+use crate::machine::consume::consumer::Phase;
+use crate::machine::context::Context;
+use crate::machine::recovery::Recovering;
+use crate::machine::recovery::step::ReplayStep;
+use crate::machine::{ConsumerId, Ended};
+
+/// Returns `true` if a refusal is temporary: the consumer existed before, cannot be restarted now,
+/// and may be restarted later.
+///
+/// These are RabbitMQ's texts, from 3.10 to 4.3, with `Q` for `queue 'NAME' in vhost 'VHOST'`:
+///
+/// | code | text | temporary |
+/// | --- | --- | --- |
+/// | 403 | `Q in exclusive use` | yes |
+/// | 403 | `access to Q refused for user 'USER'`, since 4.0 `read access to ..` | no |
+/// | 404 | `no Q` | no |
+/// | 404 | `home node 'NODE' of durable Q is down or inaccessible` | yes |
+/// | 404 | `Q process is stopped by supervisor` | yes |
+/// | 404 | `Q has crashed and failed to restart` | yes |
+/// | 404 | `failed to perform operation on Q due to timeout` | yes |
+/// | 404 | `failed to perform operation on Q: its leader PID may be stopping or being demoted` | yes |
+/// | 405 | `cannot obtain exclusive access to locked Q. ..` | yes |
+/// | 506 | `Stream coordinator unavailable for Q` | yes |
+/// | 541 | any | yes |
+///
+/// Other brokers use other texts for 403. For an exclusive consumer, any 403 is temporary unless
+/// its text is that of a missing permission.
+///
+/// The text begins with the name of the code (`NOT_FOUND - `). It contains names that users choose,
+/// so only its beginning and its end are compared.
+fn is_temporary(error: &Error, is_exclusive: bool) -> bool {
+    match error {
+        Error::AccessRefused(fault) => {
+            let text = fault
+                .text
+                .strip_prefix("ACCESS_REFUSED - ")
+                .unwrap_or(&fault.text);
+            let lacks_permission = ["access to ", "read access to "]
+                .iter()
+                .any(|it| text.starts_with(it));
+            text.ends_with(" in exclusive use") || is_exclusive && !lacks_permission
+        }
+        Error::NotFound(fault) => {
+            let text = fault
+                .text
+                .strip_prefix("NOT_FOUND - ")
+                .unwrap_or(&fault.text);
+            let starts = ["home node '", "failed to perform operation on queue '"];
+            let ends = [
+                " process is stopped by supervisor",
+                " has crashed and failed to restart",
+            ];
+            starts.iter().any(|it| text.starts_with(it)) || ends.iter().any(|it| text.ends_with(it))
+        }
+        Error::ResourceLocked(_) | Error::ResourceError(_) | Error::InternalError(_) => true,
+        _ => false,
+    }
+}
+
+impl Recovering {
+    /// Handles the close of a consumer's channel by the broker. The consumer ends, unless it is
+    /// being restarted and can be restarted once more.
+    pub(crate) fn handle_consumer_close(
+        &mut self,
+        cx: &mut Context,
+        consuming: &mut Consuming,
+        id: ConsumerId,
+        error: &Error,
+    ) {
+        if consuming.consumers.restarting(id).is_some() {
+            if schedule_retry(cx, consuming, id, error) {
+                return;
+            }
+            if self.handle_missing_queue(cx, consuming, id, error) {
+                return;
+            }
+        }
+        forget_missing_queue(cx, consuming, id, error);
+        consuming.end_consumer(cx, id, Ended::ChannelClosed(error.clone()));
+    }
+
+    /// Restarts a consumer whose queue is missing: after another replay if the queue was declared
+    /// in this recovery, else without the queue if it has others. Returns `false` if it cannot be
+    /// restarted, or no queue is missing.
+    fn handle_missing_queue(
+        &mut self,
+        cx: &mut Context,
+        consuming: &mut Consuming,
+        id: ConsumerId,
+        error: &Error,
+    ) -> bool {
+        let consumer = consuming.consumers.restarting(id);
+        let (Error::NotFound(fault), Some(consumer)) = (error, consumer) else {
+            return false;
+        };
+        let missing =
+            consumer.missing_subscription(&fault.text, |queue| cx.topology.current(queue));
+        let Some((index, subscription)) = missing else {
+            return false;
+        };
+        let current = cx.topology.current(subscription.queue.as_short_str());
+        let missing = [ReplayStep::Queue(current.into())];
+        let replay = self.replay.as_mut();
+        let is_replayed = replay.is_some_and(|replay| replay.note_missing(&missing));
+        if !is_replayed {
+            if consumer.live_subscriptions().count() < 2 {
+                return false;
+            }
+            if let Some(replay) = &mut self.replay {
+                let queue = String::from_utf8_lossy(&subscription.queue);
+                let what = format!("queue {queue:?} of consumer {:?}", consumer.tag());
+                replay.report.failed.push((what.into(), error.clone()));
+            }
+            consuming.end_subscription(cx, id, index, Ended::ChannelClosed(error.clone()));
+        }
+        consuming.consumers.leave_channel(id);
+        consuming.restarts.queue_again(id);
+        true
+    }
+}
+
+/// Schedules another restart of a consumer if the refusal is temporary and the retry limit has not
+/// passed. Ends the consumer instead if the program does not use it any more. Returns `false` if
+/// the refusal is final.
+fn schedule_retry(
+    cx: &mut Context,
+    consuming: &mut Consuming,
+    id: ConsumerId,
+    error: &Error,
+) -> bool {
+    // Unreachable: the caller has found the consumer.
+    let Some(consumer) = consuming.consumers.restarting(id) else {
+        return false;
+    };
+    let is_used = !consumer.dropped && consumer.cancel_promises.is_empty();
+    if !is_temporary(error, consumer.is_exclusive())
+        || !consuming.restarts.schedule_retry(id, error.clone(), cx.now)
+    {
+        return false;
+    }
+    consuming.consumers.leave_channel(id);
+    if !is_used {
+        consuming.end_consumer(cx, id, Ended::Cancelled);
+    }
+    true
+}
+
+/// Removes the queue from the record that a new consumer was to consume, if the broker does not
+/// know it.
+fn forget_missing_queue(cx: &mut Context, consuming: &Consuming, id: ConsumerId, error: &Error) {
+    let consumer = consuming.consumers.get(id);
+    let new = consumer.filter(|consumer| matches!(consumer.phase, Phase::Starting(_)));
+    let (Error::NotFound(fault), Some(new)) = (error, new) else {
+        return;
+    };
+    if is_temporary(error, false) {
+        return;
+    }
+    let missing = new.missing_subscription(&fault.text, |queue| cx.topology.current(queue));
+    if let Some(queue) = missing.map(|(_, subscription)| subscription.queue.clone()) {
+        cx.topology.forget_queue(queue.as_short_str());
+    }
+}
