@@ -188,6 +188,26 @@ fn consumers_starting_beside_a_poisoned_one_survive() {
 }
 
 #[test]
+fn second_unnamed_close_ends_a_restarted_consumer() {
+    // A node that fails closes every connection like this, so the first close proves nothing.
+    for (closes, ends) in [(1, false), (2, true)] {
+        let mut peer = dialled();
+        let id = peer.consumer(&consume("q")).0;
+        peer.machine.handle_loss(Broken::Eof);
+        for _ in 0..closes {
+            reconnect(&mut peer);
+            assert!(peer.names().contains(&"1 basic.consume".into()));
+            peer.method(0, &close_over(0, 0));
+        }
+        reconnect(&mut peer);
+        peer.serve();
+        assert!(matches!(peer.machine.state(), ConnectionState::Open));
+        let consumer = peer.machine.consumer(id).unwrap();
+        assert_eq!(consumer.ended().is_some(), ends);
+    }
+}
+
+#[test]
 fn step_that_closes_the_connection_is_skipped() {
     // The number of closes before the step is identified.
     for (over, closes) in [(close_over(50, 10), 1), (close_over(0, 0), 2)] {
