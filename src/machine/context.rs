@@ -9,9 +9,9 @@
 //!   becomes free; cleared by `start_queued`.
 //! - `disposal`: replies of abandoned promises. `complete` adds them. `proceed` takes them,
 //!   requeues the got message, or ends the consumer or transaction.
-//! - `suspect`: a request that may have closed an earlier connection. While it is pending, no other
-//!   such request starts; if the connection is closed again, it is the cause. Set when the request
-//!   starts; cleared by `Blame::of` at the next loss.
+//! - `possible_cause`: a request that may have closed an earlier connection. While it is pending,
+//!   no other such request starts; if the connection is closed again, it is the cause. Set when the
+//!   request starts; cleared by `CloseCause::find` at the next loss.
 //! - `Quarantine::one_at_a_time`: topology and consumers are restored one at a time, so that the
 //!   next close shows its cause. Set if the broker closes the connection during a recovery and
 //!   names no step; cleared when the connection is open.
@@ -430,21 +430,6 @@ impl Context {
             return request;
         };
         PendingRequest { payload, ..request }
-    }
-
-    /// Returns the request with the first names of its queues, which are valid on any connection.
-    pub(crate) fn with_original_names(&self, request: PendingRequest) -> PendingRequest {
-        let Some(method) = request.method() else {
-            return request;
-        };
-        // Most requests name no queue that had another name first.
-        let Some(renamed) = self.topology.with_original_name(method) else {
-            return request;
-        };
-        PendingRequest {
-            payload: PendingRequest::new(request.promise, request.info, &renamed).payload,
-            ..request
-        }
     }
 
     /// Returns the current name of a queue.

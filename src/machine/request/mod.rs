@@ -46,8 +46,7 @@ impl Requests {
             // Its deadline has passed.
         } else if request.is_repeatable() {
             request.is_possible_cause |= close_cause.may_be(request.promise);
-            // The recovery may give its queues other names.
-            to_repeat.push(cx.with_original_names(request));
+            to_repeat.push(request);
         } else {
             cx.complete(
                 request.promise,

@@ -16,8 +16,8 @@ impl Session {
     pub(crate) fn suspend(&mut self, error: &Error) {
         self.publishing.blocked = None;
         self.cx.channels_with_acks.clear();
-        // The replay that ends here may have sent its steps together, even if the next one will send
-        // them one at a time.
+        // The replay that ends here may have sent its steps together, even if the next one does
+        // not.
         let one_at_a_time = self.recovery.quarantine.one_at_a_time;
         self.recovery.suspend_replay(&mut self.cx, error);
         let close_cause = CloseCause::find(

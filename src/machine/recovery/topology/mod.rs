@@ -315,15 +315,6 @@ impl Topology {
         Some(encode(&request))
     }
 
-    /// Returns the request with the first name of its queue, or `None` if the queue has its first
-    /// name.
-    pub(crate) fn with_original_name<'n>(&'n self, mut request: Method<'n>) -> Option<Method<'n>> {
-        let queue = queue_of(&mut request)?;
-        let original = &self.queues.get(queue.as_bytes())?.original_name;
-        *queue = original.as_ref()?.as_short_str();
-        Some(request)
-    }
-
     /// Records that the broker has given a queue another name.
     pub(crate) fn rename(&mut self, from: ShortStr<'_>, to: ShortStr<'_>) {
         let Some(queue) = self.queues.remove(from.as_bytes()) else {
