@@ -8,19 +8,16 @@ use url::Host;
 
 use super::endpoint::Endpoint;
 use super::error::{UriError, UriPart};
-use super::piece::{Encoded, Piece};
+use super::span::{Encoded, Span};
 
 pub(super) const DEFAULT_HOST: &str = "localhost";
 
 /// Parses one or more hosts, separated by commas, each with its port.
-pub(super) fn parse_hosts(
-    address: Piece<'_>,
-    default_port: u16,
-) -> Result<Vec<Endpoint>, UriError> {
+pub(super) fn parse_hosts(address: Span<'_>, default_port: u16) -> Result<Vec<Endpoint>, UriError> {
     let mut endpoints = Vec::new();
     let mut rest = Some(address);
-    while let Some(piece) = rest {
-        let (host, following) = piece.split(',', UriPart::Host);
+    while let Some(span) = rest {
+        let (host, following) = span.split(',', UriPart::Host);
         let is_alone = endpoints.is_empty() && following.is_none();
         if host.text.is_empty() && !is_alone {
             return Err(UriError::BadHost { at: host.at });
@@ -31,7 +28,7 @@ pub(super) fn parse_hosts(
     Ok(endpoints)
 }
 
-fn parse_host_and_port(address: Piece<'_>, default_port: u16) -> Result<Endpoint, UriError> {
+fn parse_host_and_port(address: Span<'_>, default_port: u16) -> Result<Endpoint, UriError> {
     let (host, port) = match address.rsplit(':', UriPart::Port) {
         (host, Some(port)) if !port.text.contains(']') => (host, Some(port)),
         _ => (address, None),
@@ -43,12 +40,12 @@ fn parse_host_and_port(address: Piece<'_>, default_port: u16) -> Result<Endpoint
 
 /// Parses a host. RFC 3986, 3.2.2 allows an empty host, which counts as absent. RabbitMQ URI
 /// specification: "For the purposes of this section, a zero-length host is treated as absent."
-fn parse_host(piece: Piece<'_>) -> Result<String, UriError> {
-    let bracketed = piece.text.starts_with('[');
+fn parse_host(span: Span<'_>) -> Result<String, UriError> {
+    let bracketed = span.text.starts_with('[');
     let host = if bracketed {
-        piece.text.to_owned()
+        span.text.to_owned()
     } else {
-        piece.decode()?
+        span.decode()?
     };
     if host.is_empty() {
         return Ok(DEFAULT_HOST.to_owned());
@@ -59,32 +56,28 @@ fn parse_host(piece: Piece<'_>) -> Result<String, UriError> {
     match Host::parse_opaque(&host) {
         Ok(Host::Ipv6(address)) if bracketed => Ok(address.to_string()),
         Ok(Host::Domain(_)) if printable => Ok(host),
-        _ => Err(UriError::BadHost { at: piece.at }),
+        _ => Err(UriError::BadHost { at: span.at }),
     }
 }
 
 /// Parses a port. An empty port counts as absent: `port = *DIGIT` (RFC 3986, 3.2.3).
-fn parse_port(piece: Piece<'_>, default_port: u16) -> Result<u16, UriError> {
-    if piece.text.is_empty() {
+fn parse_port(span: Span<'_>, default_port: u16) -> Result<u16, UriError> {
+    if span.text.is_empty() {
         return Ok(default_port);
     }
-    let digits = piece.text.bytes().all(|byte| byte.is_ascii_digit());
-    let port = if digits {
-        piece.text.parse().ok()
-    } else {
-        None
-    };
+    let digits = span.text.bytes().all(|byte| byte.is_ascii_digit());
+    let port = if digits { span.text.parse().ok() } else { None };
     port.filter(|&port| port != 0)
-        .ok_or(UriError::BadPort { at: piece.at })
+        .ok_or(UriError::BadPort { at: span.at })
 }
 
 /// Parses the path of a socket after an empty host. It begins with the `/` that ended the host.
-pub(super) fn parse_socket(host: Piece<'_>, path: Option<Piece<'_>>) -> Result<Endpoint, UriError> {
+pub(super) fn parse_socket(host: Span<'_>, path: Option<Span<'_>>) -> Result<Endpoint, UriError> {
     let bad = UriError::BadSocket { at: host.at };
     let path = path
         .filter(|path| host.text.is_empty() && !path.text.is_empty())
         .ok_or(bad)?;
-    let path = Piece {
+    let path = Span {
         part: UriPart::Socket,
         ..path
     };

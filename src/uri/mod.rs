@@ -16,8 +16,8 @@ mod address;
 mod endpoint;
 mod error;
 mod mechanism;
-mod piece;
 mod query;
+mod span;
 mod tls;
 mod value;
 
@@ -26,8 +26,8 @@ pub use error::{UriError, UriPart};
 pub use mechanism::AuthMechanism;
 pub(crate) use tls::{ServerNameIndication, TlsParameters};
 
-use piece::{Encoded, Piece};
 use query::Parameters;
+use span::{Encoded, Span};
 
 const DEFAULT_USERNAME: &str = "guest";
 const DEFAULT_PASSWORD: &str = "guest";
@@ -189,14 +189,14 @@ impl Uri {
             (user, Some(address)) => (Some(user), address),
             (address, None) => {
                 let part = UriPart::Host;
-                (None, Piece { part, ..address })
+                (None, Span { part, ..address })
             }
         };
         let nameless_path = if user.is_none() { path } else { None };
         if let Some(at) = [nameless_path, query]
             .into_iter()
             .flatten()
-            .find_map(|piece| piece.find('@'))
+            .find_map(|span| span.find('@'))
         {
             return Err(UriError::AmbiguousAt { at });
         }
@@ -206,8 +206,8 @@ impl Uri {
             None => (None, None),
         };
         let username =
-            username.map_or_else(|| Ok(DEFAULT_USERNAME.to_owned()), Piece::decode_name)?;
-        let password = password.map_or_else(|| Ok(DEFAULT_PASSWORD.to_owned()), Piece::decode)?;
+            username.map_or_else(|| Ok(DEFAULT_USERNAME.to_owned()), Span::decode_name)?;
+        let password = password.map_or_else(|| Ok(DEFAULT_PASSWORD.to_owned()), Span::decode)?;
         let (endpoints, virtual_host) = match scheme {
             Scheme::Unix => (vec![address::parse_socket(address, path)?], None),
             Scheme::Amqp | Scheme::Amqps => {
@@ -387,9 +387,9 @@ fn default_port(tls: bool) -> u16 {
 
 /// Splits off the scheme. Returns it and the text after `://`. RFC 3986, 3.1: "schemes are
 /// case-insensitive".
-fn split_scheme(text: &str) -> Result<(Scheme, Piece<'_>), UriError> {
+fn split_scheme(text: &str) -> Result<(Scheme, Span<'_>), UriError> {
     let (scheme, rest) = text.split_once("://").ok_or(UriError::MissingScheme)?;
-    let rest = Piece {
+    let rest = Span {
         part: UriPart::Username,
         at: text.len() - rest.len(),
         text: rest,
@@ -416,7 +416,7 @@ fn split_scheme(text: &str) -> Result<(Scheme, Piece<'_>), UriError> {
 }
 
 /// Refuses an `@` before a comma, which may end the user part of the first of several hosts.
-fn refuse_two_users(user: Piece<'_>) -> Result<(), UriError> {
+fn refuse_two_users(user: Span<'_>) -> Result<(), UriError> {
     match (user.find('@'), user.text.split_once('@')) {
         (Some(at), Some((_, behind))) if behind.contains(',') => Err(UriError::RepeatedUser { at }),
         _ => Ok(()),
@@ -441,11 +441,11 @@ fn refuse_misplaced(parameters: &Parameters, scheme: Scheme) -> Result<(), UriEr
 }
 
 /// Parses the path of a URI. RabbitMQ URI specification: "The vhost is a single segment."
-fn parse_virtual_host(piece: Piece<'_>) -> Result<String, UriError> {
-    match piece.find('/') {
+fn parse_virtual_host(span: Span<'_>) -> Result<String, UriError> {
+    match span.find('/') {
         Some(at) => Err(UriError::NestedVirtualHost { at }),
-        None if piece.text.is_empty() => Ok(DEFAULT_VIRTUAL_HOST.to_owned()),
-        None => piece.decode_name(),
+        None if span.text.is_empty() => Ok(DEFAULT_VIRTUAL_HOST.to_owned()),
+        None => span.decode_name(),
     }
 }
 

@@ -9,7 +9,7 @@ use std::num::NonZeroU32;
 
 use super::error::{UriError, UriPart};
 use super::mechanism::AuthMechanism;
-use super::piece::{Encoded, Piece};
+use super::span::{Encoded, Span};
 use super::tls::TlsParameters;
 use super::value::{set_number, set_once};
 
@@ -30,11 +30,11 @@ pub(super) struct Parameters {
 }
 
 impl Parameters {
-    pub(super) fn parse(query: Piece<'_>) -> Result<Self, UriError> {
+    pub(super) fn parse(query: Span<'_>) -> Result<Self, UriError> {
         let mut parameters = Self::default();
         let mut rest = Some(query);
-        while let Some(piece) = rest {
-            let (parameter, following) = piece.split('&', UriPart::Query);
+        while let Some(span) = rest {
+            let (parameter, following) = span.split('&', UriPart::Query);
             if !parameter.text.is_empty() {
                 parameters.set(parameter)?;
             }
@@ -44,10 +44,10 @@ impl Parameters {
         Ok(parameters)
     }
 
-    fn set(&mut self, parameter: Piece<'_>) -> Result<(), UriError> {
+    fn set(&mut self, parameter: Span<'_>) -> Result<(), UriError> {
         let (name, value) = parameter.split('=', UriPart::Query);
         // A parameter without `=` has an empty value, which no parameter accepts.
-        let value = value.unwrap_or(Piece {
+        let value = value.unwrap_or(Span {
             text: "",
             at: name.at + name.text.len(),
             ..name
@@ -130,7 +130,7 @@ impl Parameters {
     }
 }
 
-fn mechanism(value: Piece<'_>) -> Result<AuthMechanism, UriError> {
+fn mechanism(value: Span<'_>) -> Result<AuthMechanism, UriError> {
     let name = value.decode()?;
     AuthMechanism::ALL
         .into_iter()
@@ -143,9 +143,9 @@ fn mechanism(value: Piece<'_>) -> Result<AuthMechanism, UriError> {
 }
 
 /// Parses the name of a virtual host, which must not be empty.
-fn virtual_host(value: Piece<'_>) -> Result<String, UriError> {
+fn virtual_host(value: Span<'_>) -> Result<String, UriError> {
     let part = UriPart::VirtualHost;
-    let name = Piece { part, ..value }.decode_name()?;
+    let name = Span { part, ..value }.decode_name()?;
     if name.is_empty() {
         return Err(UriError::BadParameter {
             name: "vhost",

@@ -9,7 +9,7 @@
 use std::fmt;
 
 use super::error::UriError;
-use super::piece::Piece;
+use super::span::Span;
 use super::value::{one_of, set_once, text};
 
 /// The TLS parameters of the query. Absent ones are `None`.
@@ -38,7 +38,7 @@ pub(crate) enum ServerNameIndication {
 
 impl TlsParameters {
     /// Sets a parameter. Returns `false` if the name is unknown.
-    pub(super) fn set(&mut self, name: &str, value: Piece<'_>) -> Result<bool, UriError> {
+    pub(super) fn set(&mut self, name: &str, value: Span<'_>) -> Result<bool, UriError> {
         match name {
             "cacertfile" => set_text_once(&mut self.cacertfile, "cacertfile", value, "a path")?,
             "certfile" => set_text_once(&mut self.certfile, "certfile", value, "a path")?,
@@ -152,7 +152,7 @@ impl fmt::Debug for TlsParameters {
 }
 
 /// Parses a DNS name, as TLS allows (RFC 6066, 3), or `disable`.
-fn server_name_indication(value: Piece<'_>) -> Result<ServerNameIndication, UriError> {
+fn server_name_indication(value: Span<'_>) -> Result<ServerNameIndication, UriError> {
     let name = value.decode()?;
     if name == "disable" {
         return Ok(ServerNameIndication::Disable);
@@ -177,7 +177,7 @@ fn server_name_indication(value: Piece<'_>) -> Result<ServerNameIndication, UriE
 fn set_text_once(
     slot: &mut Option<String>,
     name: &'static str,
-    value: Piece<'_>,
+    value: Span<'_>,
     expected: &'static str,
 ) -> Result<(), UriError> {
     set_once(slot, name, text(name, value, expected)?)

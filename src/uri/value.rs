@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use super::error::UriError;
-use super::piece::Piece;
+use super::span::Span;
 
 /// Sets the value of a parameter. Returns an error if it is set already.
 pub(super) fn set_once<T>(
@@ -22,7 +22,7 @@ pub(super) fn set_once<T>(
 pub(super) fn set_number<T: FromStr>(
     slot: &mut Option<T>,
     name: &'static str,
-    value: Piece<'_>,
+    value: Span<'_>,
     expected: &'static str,
 ) -> Result<(), UriError> {
     // `parse` alone would accept a sign.
@@ -46,7 +46,7 @@ pub(super) fn set_number<T: FromStr>(
 /// Parses a text that is not empty and has no NUL, which no path or passphrase in a file contains.
 pub(super) fn text(
     name: &'static str,
-    value: Piece<'_>,
+    value: Span<'_>,
     expected: &'static str,
 ) -> Result<String, UriError> {
     let text = value.decode()?;
@@ -63,7 +63,7 @@ pub(super) fn text(
 /// Parses one of two words. Returns `true` for `yes`.
 pub(super) fn one_of(
     name: &'static str,
-    value: Piece<'_>,
+    value: Span<'_>,
     yes: &str,
     no: &str,
     expected: &'static str,

@@ -1,4 +1,4 @@
-//! A piece of a URI's text with its part and offset, and percent-encoding.
+//! A span of a URI's text with its part and offset, and percent-encoding.
 //!
 //! Decoding is strict: a bad escape or invalid UTF-8 is an error and never replaced, and `+` is a
 //! plus sign.
@@ -11,7 +11,7 @@ use super::error::{UriError, UriPart};
 
 /// A slice of the URI's text, still percent-encoded.
 #[derive(Clone, Copy)]
-pub(super) struct Piece<'a> {
+pub(super) struct Span<'a> {
     /// The part, as named in errors.
     pub(super) part: UriPart,
     /// The offset in the whole text, in bytes.
@@ -19,7 +19,7 @@ pub(super) struct Piece<'a> {
     pub(super) text: &'a str,
 }
 
-impl<'a> Piece<'a> {
+impl<'a> Span<'a> {
     /// Returns the text before the first `mark`, and the `part` after it, if there is a mark.
     pub(super) fn split(self, mark: char, part: UriPart) -> (Self, Option<Self>) {
         self.with_parts(self.text.split_once(mark), part)
