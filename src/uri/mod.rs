@@ -54,7 +54,7 @@ const DEFAULT_VIRTUAL_HOST: &str = "/";
 /// | `connection_timeout` | milliseconds for the TCP connect |
 /// | `channel_max` | channels, 0 to leave it to the broker |
 /// | `frame_max` | bytes, 0 to leave it to the broker |
-/// | `auth_mechanism` | `plain`, `amqplain`, `external`, `rabbit-cr-demo` or `anonymous`; may be repeated in order of preference |
+/// | `auth_mechanism` | `plain`, `amqplain`, `external`, `rabbit-cr-demo`, `anonymous`; repeatable |
 /// | `vhost` | the virtual host of a Unix socket |
 ///
 /// Only for `amqps`:
@@ -66,7 +66,7 @@ const DEFAULT_VIRTUAL_HOST: &str = "/";
 /// | `keyfile` | path of a PEM file with the client's private key; `certfile` by default |
 /// | `password` | the passphrase of `keyfile`; not the login's |
 /// | `verify` | `verify_peer`, the default, or `verify_none`, which accepts any certificate |
-/// | `server_name_indication` | the name to send to the broker and to expect in its certificate, instead of the host's; or `disable`, to send none |
+/// | `server_name_indication` | the name to expect in the certificate; `disable` to send none |
 /// | `customize_hostname_check` | `https`, which is always how names are compared |
 /// | `fail_if_no_peer_cert` | `true` or `false`; no effect for a client |
 ///

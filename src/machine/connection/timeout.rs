@@ -87,7 +87,7 @@ impl Connection {
     /// Returns the error for a timeout that has passed: [`Error::ReadingPaused`] if reading is
     /// paused, else [`Error::Timeout`].
     pub(crate) fn timeout_error(&self, what: &'static str, after: Duration) -> Error {
-        self.session.consuming.timed_out(what, after)
+        self.session.consuming.timeout_error(what, after)
     }
 
     /// Begins a wait for capacity. Its timeout is that of a request.

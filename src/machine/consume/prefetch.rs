@@ -167,12 +167,9 @@ impl Consuming {
     }
 
     /// Returns the error of a timeout: [`Error::ReadingPaused`] if reading is paused.
-    pub(crate) fn timed_out(&self, what: &'static str, after: Duration) -> Error {
-        if self.reading.is_on() {
-            return Error::Timeout { what, after };
-        }
-        let Buffered { deliveries, bytes } = self.consumers.buffered();
-        Error::reading_paused(what, after, deliveries, bytes)
+    pub(crate) fn timeout_error(&self, what: &'static str, after: Duration) -> Error {
+        let buffered = self.consumers.buffered();
+        self.reading.timeout_error(what, after, buffered)
     }
 
     /// Throttles the consumers that have more than their share buffered. At the limit, there is at

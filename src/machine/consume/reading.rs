@@ -1,5 +1,6 @@
 //! Back-pressure on input: the limits at which reading pauses and resumes.
 
+use crate::error::Error;
 use crate::machine::deadline::{Deadline, earlier};
 use std::time::{Duration, Instant};
 
@@ -105,6 +106,20 @@ impl Reading {
     /// Returns `true` unless reading is paused.
     pub(crate) fn is_on(&self) -> bool {
         self.is_on
+    }
+
+    /// Returns the error of a timeout: [`Error::ReadingPaused`] if reading is paused.
+    pub(crate) fn timeout_error(
+        &self,
+        what: &'static str,
+        after: Duration,
+        buffered: Buffered,
+    ) -> Error {
+        if self.is_on {
+            return Error::Timeout { what, after };
+        }
+        let Buffered { deliveries, bytes } = buffered;
+        Error::reading_paused(what, after, deliveries, bytes)
     }
 
     /// Returns `true` if taking deliveries may change whether to read, or which limit applies.

@@ -1,6 +1,6 @@
 //! The handshake: one type for each state (spec 2.2.4, 4.2.2).
 //!
-//! `start` → `start-ok`, any `secure` → `secure-ok`, `tune` → `tune-ok` and `open`, `open-ok`. Any
+//! `start` → `start-ok`, any `secure` → `secure-ok`, `tune` → `tune-ok`, `open`, `open-ok`. Any
 //! other method is an error of the server.
 
 pub(crate) mod sasl;

@@ -22,7 +22,7 @@ use crate::machine::{ConsumerId, Ended};
 /// | 404 | `Q process is stopped by supervisor` | yes |
 /// | 404 | `Q has crashed and failed to restart` | yes |
 /// | 404 | `failed to perform operation on Q due to timeout` | yes |
-/// | 404 | `failed to perform operation on Q: its leader PID may be stopping or being demoted` | yes |
+/// | 404 | `failed to perform operation on Q: its leader PID may be stopping or ..` | yes |
 /// | 405 | `cannot obtain exclusive access to locked Q. ..` | yes |
 /// | 506 | `Stream coordinator unavailable for Q` | yes |
 /// | 541 | any | yes |

@@ -58,23 +58,18 @@ impl Session {
     pub(crate) fn expire(&mut self, now: Instant) -> usize {
         let mut count = 0;
         while let Some((promise, after)) = self.cx.promises.expired(now) {
-            let timeout = self.consuming.timed_out("the request", after);
+            let timeout = self.consuming.timeout_error("the request", after);
             let error = self.transactions.error_at_timeout(promise, timeout);
             self.cx.complete(promise, Err(error));
             count += 1;
         }
         if count > 0 {
             self.remove_completed_queued();
-            let Self {
-                cx,
-                publishing,
-                consuming,
-                transactions,
-                ..
-            } = self;
-            publishing.publishers.forget_completed_calls(&cx.promises);
+            let (cx, publishers) = (&mut self.cx, &mut self.publishing.publishers);
+            publishers.forget_completed_calls(&cx.promises);
             Requests::close_overdue(cx);
-            transactions.fail_overdue_transactions(cx, consuming);
+            self.transactions
+                .fail_overdue_transactions(cx, &mut self.consuming);
         }
         let after = self.cx.options.timeouts.request;
         let mut late = Vec::new();
@@ -82,7 +77,7 @@ impl Session {
         publishers.expire(now, |promise| late.push(promise));
         count += late.len();
         for promise in late {
-            let timeout = self.consuming.timed_out("the confirm", after);
+            let timeout = self.consuming.timeout_error("the confirm", after);
             let error = Error::Unconfirmed(timeout.into());
             self.cx.complete(promise, Err(error));
         }

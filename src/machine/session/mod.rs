@@ -133,19 +133,12 @@ impl Session {
     /// channels.
     #[inline]
     pub(crate) fn start_queued(&mut self) {
-        let Self {
-            cx,
-            requests,
-            publishing,
-            consuming,
-            transactions,
-            ..
-        } = self;
+        let (cx, publishing) = (&mut self.cx, &mut self.publishing);
         cx.may_start = false;
         if cx.stage.may_write() {
-            requests.start_requests(cx, publishing);
-            consuming.start_consumes(cx, publishing);
-            transactions.start_transactions(cx, publishing);
+            self.requests.start_requests(cx, publishing);
+            self.consuming.start_consumes(cx, publishing);
+            self.transactions.start_transactions(cx, publishing);
             publishing.write_queued(cx);
         }
     }

@@ -307,7 +307,7 @@ impl Transactions {
             .collect();
         for (id, number) in overdue {
             let after = cx.options.timeouts.request;
-            let error = consuming.timed_out("a get of the transaction", after);
+            let error = consuming.timeout_error("a get of the transaction", after);
             self.set_phase(id, TransactionPhase::Failed(error.clone()));
             Self::close_transaction_channel(cx, number, &error);
         }
