@@ -193,6 +193,16 @@ impl Login {
         }
     }
 
+    /// Replaces the password of later logins. A source of credentials is asked at each login
+    /// instead. A secret that is not UTF-8 is not a password, and changes nothing.
+    pub(crate) fn set_secret(&mut self, secret: &[u8]) {
+        if let CredentialSource::Fixed(credentials) = &mut self.credentials
+            && let Ok(secret) = str::from_utf8(secret)
+        {
+            secret.clone_into(&mut credentials.password);
+        }
+    }
+
     /// Returns `true` if the mechanism may be used over this transport.
     pub(crate) fn allows(&self, mechanism: &Mechanism) -> bool {
         self.encrypted_transport || !self.refuse_unencrypted || !mechanism.shows_password()

@@ -54,8 +54,10 @@ const DEFAULT_VIRTUAL_HOST: &str = "/";
 /// | `connection_timeout` | milliseconds for the TCP connect |
 /// | `channel_max` | channels, 0 to leave it to the broker |
 /// | `frame_max` | bytes, 0 to leave it to the broker |
-/// | `auth_mechanism` | `plain`, `amqplain`, `external`, `rabbit-cr-demo`, `anonymous`; repeatable |
+/// | `auth_mechanism` | a SASL mechanism; may be repeated in order of preference |
 /// | `vhost` | the virtual host of a Unix socket |
+///
+/// The mechanisms are `plain`, `amqplain`, `external`, `rabbit-cr-demo` and `anonymous`.
 ///
 /// Only for `amqps`:
 ///

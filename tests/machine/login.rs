@@ -1,11 +1,12 @@
 //! The login: challenges, custom mechanisms, credential sources, and secrets that are never sent.
 
-use crate::peer::{Peer, close, method, rabbitmq, start, tune};
+use crate::peer::{Peer, close, method, rabbitmq, short, start, tune};
 use crate::pipe::{ManualClock, Pipe};
+use crate::recovering::dialled;
 use puka::machine::{LoginStep, PromiseId, Publish, Reply};
 use puka::protocol::method::connection;
 use puka::protocol::{Method, Properties};
-use puka::{AuthMechanism, Credentials, Error, Options, SaslMechanism};
+use puka::{AuthMechanism, Broken, Credentials, Error, Options, SaslMechanism};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -458,4 +459,45 @@ fn private_or_encrypted_transport_accepts_any_login() {
             assert!(peer.names().is_empty());
         }
     }
+}
+
+/// Loses the connection, and returns the response of the next login.
+fn next_response(peer: &mut Peer) -> String {
+    if !peer.machine.is_down() {
+        peer.machine.handle_loss(Broken::Eof);
+    }
+    peer.dial();
+    assert_eq!(peer.names(), ["protocol header"]);
+    peer.feed(&start(&rabbitmq(), b"PLAIN"));
+    response(peer).1
+}
+
+#[test]
+fn last_secret_counts_at_the_next_login() {
+    let update = |peer: &mut Peer, secret: &str| {
+        let secret = secret.as_bytes();
+        let promise = peer.machine.update_secret(secret, short("expired"));
+        assert_eq!(peer.names(), ["0 connection.update-secret"]);
+        promise.unwrap()
+    };
+    let mut peer = dialled();
+    let promise = update(&mut peer, "second");
+    peer.method(0, &connection::UpdateSecretOk {});
+    peer.done(promise);
+    assert_eq!(next_response(&mut peer), "\\x00guest\\x00second");
+
+    // The broker may have accepted the third, and the program has sent it because the others
+    // expire.
+    let mut peer = dialled();
+    update(&mut peer, "second");
+    let third = update(&mut peer, "third");
+    peer.method(0, &connection::UpdateSecretOk {});
+    assert_eq!(next_response(&mut peer), "\\x00guest\\x00third");
+    assert!(matches!(peer.error(third), Error::ConnectionBroken(_)));
+
+    let mut peer = dialled();
+    let refused = update(&mut peer, "refused");
+    peer.method(0, &close(530, "NOT_ALLOWED - refused"));
+    assert_eq!(next_response(&mut peer), "\\x00guest\\x00guest");
+    assert!(matches!(peer.error(refused), Error::NotAllowed(_)));
 }

@@ -283,7 +283,7 @@ impl Lifecycle {
         let pending = self.closing.pending(&session.cx);
         self.closing.count_incomplete(pending);
         self.connecting.clear();
-        self.updating_secret.clear();
+        self.secret_updates.clear();
         session.give_up(&error, self.closing.promises());
         if matches!(self.state, State::Closed(_)) {
             self.closing.complete(&mut session.cx, &error);

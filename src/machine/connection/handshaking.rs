@@ -7,7 +7,7 @@ use crate::machine::deadline::Deadline;
 use crate::machine::faults::{fault_of, violation};
 use crate::machine::handshake::{Handshake, HandshakeStep};
 use crate::machine::session::Session;
-use crate::machine::{LoginOutcome, LoginStep, Notice, Reply};
+use crate::machine::{LoginOutcome, LoginStep, Notice};
 use crate::protocol::method::{Encode as _, channel as channels, connection as methods};
 use crate::protocol::{Frame, FrameKind, Method, MethodId, ProtocolHeader, ReplyCode};
 use std::time::Instant;
@@ -86,11 +86,9 @@ impl Lifecycle {
                 session.cx.notices.notify(&Notice::Unblocked);
             }
             Method::Connection(methods::Method::UpdateSecretOk(_))
-                if !self.updating_secret.is_empty() =>
+                if !self.secret_updates.is_empty() =>
             {
-                if let Some(promise) = self.updating_secret.pop_front() {
-                    session.cx.complete(promise, Ok(Reply::Done));
-                }
+                self.secret_updates.handle_ok(&mut session.cx);
             }
             Method::Connection(_) => {
                 return Err(violation(

@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::machine::connection::closing::Closing;
 use crate::machine::connection::connecting::Connecting;
+use crate::machine::connection::secret_updates::SecretUpdates;
 use crate::machine::connection::state::{Down, State};
 use crate::machine::context::Context;
 use crate::machine::handshake::Handshake;
@@ -10,9 +11,7 @@ use crate::machine::recovery::Recovering;
 use crate::machine::session::Session;
 use crate::machine::{ConnectionState, PromiseId};
 use crate::options::Options;
-use crate::protocol::method::connection as methods;
-use crate::protocol::{EncodeError, ShortStr};
-use std::collections::VecDeque;
+use crate::protocol::ShortStr;
 use std::time::Instant;
 
 /// Reading never pauses below this number of output bytes, even if the options set a lower limit.
@@ -26,8 +25,7 @@ pub(crate) struct Lifecycle {
     pub(crate) close_reason: Option<Error>,
     pub(crate) closing: Closing,
     pub(crate) connecting: Connecting,
-    /// Promises of `update_secret`, in the order of the requests.
-    pub(crate) updating_secret: VecDeque<PromiseId>,
+    pub(crate) secret_updates: SecretUpdates,
     /// A decode error occurred; the rest of the stream cannot be parsed.
     pub(crate) is_undecodable: bool,
     /// The options declare that no other program can read the transport.
@@ -43,7 +41,7 @@ impl Lifecycle {
             close_reason: refused,
             closing: Closing::default(),
             connecting: Connecting::default(),
-            updating_secret: VecDeque::new(),
+            secret_updates: SecretUpdates::default(),
             is_undecodable: false,
             declares_encrypted: cx.options.login.encrypted_transport,
         };
@@ -156,18 +154,8 @@ impl Lifecycle {
         if !session.has_capacity_to_request() {
             return Err(Error::Full);
         }
-        let update = methods::UpdateSecret { new_secret, reason };
-        session
-            .cx
-            .transmit
-            .append_method(0, &update)
-            .map_err(|error| match error {
-                EncodeError::FrameTooLarge { .. } => Error::invalid("new_secret", error),
-                error => error.into(),
-            })?;
-        let promise = session.cx.counted_promise();
-        self.updating_secret.push_back(promise);
-        Ok(promise)
+        self.secret_updates
+            .send(&mut session.cx, new_secret, reason)
     }
 
     /// Records whether the transport is private: it is, or the options declare it.

@@ -32,6 +32,7 @@ pub(crate) mod ending;
 pub(crate) mod handshaking;
 pub(crate) mod lifecycle;
 pub(crate) mod recovering;
+pub(crate) mod secret_updates;
 pub(crate) mod state;
 pub(crate) mod status;
 pub(crate) mod timeout;

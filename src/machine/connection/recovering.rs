@@ -73,9 +73,7 @@ impl Lifecycle {
         self.enter(&mut session.cx, State::Down(Down::after(delay)));
         session.cx.attention = true;
         session.suspend(error);
-        for promise in std::mem::take(&mut self.updating_secret) {
-            session.cx.complete(promise, Err(error.clone()));
-        }
+        self.secret_updates.suspend(&mut session.cx, error);
         if let Some(error) = self.fail_fast_error(&session.recovery).cloned() {
             session.fail_all_queued(&error);
         }
