@@ -3,7 +3,7 @@
 //! The state machine does no I/O and reads no clock, so every test is exact: it defines what the
 //! server sends and when, and checks each frame that the state machine would write. On the server's
 //! side only `puka::protocol` knows the bytes. A test's name begins with the numbers of the cases
-//! that it shows: `tests/README.md` lists them.
+//! that it shows: `tests/numbers.txt` lists them.
 
 #![expect(
     clippy::unwrap_used,

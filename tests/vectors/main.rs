@@ -4,7 +4,7 @@
 //! `bytes/` contains vectors on which independent encoders agree, `amqp-0-9-1.json` the table of
 //! methods and constants (their keys are explained at the top of `bytes/generate.py`). The other
 //! modules run arbitrary, mutated and hostile bytes through the same code. A test whose name begins
-//! with `a` or `e` and two digits covers an attack or an edge case, which `tests/README.md` lists.
+//! with `a` or `e` and two digits covers an attack or an edge case of `tests/numbers.txt`.
 
 #![expect(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! The verification of the server (`a20` in `tests/README.md`): by default, and when an option
+//! The verification of the server (`a20` in `tests/numbers.txt`): by default, and when an option
 //! disables it by name.
 
 use crate::server::{ONLY_1_2, ONLY_1_3, TlsServer, certificate, server_that};
