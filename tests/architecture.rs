@@ -2,7 +2,7 @@
 //! of imports, the core depends on no runtime, and the state machine does no I/O, reads no clock,
 //! and has no lock. Its types are small, and their files do not call each other in a cycle. The
 //! documents about the code name paths and functions that exist. Lines of code, scripts and
-//! documents have at most 100 columns, and comments are in plain words.
+//! documents have at most 100 columns, and comments, names and documents avoid marked words.
 //!
 //! The definition of an import is at the top of `architecture/imports.rs`.
 

@@ -86,7 +86,7 @@ fn wrong_password_and_forbidden_vhost_differ() {
             "{mechanism:?}: {forbidden}"
         );
     }
-    let nobody = Server::new(Config {
+    let without_user = Server::new(Config {
         external_user: None,
         anonymous_user: "nobody".into(),
         ..config()
@@ -94,7 +94,7 @@ fn wrong_password_and_forbidden_vhost_differ() {
     for mechanism in &MECHANISMS[3..] {
         let options = Options::default().auth_mechanisms(&[*mechanism]);
         assert!(
-            matches!(log_in(&nobody, options, ""), Err(Error::AccessRefused(_))),
+            matches!(log_in(&without_user, options, ""), Err(Error::AccessRefused(_))),
             "{mechanism:?}"
         );
     }

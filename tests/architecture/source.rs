@@ -8,7 +8,8 @@ pub(crate) fn tokens(source: &str) -> Vec<String> {
     without_tests(&lex(source))
 }
 
-fn lex(source: &str) -> Vec<String> {
+/// Returns the tokens of a source with its test code.
+pub(crate) fn lex(source: &str) -> Vec<String> {
     let chars: Vec<char> = source.chars().collect();
     let mut tokens = Vec::new();
     let mut at = 0;

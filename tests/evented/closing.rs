@@ -23,7 +23,7 @@ fn filled() -> (Server, Evented<Stream>, puka::Client) {
 }
 
 /// Drops the client without a close, and waits until the broker has noticed.
-fn hang_up(server: &Server, conn: Evented<Stream>) {
+fn drop_connection(server: &Server, conn: Evented<Stream>) {
     drop(conn);
     while server.with(|broker| !broker.connections().is_empty()) {
         std::thread::yield_now();
@@ -51,7 +51,7 @@ fn acks_are_flushed_by_any_next_wait() {
         conn.wait(&mut refused, SOON).is_err(),
         "the result was there before the wait"
     );
-    hang_up(&server, conn);
+    drop_connection(&server, conn);
     assert_eq!(left(&server), 0);
 }
 
@@ -71,7 +71,7 @@ fn acks_are_flushed_when_the_loop_is_broken() {
         }
     });
     conn.run(SOON).unwrap();
-    hang_up(&server, conn);
+    drop_connection(&server, conn);
     assert_eq!(left(&server), 0);
 }
 
@@ -91,7 +91,7 @@ fn acks_are_flushed_when_the_loop_times_out() {
     while count.get() < 3 {
         conn.run(Some(std::time::Duration::ZERO)).unwrap();
     }
-    hang_up(&server, conn);
+    drop_connection(&server, conn);
     assert_eq!(left(&server), 0);
 }
 
@@ -120,7 +120,7 @@ fn accepted_requests_complete_before_the_close() {
 fn dropping_the_client_breaks_the_connection() {
     let (server, conn, client) = filled();
     let promise = client.queue_declare("p").send();
-    hang_up(&server, conn);
+    drop_connection(&server, conn);
     let error = futures_lite::future::block_on(promise).unwrap_err();
     assert!(
         matches!(error, Error::ConnectionBroken(puka::Broken::DriverDropped)),

@@ -483,7 +483,7 @@ mod foreign {
         let (_server, mut conn, client) = connected(slow());
         lose(&mut conn, &client);
         assert!(!conn.needs_read() && !conn.needs_write());
-        // The system reports a hang-up even for an empty interest.
+        // The system reports the end of a stream even for an empty interest.
         let mut descriptors = [PollFd::new(&conn, PollFlags::empty())];
         poll(
             &mut descriptors,

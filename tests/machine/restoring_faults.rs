@@ -16,7 +16,7 @@ fn s27_s28_failing_entity_is_reported_and_others_are_restored() {
     for name in ["a", "b", "c", "d"] {
         ask(&mut peer, declare(name));
     }
-    let (doomed, ..) = peer.consumer(&consume("b"));
+    let (failing, ..) = peer.consumer(&consume("b"));
     let (lives, ..) = peer.consumer(&consume("d"));
     peer.reconnect();
     let first = peer.take();
@@ -72,7 +72,7 @@ fn s27_s28_failing_entity_is_reported_and_others_are_restored() {
     );
     assert!(matches!(peer.machine.state(), ConnectionState::Open));
     assert!(matches!(
-        peer.machine.consumer(doomed).and_then(|it| it.ended()),
+        peer.machine.consumer(failing).and_then(|it| it.ended()),
         Some(puka::Ended::ChannelClosed(Error::NotFound(_)))
     ));
     assert!(

@@ -494,7 +494,7 @@ fn connection_end_requeues_unsettled_messages() {
     client.consume(1, "q", "tag");
     assert_eq!(bodies(&mut client), ["1"]);
     assert_eq!(world.broker.borrow().queue("/", "q").unwrap().unacked, 1);
-    client.hang_up();
+    client.close_transport();
     let queue = world.broker.borrow().queue("/", "q").unwrap();
     assert_eq!(
         (queue.ready.len(), queue.unacked, queue.consumers),

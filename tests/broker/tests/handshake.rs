@@ -140,11 +140,11 @@ fn anonymous_and_external_use_the_configured_user() {
     let mut client = World::new(certified).dial();
     client.start(&all_capabilities(), "EXTERNAL", b"");
     client.expect_kind(0, connection::Tune::ID);
-    let nobody = Config {
+    let without_user = Config {
         anonymous_user: "nobody".into(),
         ..offering("ANONYMOUS")
     };
-    for (config, mechanism) in [(offering("EXTERNAL"), "EXTERNAL"), (nobody, "ANONYMOUS")] {
+    for (config, mechanism) in [(offering("EXTERNAL"), "EXTERNAL"), (without_user, "ANONYMOUS")] {
         let mut client = World::new(config).dial();
         client.start(&all_capabilities(), mechanism, b"");
         client.expect_close(403);

@@ -279,7 +279,7 @@ fn restart_keeps_durable_entities() {
     world.broker_mut(|broker, now| broker.restart(now));
     client.quiet();
     assert!(client.is_closed());
-    client.hang_up();
+    client.close_transport();
 
     let mut client = world.client();
     assert!(world.broker.borrow().queue("/", "transient").is_none());
@@ -317,7 +317,7 @@ fn forgotten_connection_is_closed_and_accepts_anything() {
     let world = world();
     let client = world.client();
     let id = client.id();
-    client.hang_up();
+    client.close_transport();
     world.broker_mut(|broker, now| {
         assert!(broker.is_closed(id));
         assert!(!broker.has_output(id) && !broker.wants_input(id));
@@ -413,6 +413,6 @@ fn arbitrary_bytes_do_not_panic() {
             bytes[at] = u8::try_from(random() % 256).unwrap();
         }
         client.write(&bytes);
-        client.hang_up();
+        client.close_transport();
     }
 }

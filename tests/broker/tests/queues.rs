@@ -255,7 +255,7 @@ fn exclusive_queue_is_405_for_other_connections() {
     other.refused(1, &bind, 405);
     // Publishing to it is allowed.
     other.publish(1, "", "facts-exclusive", "x");
-    owner.hang_up();
+    owner.close_transport();
 }
 
 #[test]
@@ -294,7 +294,7 @@ fn exclusive_queues_are_deleted_with_their_connection() {
     );
     owner.expect_kind(1, queue::DeclareOk::ID);
     assert!(world.broker.borrow().queue("/", "q").is_some());
-    owner.hang_up();
+    owner.close_transport();
     assert!(world.broker.borrow().queue("/", "q").is_none());
 }
 

@@ -378,7 +378,7 @@ fn hard_errors_end_the_connection() -> Outcome {
 #[test]
 fn operator_actions_end_exactly_the_affected_requests() -> Outcome {
     let node = Node::start()?;
-    node.add_vhost("doomed")?;
+    node.add_vhost("deleted")?;
     node.add_vhost("narrow")?;
     node.ctl(&[
         "set_vhost_limits",
@@ -399,8 +399,8 @@ fn operator_actions_end_exactly_the_affected_requests() -> Outcome {
         puka_smol::connect_with(options).await
     };
     smol::block_on(async {
-        let [doomed, narrow] = [
-            connect("doomed", None).await?,
+        let [deleted_vhost, narrow] = [
+            connect("deleted", None).await?,
             connect("narrow", None).await?,
         ];
         let user = connect("/", Some("short-lived")).await?;
@@ -466,26 +466,26 @@ fn operator_actions_end_exactly_the_affected_requests() -> Outcome {
         let again = connect("/", Some("short-lived")).await.map(drop);
         is!(told(again, 403, "0.0", "ACCESS_REFUSED"), AccessRefused);
 
-        node.delete_vhost("doomed")?;
-        while doomed.why_closed().is_none() {
+        node.delete_vhost("deleted")?;
+        while deleted_vhost.why_closed().is_none() {
             smol::Timer::after(Duration::from_millis(10)).await;
         }
         // RabbitMQ resets the transport directly after its `close`, so the client may be unable to
         // read it.
-        let error = doomed
+        let error = deleted_vhost
             .queue_declare("x")
             .await
             .expect_err("a deleted virtual host must close the connection");
         let said = error
             .fault()
-            .is_some_and(|fault| fault.code.value() == 320 && fault.text.contains("doomed"));
+            .is_some_and(|fault| fault.code.value() == 320 && fault.text.contains("deleted"));
         assert!(said || error.is_connection_broken(), "{error:?}");
         is!(
             told(
-                connect("doomed", None).await.map(drop),
+                connect("deleted", None).await.map(drop),
                 530,
                 "connection.open",
-                "doomed"
+                "deleted"
             ),
             NotAllowed
         );

@@ -53,24 +53,24 @@ pub async fn message_rejected_without_requeue_is_removed<R: Runtime>(world: &Wor
 /// A rejected message goes to the dead-letter exchange, with an `x-death` header.
 pub async fn refused_message_is_dead_lettered<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
-    let (queue, graveyard) = (world.name("mortal"), world.queue(&client).await?);
+    let (queue, dead_letters) = (world.name("mortal"), world.queue(&client).await?);
     let declare = client
         .queue_declare(&queue)
         .exclusive(true)
         .argument("x-dead-letter-exchange", "");
     declare
-        .argument("x-dead-letter-routing-key", &graveyard)
+        .argument("x-dead-letter-routing-key", &dead_letters)
         .await?;
     client
         .basic_publish("", &queue, "mortal")
         .header("colour", "red")
         .await?;
     get(&client, &queue).await?.reject(false)?;
-    world.until_ready(&client, &graveyard, 1).await?;
-    let dead = get(&client, &graveyard).await?;
+    world.until_ready(&client, &dead_letters, 1).await?;
+    let dead = get(&client, &dead_letters).await?;
     assert_eq!(
         (dead.body(), dead.routing_key()),
-        (&b"mortal"[..], graveyard.as_str().into())
+        (&b"mortal"[..], dead_letters.as_str().into())
     );
     let headers = dead.headers()?;
     assert_eq!(headers.get("colour"), Some(Value::String(b"red")));

@@ -155,12 +155,12 @@ pub async fn single_active_consumer_can_not_be_exclusive<R: Runtime>(world: &Wor
 /// the connection.
 pub async fn m13_each_end_of_a_consumer_has_its_reason<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
-    let (queue, doomed) = (world.queue(&client).await?, world.queue(&client).await?);
+    let (queue, deleted_queue) = (world.queue(&client).await?, world.queue(&client).await?);
     let [mut cancelled, mut closed] = [
         client.basic_consume(&queue).await?,
         client.basic_consume(&queue).await?,
     ];
-    let mut deleted = client.basic_consume(&doomed).await?;
+    let mut deleted = client.basic_consume(&deleted_queue).await?;
     assert!(
         [&cancelled, &deleted, &closed]
             .iter()
@@ -171,7 +171,7 @@ pub async fn m13_each_end_of_a_consumer_has_its_reason<R: Runtime>(world: &World
     assert!(cancelled.next().await.is_none());
     assert!(matches!(cancelled.ended(), Some(Ended::Cancelled)));
 
-    client.queue_delete(&doomed).await?;
+    client.queue_delete(&deleted_queue).await?;
     let tag = deleted.tag().to_owned();
     let end = deleted
         .next()

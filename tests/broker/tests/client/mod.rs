@@ -51,7 +51,7 @@ impl Client {
     }
 
     /// Closes the transport.
-    pub(crate) fn hang_up(self) {
+    pub(crate) fn close_transport(self) {
         if let Wire::Memory(world, id) = &self.wire {
             world.broker_mut(|broker, now| broker.handle_eof(now, *id));
         }

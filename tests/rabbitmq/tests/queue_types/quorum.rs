@@ -103,15 +103,15 @@ fn quorum_queue_with_single_active_consumer_refuses_get() -> Outcome {
 fn quorum_queue_dead_letters_at_the_delivery_limit() -> Outcome {
     smol::block_on(async {
         let client = connect().await?;
-        let (queue, graveyard) = (unique("limited"), unique("graveyard"));
-        client.queue_declare(&graveyard).exclusive(true).await?;
+        let (queue, dead_letters) = (unique("limited"), unique("dead-letters"));
+        client.queue_declare(&dead_letters).exclusive(true).await?;
         let declare = client
             .queue_declare(&queue)
             .durable(true)
             .queue_type(QueueType::Quorum);
         let declare = declare
             .delivery_limit(2)
-            .dead_letter("", graveyard.as_str());
+            .dead_letter("", dead_letters.as_str());
         declare
             .overflow(Overflow::RejectPublish)
             .dead_letter_strategy(DeadLetterStrategy::AtMostOnce)
@@ -123,7 +123,7 @@ fn quorum_queue_dead_letters_at_the_delivery_limit() -> Outcome {
             assert_eq!(delivery.redelivered(), count > 0);
             delivery.reject(true)?;
         }
-        let mut dead = client.basic_consume(&graveyard).prefetch_count(1).await?;
+        let mut dead = client.basic_consume(&dead_letters).prefetch_count(1).await?;
         let dead = next(&mut dead).await?;
         assert!(
             format!("{:?}", dead.headers()?).contains("x-death"),

@@ -231,8 +231,8 @@ fn external_logs_in_as_the_certificates_common_name() -> Outcome {
             puka_smol::connect_with(stranger).await,
             Error::AccessRefused(_)
         );
-        let nobody = puka_smol::connect_with(external(SECURE.trusting())).await;
-        assert_error!(nobody, Error::NoMechanism { .. } | Error::AccessRefused(_));
+        let result = puka_smol::connect_with(external(SECURE.trusting())).await;
+        assert_error!(result, Error::NoMechanism { .. } | Error::AccessRefused(_));
         Ok(())
     })
 }
