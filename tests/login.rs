@@ -94,7 +94,10 @@ fn wrong_password_and_forbidden_vhost_differ() {
     for mechanism in &MECHANISMS[3..] {
         let options = Options::default().auth_mechanisms(&[*mechanism]);
         assert!(
-            matches!(log_in(&without_user, options, ""), Err(Error::AccessRefused(_))),
+            matches!(
+                log_in(&without_user, options, ""),
+                Err(Error::AccessRefused(_))
+            ),
             "{mechanism:?}"
         );
     }

@@ -3,7 +3,6 @@
 use crate::checker::{Checked, PublishOutcome, Violation, ensure};
 use crate::pending::{Consumer, Pending, Request};
 use crate::plan::{Feature, PlantedFault};
-use crate::session::Session;
 use crate::world::World;
 use puka::machine::{Event, PromiseId, Reply};
 use puka::protocol::method::basic;
@@ -12,11 +11,11 @@ use puka::{Error, Peer};
 use std::time::Duration;
 
 impl World {
-    /// Processes the events of a session.
-    pub(crate) fn events(&mut self, client: usize) -> Checked {
+    /// Handles the events of a session.
+    pub(crate) fn handle_events(&mut self, client: usize) -> Checked {
         let now = self.now;
         if let Some(session) = self.session(client) {
-            session.watch_consumers(now);
+            session.record_ended_consumers(now);
         }
         loop {
             let Some(session) = self.session(client) else {
@@ -31,49 +30,23 @@ impl World {
                 }
                 Some(Event::Deliveries(id)) => {
                     if let Some(consumer) = session.consumers.get_mut(&id) {
-                        consumer.awake = true;
+                        consumer.notified = true;
                     }
                 }
-                Some(Event::Completed(promise)) => self.answered(client, promise)?,
+                Some(Event::Completed(promise)) => self.complete_promise(client, promise)?,
                 Some(event) => return Err(Violation(format!("an unknown event {event:?}"))),
             }
         }
     }
 
-    fn answered(&mut self, client: usize, promise: PromiseId) -> Checked {
+    /// Records and checks the result of a promise.
+    fn complete_promise(&mut self, client: usize, promise: PromiseId) -> Checked {
         let Some(session) = self.session(client) else {
             return Ok(());
         };
-        if session.abandoned.remove(&promise) {
-            return ensure(session.machine.fetch(promise).is_none(), || {
-                "an abandoned promise was stored".into()
-            });
-        }
-        if session.planted_fault == PlantedFault::LostOutcome && session.hash.is_multiple_of(7) {
+        let Some((pending, outcome)) = session.fetch(promise)? else {
             return Ok(());
-        }
-        let Some(pending) = session.pending.remove(&promise) else {
-            return Err(Violation(format!(
-                "I2: {promise:?} was completed and is not pending"
-            )));
         };
-        let Some(mut outcome) = session.machine.fetch(promise) else {
-            return Err(Violation(format!(
-                "I2: {:?} is reported as completed and is pending",
-                pending.request
-            )));
-        };
-        ensure(session.machine.fetch(promise).is_none(), || {
-            "I2: a result was fetched twice".into()
-        })?;
-        if session.planted_fault == PlantedFault::SilentClose
-            && matches!(outcome, Err(Error::CloseIncomplete { .. }))
-        {
-            outcome = Ok(Reply::Done);
-        }
-        if session.closing {
-            session.left.count(&pending.request, &outcome);
-        }
         self.note(client, || match &outcome {
             Ok(reply) => format!("{:?}: {}", pending.request, name_of(reply)),
             Err(error) => format!("{:?}: {error}", pending.request),
@@ -86,35 +59,37 @@ impl World {
                 pending.request
             )));
         }
-        if let Request::Publish(id) = pending.request {
-            return self.publish_answered(client, &pending, id, outcome);
-        }
         match pending.request {
-            Request::Call(id) => return self.called(client, &pending, id, outcome),
+            Request::Publish(id) => return self.complete_publish(client, &pending, id, outcome),
+            Request::Call(id) => return self.complete_call(client, &pending, id, outcome),
             Request::Unconfirmed(id) => {
                 if let Err(error) = &outcome {
                     self.check_error(client, &pending, error)?;
                 }
-                return self.publish_unconfirmed_done(client, id, &outcome);
+                return self.complete_unconfirmed_publish(client, id, &outcome);
             }
-            Request::Finish { .. } => return self.finished(client, &pending, outcome),
+            Request::EndTransaction { .. } => {
+                return self.complete_transaction(client, &pending, outcome);
+            }
             _ => {}
         }
         match outcome {
-            Ok(reply) => self.reply(client, pending, reply),
+            Ok(reply) => self.handle_reply(client, pending, reply),
             Err(error) => {
                 if let Some(session) = self.session(client)
                     && let Some(name) = pending.request.name()
                 {
-                    session.record.failed(pending.method, name, &error);
+                    session
+                        .declared
+                        .record_failure(pending.method, name, &error);
                 }
                 self.check_error(client, &pending, &error)
             }
         }
     }
 
-    /// The promise of a publish without a confirm is still pending, or was dropped before.
-    pub(crate) fn publish_unconfirmed_done(
+    /// Records the result of a publish without a confirm.
+    pub(crate) fn complete_unconfirmed_publish(
         &mut self,
         client: usize,
         id: u64,
@@ -122,12 +97,8 @@ impl World {
     ) -> Checked {
         match outcome {
             Ok(Reply::Done) => {
-                // The connection may have been lost since, at the same instant.
-                if let Some(session) = self
-                    .session(client)
-                    .filter(|session| session.transport.is_some())
-                {
-                    session.unconfirmed.push(id);
+                if let Some(session) = self.session(client) {
+                    session.record_unconfirmed(id);
                 }
                 self.checker.record_outcome(id, PublishOutcome::Unknown)
             }
@@ -141,7 +112,8 @@ impl World {
         }
     }
 
-    fn publish_answered(
+    /// Records and checks the result of a publish with a confirm.
+    fn complete_publish(
         &mut self,
         client: usize,
         pending: &Pending,
@@ -153,7 +125,7 @@ impl World {
         let error = match outcome {
             Ok(Reply::Done) => {
                 self.checker.record_outcome(id, PublishOutcome::Confirmed)?;
-                return self.reached(id);
+                return self.check_routed(id);
             }
             Ok(reply) => {
                 return Err(Violation(format!(
@@ -168,9 +140,9 @@ impl World {
         };
         match &error {
             Error::NoRoute(returned) => {
-                self.checker.came_back(id, &returned.message)?;
+                self.checker.check_returned_message(id, &returned.message)?;
                 self.checker.record_outcome(id, PublishOutcome::Returned)?;
-                self.reached(id)
+                self.check_routed(id)
             }
             Error::Nacked => {
                 ensure(self.plan.has(Feature::Full), || {
@@ -198,7 +170,8 @@ impl World {
         }
     }
 
-    fn reply(&mut self, client: usize, pending: Pending, reply: Reply) -> Checked {
+    /// Records a successful result, and checks that it is of the requested kind.
+    fn handle_reply(&mut self, client: usize, pending: Pending, reply: Reply) -> Checked {
         let wrong = |reply: &Reply| {
             Err(Violation(format!(
                 "{:?} was completed with {}",
@@ -210,28 +183,29 @@ impl World {
         if let Some(session) = self.session(client)
             && let Some(name) = request.name()
         {
-            session.record.done(pending.method, name);
+            session.declared.record_success(pending.method, name);
         }
         match (request, &reply) {
             (Request::Connect, Reply::Connected(_))
-            | (Request::Done(_) | Request::Qos(_), Reply::Done) => Ok(()),
+            | (Request::ChangeTopology(_) | Request::Qos(_), Reply::Done) => Ok(()),
             (Request::Close, Reply::Done) => {
-                let left = self.session(client).map_or(0, |session| session.left.least);
+                let left = self
+                    .session(client)
+                    .map_or(0, |session| session.incomplete().certain());
                 ensure(left == 0, || {
-                    format!("a close left {left} pending and did not report it")
+                    format!("a close left {left} requests incomplete and did not report it")
                 })
             }
-            (Request::Queue(name), Reply::Queue(queue)) if *name == queue.name => Ok(()),
-            (Request::Queue(name), Reply::Queue(queue)) if name.is_empty() => {
-                self.has_unnamed(client, queue.name.clone())
+            (Request::DeclareQueue(name), Reply::Queue(queue)) if *name == queue.name => Ok(()),
+            (Request::DeclareQueue(name), Reply::Queue(queue)) if name.is_empty() => {
+                self.use_server_named(client, queue.name.clone())
             }
-            (Request::Begin, Reply::Transaction(_)) => {
-                self.begun(client, reply);
+            (Request::BeginTransaction, Reply::Transaction(_)) => {
+                self.record_transaction(client, reply);
                 Ok(())
             }
-            (Request::Count(_), Reply::Count(_)) | (Request::Get { .. }, Reply::Delivery(None)) => {
-                Ok(())
-            }
+            (Request::PurgeOrDelete(_), Reply::Count(_))
+            | (Request::Get { .. }, Reply::Delivery(None)) => Ok(()),
             (Request::Cancel(_), Reply::Cancelled(tag)) if tag.starts_with("puka.") => Ok(()),
             (Request::Get { queue, no_ack }, Reply::Delivery(Some(_))) => {
                 let (queue, no_ack) = (queue.clone(), *no_ack);
@@ -259,8 +233,8 @@ impl World {
                     exclusive: *exclusive,
                     ended_after: None,
                     // A stream is polled once before it waits for its waker.
-                    awake: true,
-                    last_place: None,
+                    notified: true,
+                    last_position: None,
                 };
                 if let Some(session) = self.session(client) {
                     session.consumers.insert(*id, consumer);
@@ -271,55 +245,45 @@ impl World {
         }
     }
 
-    /// Returns `true` if there is a reason for an error.
+    /// Checks that there is a reason for an error.
     pub(crate) fn check_error(
         &mut self,
         client: usize,
         pending: &Pending,
         error: &Error,
     ) -> Checked {
-        let plan = self.plan;
-        let may_be_missing = self.may_have_broken(client);
-        let closing = self.session(client).is_some_and(|session| session.closing);
+        let (plan, now) = (self.plan, self.now);
+        let may_have_broken = self.may_have_broken(client);
+        let closing = self
+            .session(client)
+            .is_some_and(|session| session.is_closing());
         let holds = match error {
             Error::Closed => closing,
             Error::CloseIncomplete {
                 pending: incomplete,
             } if pending.request == Request::Close => {
-                let now = self.now;
-                self.session(client).is_some_and(
-                    |Session {
-                         left, abandoned, ..
-                     }| {
-                        let has_waited =
-                            (now - left.since.unwrap_or(now)) * 2 >= plan.close_timeout();
-                        // An abandoned promise may have timed out.
-                        let may_be_early =
-                            left.without_transport || left.timed_out || !abandoned.is_empty();
-                        (has_waited || may_be_early)
-                            && (left.least..=left.least + left.unknown + abandoned.len())
-                                .contains(incomplete)
-                    },
-                )
+                let timeout = plan.close_timeout();
+                self.session(client)
+                    .is_some_and(|session| session.may_leave(*incomplete, now, timeout))
             }
             Error::ConnectionBroken(_) | Error::ConnectionForced(_) | Error::LoginRefused => {
-                may_be_missing
+                may_have_broken
             }
-            Error::InternalError(_) => may_be_missing && plan.has(Feature::Internal),
+            Error::InternalError(_) => may_have_broken && plan.has(Feature::Internal),
             Error::AccessRefused(fault)
                 if pending.request == Request::Connect || !fault.text.contains('\'') =>
             {
-                may_be_missing && plan.has(Feature::Refused)
+                may_have_broken && plan.has(Feature::Refused)
             }
-            Error::Timeout { .. } => plan.may_time_out() || may_be_missing,
+            Error::Timeout { .. } => plan.may_time_out() || may_have_broken,
             Error::ReadingPaused(_) => plan.has(Feature::SmallBounds),
             Error::Stale => matches!(pending.request, Request::Cancel(_) | Request::Qos(_)),
             Error::ChannelLimit => match pending.request {
-                // Other consumers use all the channels.
-                Request::Consume { .. } | Request::Begin => {
+                // Consumers may use all channels.
+                Request::Consume { .. } | Request::BeginTransaction => {
                     plan.has(Feature::FewChannels) || plan.has(Feature::FewerChannels)
                 }
-                // Its consumer could not be restarted.
+                // Without a channel, the consumer could not be started again.
                 Request::Cancel(_) | Request::Qos(_) => plan.has(Feature::FewerChannels),
                 // The remaining channels are reserved for other requests.
                 Request::Get { no_ack, .. } => {
@@ -327,12 +291,12 @@ impl World {
                 }
                 _ => false,
             },
-            // The consumer was being restarted.
+            // An exclusive consumer cannot have another prefetch count.
             Error::InvalidArgument { .. } => {
                 matches!(pending.request, Request::Qos(_)) && plan.has(Feature::Exclusive)
             }
-            // It crossed the close of its channel, caused by the late ack of an earlier get, and
-            // was not executed.
+            // An earlier get on the same channel was not acknowledged in time. The broker closed the
+            // channel before it received this request.
             Error::PreconditionFailed(fault) if fault.text.contains("delivery acknowledgement") => {
                 plan.has(Feature::Overdue) && fault.method == MethodId::NONE
             }
@@ -353,6 +317,7 @@ impl World {
         })
     }
 
+    /// Returns `true` if the broker may refuse a request with this code and text.
     fn may_be_refused(&self, pending: &Pending, code: ReplyCode, text: &str) -> bool {
         let plan = self.plan;
         let names = |names: &str| {
@@ -360,10 +325,17 @@ impl World {
                 .split('|')
                 .any(|name| text.contains(&format!("'{name}'")))
         };
+        // A server-named queue exists as long as its connection, as `check_routed` says, and the client
+        // writes its current name.
+        if text.contains("no queue 'amq.gen-") && !plan.has(Feature::Internal) {
+            return false;
+        }
         match &pending.request {
-            Request::Queue(name) | Request::Count(name) | Request::Done(name) => names(name),
+            Request::DeclareQueue(name)
+            | Request::PurgeOrDelete(name)
+            | Request::ChangeTopology(name) => names(name),
             Request::Get { queue, .. } | Request::Consume { queue, .. } => names(queue),
-            // Its consumer could not be restarted: the queue is gone, another consumer is
+            // The consumer could not be started again: the queue was deleted, another consumer is
             // exclusive, or the lost connection still owns the queue when the retries end.
             Request::Qos(_) => {
                 matches!(
@@ -371,41 +343,41 @@ impl World {
                     ReplyCode::NOT_FOUND | ReplyCode::ACCESS_REFUSED | ReplyCode::RESOURCE_LOCKED
                 )
             }
-            Request::Publish(_) => code == ReplyCode::NOT_FOUND,
-            Request::Call(_) => code == ReplyCode::NOT_FOUND,
-            Request::Finish { .. } | Request::Unconfirmed(_) => false,
-            // The channel of the consumer was closed while it was restarted.
+            Request::Publish(_) | Request::Call(_) => code == ReplyCode::NOT_FOUND,
+            Request::EndTransaction { .. } | Request::Unconfirmed(_) => false,
+            // The broker closed the channel of the consumer while it was started again.
             Request::Cancel(_) => plan.has(Feature::Qos) || plan.has(Feature::Recover),
-            Request::Connect | Request::Close | Request::Begin => false,
+            Request::Connect | Request::Close | Request::BeginTransaction => false,
         }
     }
 
     /// Returns `true` if a session may have lost its connection.
     pub(crate) fn may_have_broken(&mut self, client: usize) -> bool {
         self.session(client)
-            .is_none_or(|session| session.break_reason.is_some())
+            .is_none_or(|session| session.may_have_broken())
     }
 
     /// Checks that no promise is pending longer than its deadline allows.
     pub(crate) fn check_deadlines(&mut self) -> Checked {
         let (now, plan) = (self.now, self.plan);
         for session in self.clients.iter().flatten() {
-            for pending in session.pending.values() {
+            for (_, pending) in session.pending() {
                 let limit = match pending.request {
-                    // It may be retried repeatedly.
-                    Request::Connect if session.recovers => continue,
-                    Request::Publish(_) if session.recovers && plan.has(Feature::Republish) => {
+                    // The client may dial, or republish, again and again.
+                    Request::Connect if session.recovers() => continue,
+                    Request::Publish(_) if session.recovers() && plan.has(Feature::Republish) => {
                         continue;
                     }
                     Request::Connect => plan.handshake_timeout(),
                     Request::Close => plan.close_timeout(),
-                    // It may be delayed first.
+                    // The publish may be queued for one timeout, and then wait for its confirm for
+                    // another.
                     Request::Publish(_) => plan.request_timeout().mul_f32(2.2),
                     _ => plan.request_timeout(),
                 };
                 let waited = now - pending.since;
                 ensure(
-                    waited <= limit + session.slept + Duration::from_millis(1),
+                    waited <= limit + session.slept() + Duration::from_millis(1),
                     || {
                         format!(
                             "I2/I10: {:?} of session {} is pending for {waited:?}",
@@ -419,6 +391,7 @@ impl World {
     }
 }
 
+/// Describes a reply for the trace of a seed.
 fn name_of(reply: &Reply) -> String {
     match reply {
         Reply::Delivery(Some(got)) => {
@@ -426,7 +399,7 @@ fn name_of(reply: &Reply) -> String {
             format!("delivery {} of message {id:?}", got.delivered.tag)
         }
         Reply::Connected(_) => "connected".into(),
-        // The correlation id differs each time.
+        // The correlation id of the reply differs between two runs of a seed.
         Reply::Message(reply) => format!("the reply {:?}", crate::observer::id_of(reply.body())),
         reply => format!("{reply:?}"),
     }

@@ -1,9 +1,9 @@
-//! The application's use of deliveries: it takes, settles, keeps and drops them.
+//! What applications do with deliveries: they take, settle, keep and drop them.
 
 use crate::checker::{Checked, Violation, ensure};
-use crate::pending::{Consumer, Unsettled};
+use crate::pending::{Consumer, SentSettlement, Unsettled};
 use crate::plan::Feature;
-use crate::publishes::id_of_copy;
+use crate::publish_observer::id_of_copy;
 use crate::random::Random;
 use crate::world::World;
 use puka::machine::{ConsumerId, Delivered, Ended, Settle};
@@ -11,7 +11,7 @@ use puka::{Error, Peer};
 use std::collections::VecDeque;
 
 impl World {
-    /// Checks a delivery that the application takes.
+    /// Records and checks a delivery that the application takes.
     pub(crate) fn receive(
         &mut self,
         client: usize,
@@ -24,28 +24,26 @@ impl World {
         let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut) else {
             return Ok(());
         };
-        let has_ended = consumer.is_some_and(|consumer| {
-            session
-                .machine
-                .consumer(consumer)
-                .and_then(|it| it.ended())
-                .is_some()
+        let has_ended = consumer.is_some_and(|id| {
+            let found = session.machine.consumer(id);
+            found.is_some_and(|found| found.ended().is_some())
         });
-        let alive = session.is_sound() && !has_ended;
-        let transport = (!session.machine.is_down()).then_some(session.transports);
-        let (copy, place) =
+        let is_live = session.is_sound() && !has_ended;
+        let transport = session.transport_number();
+        let (redelivered, message) = (delivered.redelivered, &delivered.message);
+        let (copy, position) =
             self.checker
-                .delivered(queue, delivered.redelivered, alive, &delivered.message)?;
+                .record_delivery(queue, redelivered, is_live, message)?;
         let id = id_of_copy(copy);
         if let Some(found) = consumer.and_then(|consumer| session.consumers.get_mut(&consumer))
             && !delivered.redelivered
-            && place.is_some()
+            && position.is_some()
         {
-            let in_order = found.last_place < place;
+            let in_order = found.last_position < position;
             ensure(in_order, || {
                 format!("message {id} of {queue} was delivered out of order")
             })?;
-            found.last_place = place;
+            found.last_position = position;
         }
         if delivered.message.properties().reply_to.is_some() {
             self.reply_to(client, id, &delivered.message)?;
@@ -61,58 +59,54 @@ impl World {
             queue: queue.to_owned(),
             copy,
             consumer,
-            stale: false,
+            settled_with_later: false,
             transport,
         });
-        if let Some(consumer) = consumer {
-            let of_it = |unsettled: &&Unsettled| {
-                unsettled.consumer == Some(consumer)
-                    && !unsettled.stale
+        if let Some(id) = consumer {
+            let is_counted = |unsettled: &&Unsettled| {
+                unsettled.consumer == Some(id)
+                    && !unsettled.settled_with_later
                     && unsettled.transport == transport
             };
-            let unsettled = session.unsettled.iter().filter(of_it).count();
-            let most = session
-                .consumers
-                .get(&consumer)
-                .map_or(0, |consumer| usize::from(consumer.prefetch));
-            let within =
-                most == 0 || unsettled <= most || transport.is_none() || plan.has(Feature::Qos);
-            ensure(within, || {
-                format!("{unsettled} unsettled deliveries with a prefetch count of {most}")
+            let unsettled = session.unsettled.iter().filter(is_counted).count();
+            let consumer = session.consumers.get(&id);
+            let prefetch = consumer.map_or(0, |consumer| usize::from(consumer.prefetch));
+            let is_within = prefetch == 0
+                || unsettled <= prefetch
+                || transport.is_none()
+                || plan.has(Feature::Qos);
+            ensure(is_within, || {
+                format!("{unsettled} unsettled deliveries with a prefetch count of {prefetch}")
             })?;
         }
         Ok(())
     }
 
-    /// Takes deliveries of consumers.
+    /// Takes deliveries of a random consumer that was notified.
     pub(crate) fn take(&mut self, client: usize, random: &mut Random) -> Checked {
         let Some(session) = self.session(client) else {
             return Ok(());
         };
-        let awake: Vec<ConsumerId> = session
+        let notified: Vec<ConsumerId> = session
             .consumers
             .iter()
-            .filter(|(_, consumer)| consumer.awake)
+            .filter(|(_, consumer)| consumer.notified)
             .map(|(id, _)| *id)
             .collect();
-        let Some(&id) = random.pick(&awake) else {
+        let Some(&id) = random.pick(&notified) else {
             return Ok(());
         };
         self.take_from(client, id, 1 + random.below(8)).map(|_| ())
     }
 
-    /// Takes deliveries of a consumer. Returns `false` if no more are available.
-    pub(crate) fn take_from(
-        &mut self,
-        client: usize,
-        id: ConsumerId,
-        most: usize,
-    ) -> Checked<bool> {
+    /// Takes at most this many deliveries of a consumer. Returns `false` if none was available; then
+    /// the consumer may have ended.
+    pub(crate) fn take_from(&mut self, client: usize, id: ConsumerId, max: usize) -> Checked<bool> {
         let Some(session) = self.session(client) else {
             return Ok(false);
         };
         let mut taken = VecDeque::new();
-        session.machine.take_deliveries(id, most, &mut taken);
+        session.machine.take_deliveries(id, max, &mut taken);
         let Some(consumer) = session.consumers.get_mut(&id) else {
             return Ok(false);
         };
@@ -123,7 +117,7 @@ impl World {
                 .consumer(id)
                 .and_then(|it| it.ended())
                 .cloned();
-            consumer.awake = false;
+            consumer.notified = false;
             if let Some(ended) = ended {
                 let Some(consumer) = session.consumers.remove(&id) else {
                     return Ok(false);
@@ -132,7 +126,7 @@ impl World {
                 if matches!(ended, Ended::ChannelClosed(_)) {
                     session.broken_consumers.insert(id);
                 }
-                session.record.mark_uncertain(&queue);
+                session.declared.mark_uncertain(&queue);
                 self.note(client, || format!("{id:?} has ended: {ended:?}"));
                 self.check_ended(client, &consumer, &ended)?;
             }
@@ -145,10 +139,11 @@ impl World {
             })?;
             self.receive(client, &queue, Some(id), delivered)?;
         }
-        self.events(client)?;
+        self.handle_events(client)?;
         Ok(true)
     }
 
+    /// Checks that there is a reason for the end of a consumer.
     fn check_ended(&mut self, client: usize, consumer: &Consumer, ended: &Ended) -> Checked {
         let Consumer {
             queue,
@@ -156,32 +151,36 @@ impl World {
             ended_after,
             ..
         } = consumer;
-        let was_patient = ended_after.is_some_and(|after| after >= self.plan.patience());
-        // It may have been refused when its prefetch count was changed.
+        let was_retried = ended_after.is_some_and(|after| after >= self.plan.consumer_retry_time());
+        // For a new prefetch count, the client may start the consumer again, and the broker may refuse
+        // that.
         let is_resized = !exclusive && self.plan.has(Feature::Qos);
-        let may_be_missing = self.may_have_broken(client);
-        let closing = self.session(client).is_some_and(|session| session.closing);
+        let may_have_broken = self.may_have_broken(client);
+        let closing = self
+            .session(client)
+            .is_some_and(|session| session.is_closing());
         let holds = match ended {
             Ended::Cancelled => true,
             Ended::CancelledByServer => {
                 let plan = &self.plan;
-                let may_be = [
+                let reasons = [
                     Feature::OutsideDelete,
                     Feature::Churn,
                     Feature::DeletedAtLoss,
                     Feature::Expel,
                 ];
-                may_be.iter().any(|it| plan.has(*it)) || queue.starts_with(['a', 'x'])
+                reasons.iter().any(|it| plan.has(*it)) || queue.starts_with(['a', 'x'])
             }
-            // It could not be restarted, because there were fewer channels than consumers.
+            // The consumer was not started again, because there were fewer channels than consumers.
             Ended::ChannelClosed(Error::ChannelLimit) => self.plan.has(Feature::FewerChannels),
             Ended::ChannelClosed(error @ (Error::AccessRefused(_) | Error::ResourceLocked(_))) => {
-                ensure(was_patient || is_resized, || {
+                ensure(was_retried || is_resized, || {
                     format!("a consumer of {queue} was given up too early: {error}")
                 })?;
                 true
             }
-            // Its queue was gone when its prefetch count was changed.
+            // The consumer was started again, for a new prefetch count or after a loss, and the broker
+            // refused that. Or a delivery was not acknowledged in time.
             Ended::ChannelClosed(error) => {
                 [Feature::Qos, Feature::Recover, Feature::Overdue]
                     .iter()
@@ -191,7 +190,7 @@ impl World {
                         .is_some_and(|fault| fault.found_by == Peer::Server)
             }
             Ended::ConnectionBroken(Error::Closed) => closing,
-            Ended::ConnectionBroken(_) => may_be_missing,
+            Ended::ConnectionBroken(_) => may_have_broken,
             _ => false,
         };
         ensure(holds, || {
@@ -199,7 +198,7 @@ impl World {
         })
     }
 
-    /// Settles one of the application's deliveries.
+    /// Settles one of the application's deliveries in a random way.
     pub(crate) fn settle(&mut self, client: usize, random: &mut Random) -> Checked {
         let plan = self.plan;
         let Some(session) = self.session(client) else {
@@ -213,11 +212,11 @@ impl World {
         } else {
             random.below(session.unsettled.len())
         };
-        let is_got = session
+        let is_from_get = session
             .unsettled
             .get(index)
             .is_some_and(|unsettled| unsettled.consumer.is_none());
-        if plan.has(Feature::Hoard) && is_got && random.chance(90) {
+        if plan.has(Feature::Hoard) && is_from_get && random.chance(90) {
             return Ok(());
         }
         let multiple = plan.has(Feature::Multiple) && random.chance(40);
@@ -230,6 +229,7 @@ impl World {
         self.settle_this(client, index, how)
     }
 
+    /// Settles the unsettled delivery at an index, and checks the result.
     pub(crate) fn settle_this(&mut self, client: usize, index: usize, how: Settle) -> Checked {
         let Some(session) = self.session(client) else {
             return Ok(());
@@ -237,24 +237,26 @@ impl World {
         let unsettled = session.unsettled.remove(index);
         let settled = session.machine.settle(&unsettled.delivered, how);
         let (id, consumer) = (id_of_copy(unsettled.copy), unsettled.consumer);
-        let is_old = unsettled.transport != Some(session.transports) || session.machine.is_down();
+        let is_stale =
+            unsettled.transport.is_none() || unsettled.transport != session.transport_number();
         self.note(client, || {
             format!("settles message {id} of {consumer:?}: {how:?}: {settled:?}")
         });
         match settled {
             Ok(()) => {
-                ensure(!unsettled.stale, || {
+                ensure(!unsettled.settled_with_later, || {
                     format!("message {id} was settled twice")
                 })?;
-                ensure(!is_old, || {
+                ensure(!is_stale, || {
                     format!("I6: message {id} of a lost connection was settled")
                 })?;
             }
-            Err(Error::Stale) if is_old => return Ok(()),
+            Err(Error::Stale) if is_stale => return Ok(()),
             Err(Error::Stale) => {
-                let overdue = self.checker.is_overdue(id);
-                let ended = overdue || self.may_be_stale(client, consumer);
-                return ensure(unsettled.stale || ended, || {
+                let has_reason = unsettled.settled_with_later
+                    || self.checker.is_overdue(id)
+                    || self.may_have_ended(client, consumer);
+                return ensure(has_reason, || {
                     format!("message {id} is stale without a reason")
                 });
             }
@@ -264,58 +266,57 @@ impl World {
                 )));
             }
         }
-        let (multiple, gone) = match how {
+        let (multiple, is_final) = match how {
             Settle::Ack { multiple } => (multiple, true),
             Settle::Nack { multiple, requeue } => (multiple, !requeue),
             Settle::Reject { requeue } => (false, !requeue),
         };
-        let mut settled = vec![(unsettled.queue, unsettled.copy)];
-        let Some(session) = self.session(client) else {
+        let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut) else {
             return Ok(());
         };
+        let mut settled = vec![(unsettled.queue, unsettled.copy)];
         if multiple && consumer.is_some() {
-            let tag = unsettled.delivered.tag;
-            let earlier = session.unsettled.iter_mut();
-            for other in earlier
-                .filter(|other| {
-                    other.consumer == consumer && other.transport == unsettled.transport
-                })
-                .filter(|other| other.delivered.tag < tag && !other.stale)
-            {
-                other.stale = true;
-                settled.push((other.queue.clone(), other.copy));
+            for earlier in &mut session.unsettled {
+                if earlier.consumer == consumer
+                    && earlier.transport == unsettled.transport
+                    && earlier.delivered.tag < unsettled.delivered.tag
+                    && !earlier.settled_with_later
+                {
+                    earlier.settled_with_later = true;
+                    settled.push((earlier.queue.clone(), earlier.copy));
+                }
             }
         }
-        if gone {
-            let settled: Vec<_> = settled
-                .iter()
-                .map(|(queue, copy)| self.checker.settles(queue, *copy))
-                .collect();
-            if let Some(session) = self.session(client) {
-                session
-                    .settled
-                    .extend(settled.into_iter().map(|settled| (consumer, settled)));
+        if is_final {
+            for (queue, copy) in settled {
+                let settlement = self.checker.record_settlement(&queue, copy);
+                session.sent_settlements.push(SentSettlement {
+                    consumer,
+                    settlement,
+                });
             }
         }
-        self.events(client)
+        self.handle_events(client)
     }
 
-    fn may_be_stale(&mut self, client: usize, consumer: Option<ConsumerId>) -> bool {
+    /// Returns `true` if the channel of a delivery to this consumer may have been closed.
+    fn may_have_ended(&mut self, client: usize, consumer: Option<ConsumerId>) -> bool {
         let Some(session) = self.session(client) else {
             return true;
         };
-        let ended = |consumer: ConsumerId| {
-            session.broken_consumers.contains(&consumer)
+        let has_lost_channel = |id: ConsumerId| {
+            let found = session.machine.consumer(id);
+            session.broken_consumers.contains(&id)
                 || matches!(
-                    session.machine.consumer(consumer).and_then(|it| it.ended()),
+                    found.and_then(|found| found.ended()),
                     Some(Ended::ChannelClosed(_))
                 )
         };
-        session.machine.why_closed().is_some() || consumer.is_some_and(ended)
+        session.machine.why_closed().is_some() || consumer.is_some_and(has_lost_channel)
     }
 
-    /// Drops a delivery without settling it.
-    pub(crate) fn give_back(&mut self, client: usize, random: &mut Random) -> Checked {
+    /// Drops a random delivery without settling it.
+    pub(crate) fn drop_delivery(&mut self, client: usize, random: &mut Random) -> Checked {
         let Some(session) = self.session(client) else {
             return Ok(());
         };
@@ -329,6 +330,6 @@ impl World {
         self.note(client, || {
             format!("drops message {}", id_of_copy(unsettled.copy))
         });
-        self.events(client)
+        self.handle_events(client)
     }
 }

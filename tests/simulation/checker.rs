@@ -1,24 +1,24 @@
-//! The outcome of every message: compares the broker's log with the results that the publisher and
-//! the consumers received.
+//! The record of every message: compares the broker's log with the outcomes that the publishers
+//! received, and with the deliveries that the consumers took.
 
 use crate::observer::{body_of, id_of};
-use crate::publishes::{ReceivedPublish, attempt_of, copy_of, id_of_copy};
+use crate::publish_observer::{ReceivedPublish, attempt_of, copy_of, id_of_copy};
 use puka::Message as Received;
 use puka_test_broker::Broker;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A fact that must never occur.
+/// The description of a fact that must never occur.
 #[derive(Clone, Debug)]
 pub(crate) struct Violation(pub(crate) String);
 
 pub(crate) type Checked<T = ()> = Result<T, Violation>;
 
-/// Returns a violation if a fact does not hold.
-pub(crate) fn ensure(holds: bool, what: impl FnOnce() -> String) -> Checked {
+/// Returns a violation with this description unless a condition holds.
+pub(crate) fn ensure(holds: bool, description: impl FnOnce() -> String) -> Checked {
     if holds {
         Ok(())
     } else {
-        Err(Violation(what()))
+        Err(Violation(description()))
     }
 }
 
@@ -28,73 +28,85 @@ pub(crate) enum PublishOutcome {
     Confirmed,
     Returned,
     Nacked,
-    /// The client claims that the message never reached a queue.
+    /// The publish failed, and the client claims that the broker did not accept the message.
     Refused(String),
+    /// The broker may have accepted the message or not.
     Unknown,
 }
 
+/// A message that an application has published.
 #[derive(Debug)]
 struct Message {
     exchange: String,
     key: String,
     mandatory: bool,
     persistent: bool,
+    /// The size of the body.
     bytes: usize,
     outcome: Option<PublishOutcome>,
-    /// The broker's log contains it.
+    /// The broker's log contains the message.
     accepted: bool,
-    /// It was republished, so that it may have several outcomes.
-    again: bool,
+    /// The client sent the message more than once, so the broker may have handled each copy
+    /// differently.
+    republished: bool,
+    /// The broker returned the message.
     returned: bool,
-    /// Stuck queues that it was routed to, so that the broker has not confirmed it.
-    stuck: BTreeSet<String>,
-    /// A broker accepted it and routed it to no queue.
+    /// The stuck queues that the message was routed to. The broker confirms it when they resume.
+    stuck_queues: BTreeSet<String>,
+    /// A broker accepted the message and routed it to no queue.
     unrouted: bool,
-    /// The call to which it is the reply.
+    /// The id of the call to which the message is the reply.
     replies_to: Option<u64>,
 }
 
-/// A message in one queue.
+/// A copy of a message in one queue.
 #[derive(Debug, Default)]
 struct Copy {
+    /// The number of deliveries that applications have taken.
     deliveries: usize,
-    /// It may be missing from the queue.
+    /// The copy may be missing from the queue.
     may_be_missing: bool,
-    /// It was certainly acknowledged.
-    gone: bool,
+    /// The broker has received an acknowledgement of the copy.
+    acknowledged: bool,
 }
 
-/// A settlement that the broker may not have received yet.
+/// An ack or a rejection, after which the broker must not deliver the message again.
 #[derive(Clone, Debug)]
-pub(crate) struct Settled {
-    pub(crate) queue: String,
-    pub(crate) copy: u64,
-    /// The number of its deliveries at that time.
+pub(crate) struct Settlement {
+    queue: String,
+    copy: u64,
+    /// The number of the copy's deliveries when it was settled.
     deliveries: usize,
 }
 
+/// All messages of a world, and what the broker and the applications have done with them.
 #[derive(Debug, Default)]
 pub(crate) struct MessageChecker {
+    /// The messages by their ids.
     messages: Vec<Message>,
+    /// The copies in queues, by the name of the queue and the number of the copy.
     copies: BTreeMap<(String, u64), Copy>,
     /// The number of entries already read from the broker's log.
-    logged: usize,
+    read_log_entries: usize,
     /// The position of each copy among all that any broker accepted.
-    places: BTreeMap<u64, usize>,
+    positions: BTreeMap<u64, usize>,
     /// Copies that a broker received, accepted or not.
     received: BTreeSet<u64>,
     /// The last message that was received for each transport, channel and exchange.
-    last: BTreeMap<(usize, usize, String), u64>,
-    /// Messages whose channel was closed before they were acknowledged, so that their next delivery
-    /// crosses an acknowledgement.
+    last_received: BTreeMap<(usize, usize, String), u64>,
+    /// Messages whose channel the broker closed before they were acknowledged. Their
+    /// acknowledgement may cross their next delivery.
     overdue: BTreeSet<u64>,
-    /// Stuck queues.
-    pub(crate) stuck: BTreeSet<String>,
+    /// The queues that are stuck now.
+    pub(crate) stuck_queues: BTreeSet<String>,
+    /// The number of deliveries that applications have taken.
     pub(crate) deliveries: usize,
-    pub(crate) confirmed: usize,
+    /// The number of publishes that have an outcome.
+    pub(crate) completed_publishes: usize,
 }
 
-/// Returns `true` for queues that may lose messages.
+/// Returns `true` for the name of a queue that may lose messages: `a0`, `x0`, `d0` and `t0` (see
+/// `topology.rs`), server-named queues, and the pseudo-queue of replies.
 pub(crate) fn may_lose_messages(queue: &str) -> bool {
     queue.starts_with(['a', 'x', 'd', 't'])
         || queue.contains("reply-to")
@@ -106,12 +118,21 @@ pub(crate) fn is_server_named(name: &[u8]) -> bool {
     name.starts_with(b"amq.gen-")
 }
 
+/// Returns `true` if a routing key is the expected one. Any name of a server-named queue is equal to
+/// any other.
 fn is_key(key: &[u8], expected: &str) -> bool {
     key == expected.as_bytes() || is_server_named(key) && is_server_named(expected.as_bytes())
 }
 
 impl MessageChecker {
-    pub(crate) fn publishes(&mut self, to: (&str, &str), flags: (bool, bool), bytes: usize) -> u64 {
+    /// Records a message before it is published to an exchange and a routing key. The flags are
+    /// `mandatory` and `persistent`. Returns the id of the message.
+    pub(crate) fn record_publish(
+        &mut self,
+        to: (&str, &str),
+        flags: (bool, bool),
+        bytes: usize,
+    ) -> u64 {
         let (mandatory, persistent) = flags;
         self.messages.push(Message {
             exchange: to.0.to_owned(),
@@ -121,15 +142,16 @@ impl MessageChecker {
             bytes,
             outcome: None,
             accepted: false,
-            again: false,
+            republished: false,
             returned: false,
-            stuck: BTreeSet::new(),
+            stuck_queues: BTreeSet::new(),
             unrouted: false,
             replies_to: None,
         });
         self.messages.len() as u64 - 1
     }
 
+    /// Returns the message with an id.
     fn message(&mut self, id: u64) -> Checked<&mut Message> {
         let found = self.messages.get_mut(id as usize);
         found.ok_or_else(|| Violation(format!("message {id} was never published")))
@@ -137,25 +159,25 @@ impl MessageChecker {
 
     /// Reads the new entries of the broker's log.
     pub(crate) fn sync(&mut self, broker: &Broker) -> Checked {
-        for published in broker.published().skip(self.logged) {
-            let place = self.places.len();
-            self.logged += 1;
+        for published in broker.published().skip(self.read_log_entries) {
+            let position = self.positions.len();
+            self.read_log_entries += 1;
             let attempt = attempt_of(&published.properties());
             let id =
                 id_of(&published.body).ok_or_else(|| Violation("a body without an id".into()))?;
             let copy = copy_of(id, attempt);
-            let is_first = self.places.insert(copy, place).is_none();
+            let is_first = self.positions.insert(copy, position).is_none();
             ensure(is_first, || {
                 format!("message {id} reached the broker twice and is not flagged")
             })?;
             let stuck = published
                 .queues
                 .iter()
-                .filter(|queue| self.stuck.contains(*queue))
+                .filter(|queue| self.stuck_queues.contains(*queue))
                 .cloned();
             let stuck: Vec<String> = stuck.collect();
             let message = self.message(id)?;
-            message.stuck.extend(stuck);
+            message.stuck_queues.extend(stuck);
             message.unrouted = published.queues.is_empty();
             let bytes = message.bytes;
             ensure(published.body == body_of(id, bytes), || {
@@ -174,8 +196,8 @@ impl MessageChecker {
         Ok(())
     }
 
-    /// Records a publish that a broker received.
-    pub(crate) fn received_publish(
+    /// Records a publish that a broker received, and checks that no message overtook it.
+    pub(crate) fn record_received_publish(
         &mut self,
         transport: usize,
         received: &ReceivedPublish,
@@ -185,13 +207,13 @@ impl MessageChecker {
         ensure(is_first, || {
             format!("message {id} was sent twice and is not flagged")
         })?;
-        self.message(id)?.again |= received.copy != id;
-        let Some(turn) = received.ordered_channel else {
+        self.message(id)?.republished |= received.copy != id;
+        let Some(channel) = received.ordered_channel else {
             return Ok(());
         };
         match self
-            .last
-            .insert((transport, turn, received.exchange.clone()), id)
+            .last_received
+            .insert((transport, channel, received.exchange.clone()), id)
         {
             Some(earlier) if earlier >= id => Err(Violation(format!(
                 "message {id} overtook message {earlier} of the same exchange"
@@ -201,34 +223,32 @@ impl MessageChecker {
     }
 
     /// Checks that the broker has received a message by now.
-    pub(crate) fn arrived(&self, id: u64) -> Checked {
+    pub(crate) fn check_received(&self, id: u64) -> Checked {
         ensure(self.received.contains(&id), || {
-            format!("message {id} was pending and never arrived")
+            format!("message {id} was written before the close and did not reach the broker")
         })
     }
 
     /// Records that a message is the reply to a call.
-    pub(crate) fn replies(&mut self, id: u64, call: u64) -> Checked {
+    pub(crate) fn record_reply(&mut self, id: u64, call: u64) -> Checked {
         self.message(id)?.replies_to = Some(call);
         Ok(())
     }
 
     /// Checks the reply that a caller received.
-    pub(crate) fn replied(&mut self, call: u64, reply: &Received) -> Checked {
+    pub(crate) fn check_reply(&mut self, call: u64, reply: &Received) -> Checked {
         let id = id_of(reply.body()).ok_or_else(|| Violation("a reply without an id".into()))?;
-        let of = self.message(id)?.replies_to;
-        ensure(of == Some(call), || {
-            format!("call {call} received the reply to {of:?}")
+        let replies_to = self.message(id)?.replies_to;
+        ensure(replies_to == Some(call), || {
+            format!("call {call} received the reply to {replies_to:?}")
         })?;
-        self.message(call)?.accepted.then_some(()).ok_or_else(|| {
-            Violation(format!(
-                "I1: call {call} has a reply and did not reach the broker"
-            ))
+        ensure(self.message(call)?.accepted, || {
+            format!("I1: call {call} has a reply and did not reach the broker")
         })
     }
 
     /// Checks that an accepted message to a server-named queue was routed to it.
-    pub(crate) fn reached(&mut self, id: u64) -> Checked {
+    pub(crate) fn check_routed(&mut self, id: u64) -> Checked {
         let Message { key, unrouted, .. } = self.message(id)?;
         ensure(!(*unrouted && is_server_named(key.as_bytes())), || {
             format!(
@@ -243,66 +263,68 @@ impl MessageChecker {
         ensure(message.outcome.is_none(), || {
             format!("message {id} was completed twice")
         })?;
-        // Another attempt may have been routed elsewhere.
-        let too_early =
-            outcome == PublishOutcome::Confirmed && !message.again && !message.stuck.is_empty();
+        // Another copy of a republished message may have been routed elsewhere.
+        let too_early = outcome == PublishOutcome::Confirmed
+            && !message.republished
+            && !message.stuck_queues.is_empty();
         ensure(!too_early, || {
             format!(
                 "I1: message {id} is confirmed, and {:?} has not confirmed it",
-                message.stuck
+                message.stuck_queues
             )
         })?;
         message.outcome = Some(outcome);
-        self.confirmed += 1;
+        self.completed_publishes += 1;
         self.check_outcome(id)
     }
 
+    /// Checks that the outcome of a message agrees with what the broker did.
     fn check_outcome(&mut self, id: u64) -> Checked {
+        let message = self.message(id)?;
         let Message {
-            outcome,
             accepted,
-            again,
+            republished,
             mandatory,
             returned,
             ..
-        } = self.message(id)?;
-        let (accepted, again, mandatory, returned) = (*accepted, *again, *mandatory, *returned);
-        match outcome.clone() {
+        } = *message;
+        match &message.outcome {
             None | Some(PublishOutcome::Unknown) => Ok(()),
             Some(PublishOutcome::Confirmed) => {
                 // The broker does not log replies.
-                let accepted = accepted || self.message(id)?.replies_to.is_some();
+                let accepted = accepted || message.replies_to.is_some();
                 ensure(accepted, || {
                     format!("I1: message {id} is confirmed and the broker does not have it")
                 })?;
-                ensure(!returned || again, || {
+                ensure(!returned || republished, || {
                     format!("I3: message {id} was returned and is confirmed")
                 })
             }
             Some(PublishOutcome::Returned) => ensure(returned && mandatory, || {
                 format!("I3: message {id} was reported as returned and was not")
             }),
-            Some(PublishOutcome::Nacked) => ensure(!accepted || again, || {
+            Some(PublishOutcome::Nacked) => ensure(!accepted || republished, || {
                 format!("message {id} is nacked and the broker has it")
             }),
             Some(PublishOutcome::Refused(why)) => {
-                // An earlier attempt may be in the broker's log, so only the broker's own error is
-                // a valid result then.
-                let known = why.contains("NOT_FOUND");
-                ensure(!accepted || again && known, || {
+                // The broker may have accepted an earlier copy of a republished message. The client
+                // may then report only an error of the broker itself.
+                let is_from_broker = why.contains("NOT_FOUND");
+                ensure(!accepted || republished && is_from_broker, || {
                     format!("message {id} is refused ({why}) and the broker has it")
                 })
             }
         }
     }
 
-    pub(crate) fn returned(&mut self, id: u64) -> Checked {
+    /// Records that the broker returned a message.
+    pub(crate) fn record_return(&mut self, id: u64) -> Checked {
         self.message(id)?.returned = true;
         Ok(())
     }
 
     /// Checks a returned message that its publisher received.
-    pub(crate) fn came_back(&mut self, id: u64, received: &Received) -> Checked {
+    pub(crate) fn check_returned_message(&mut self, id: u64, received: &Received) -> Checked {
         let bytes = self.message(id)?.bytes;
         ensure(received.body() == body_of(id, bytes), || {
             format!(
@@ -312,8 +334,8 @@ impl MessageChecker {
         })
     }
 
-    /// Excuses everything in a queue that was purged or deleted.
-    pub(crate) fn clear(&mut self, queue: &str) {
+    /// Allows all copies to be missing from a queue, because it was purged or deleted.
+    pub(crate) fn allow_all_missing(&mut self, queue: &str) {
         let all = self
             .copies
             .range_mut((queue.to_owned(), 0)..=(queue.to_owned(), u64::MAX));
@@ -321,16 +343,16 @@ impl MessageChecker {
     }
 
     /// Records that a stuck queue resumes.
-    pub(crate) fn released(&mut self, queue: &str) {
-        self.messages
-            .iter_mut()
-            .for_each(|message| message.stuck.retain(|stuck| stuck != queue));
+    pub(crate) fn record_release(&mut self, queue: &str) {
+        for message in &mut self.messages {
+            message.stuck_queues.remove(queue);
+        }
     }
 
-    /// Records a restart of the broker.
-    pub(crate) fn restart(&mut self, broker: &Broker) {
+    /// Records a restart of the broker, which loses transient queues and messages.
+    pub(crate) fn record_restart(&mut self, broker: &Broker) {
         for queue in broker.queues().into_iter().filter(|queue| !queue.durable) {
-            self.clear(&queue.name);
+            self.allow_all_missing(&queue.name);
         }
         let messages = &self.messages;
         let lost = self
@@ -341,21 +363,24 @@ impl MessageChecker {
     }
 
     /// Records that a broker without any state replaces the current one.
-    pub(crate) fn wipe(&mut self) {
+    pub(crate) fn record_wipe(&mut self) {
         self.copies
             .values_mut()
             .for_each(|copy| copy.may_be_missing = true);
-        self.messages
-            .iter_mut()
-            .for_each(|message| message.stuck.clear());
-        self.logged = 0;
+        for message in &mut self.messages {
+            message.stuck_queues.clear();
+        }
+        self.read_log_entries = 0;
     }
 
-    /// Records messages whose deliveries the broker requeued.
-    pub(crate) fn overdue(&mut self, mut ids: BTreeSet<u64>) {
+    /// Records messages whose deliveries the broker requeued, because they were not acknowledged in
+    /// time.
+    pub(crate) fn record_overdue(&mut self, mut ids: BTreeSet<u64>) {
         self.overdue.append(&mut ids);
     }
 
+    /// Returns `true` if the broker has requeued a delivery of the message that was not acknowledged
+    /// in time.
     pub(crate) fn is_overdue(&self, id: u64) -> bool {
         self.overdue.contains(&id)
     }
@@ -368,20 +393,21 @@ impl MessageChecker {
             .may_be_missing = true;
     }
 
-    /// Records a delivery that the application took. Returns the id of its copy, and its position
-    /// among all for checking the order. A delivery that arrived before its consumer ended may
-    /// meanwhile have gone to another consumer, so it counts only if its consumer is `alive`.
-    pub(crate) fn delivered(
+    /// Records a delivery that the application took. Returns the number of its copy, and the
+    /// position of the copy among all accepted ones, for checking the order. A delivery that arrived
+    /// before its consumer ended may meanwhile have gone to another consumer. It counts only if its
+    /// consumer `is_live`.
+    pub(crate) fn record_delivery(
         &mut self,
         queue: &str,
         redelivered: bool,
-        alive: bool,
+        is_live: bool,
         received: &Received,
     ) -> Checked<(u64, Option<usize>)> {
         let id =
             id_of(received.body()).ok_or_else(|| Violation("a delivery without an id".into()))?;
         let number = copy_of(id, attempt_of(&received.properties()));
-        let place = self.places.get(&number).copied();
+        let position = self.positions.get(&number).copied();
         let Message {
             bytes,
             exchange,
@@ -389,7 +415,7 @@ impl MessageChecker {
             outcome,
             ..
         } = self.message(id)?;
-        let (bytes, refused) = (*bytes, matches!(outcome, Some(PublishOutcome::Nacked)));
+        let (bytes, nacked) = (*bytes, matches!(outcome, Some(PublishOutcome::Nacked)));
         let key_holds = is_key(received.routing_key().as_bytes(), key);
         let address_holds = received.exchange() == *exchange && key_holds;
         ensure(address_holds, || {
@@ -399,9 +425,9 @@ impl MessageChecker {
             format!("message {id} was delivered with another body")
         })?;
         self.deliveries += 1;
-        let place = if refused { None } else { place };
-        if !alive {
-            return Ok((number, place));
+        let position = if nacked { None } else { position };
+        if !is_live {
+            return Ok((number, position));
         }
         let copy = self
             .copies
@@ -410,7 +436,7 @@ impl MessageChecker {
                 may_be_missing: true,
                 ..Copy::default()
             });
-        ensure(!copy.gone, || {
+        ensure(!copy.acknowledged, || {
             format!("message {id} is acknowledged and was delivered again from {queue}")
         })?;
         ensure(
@@ -422,40 +448,41 @@ impl MessageChecker {
             },
         )?;
         copy.deliveries += 1;
-        Ok((number, place))
+        Ok((number, position))
     }
 
-    /// Records a settlement after which the message must not be delivered again.
-    pub(crate) fn settles(&mut self, queue: &str, copy: u64) -> Settled {
+    /// Records a settlement that an application has made.
+    pub(crate) fn record_settlement(&mut self, queue: &str, copy: u64) -> Settlement {
         let found = self.copies.entry((queue.to_owned(), copy)).or_default();
         found.may_be_missing = true;
-        Settled {
+        Settlement {
             queue: queue.to_owned(),
             copy,
             deliveries: found.deliveries,
         }
     }
 
-    /// Records that the broker received this settlement.
-    pub(crate) fn settled(&mut self, settled: &Settled) -> Checked {
-        let Settled {
+    /// Records that the broker received a settlement, and checks that it has not delivered the
+    /// message again since the settlement.
+    pub(crate) fn record_received_settlement(&mut self, settlement: &Settlement) -> Checked {
+        let Settlement {
             queue,
             copy: number,
             deliveries,
-        } = settled;
+        } = settlement;
         let id = id_of_copy(*number);
         let copy = self.copies.entry((queue.clone(), *number)).or_default();
         if self.overdue.contains(&id) {
             return Ok(());
         }
-        copy.gone = true;
+        copy.acknowledged = true;
         ensure(copy.deliveries == *deliveries, || {
             format!("message {id} of {queue} was delivered again after the broker received its ack")
         })
     }
 
-    /// Checks at the end that nothing is lost and no acknowledged message is back.
-    pub(crate) fn check(&mut self, broker: &Broker) -> Checked {
+    /// Checks at the end that no message is lost, and that no queue has an acknowledged one.
+    pub(crate) fn check_all(&mut self, broker: &Broker) -> Checked {
         self.sync(broker)?;
         for id in 0..self.messages.len() as u64 {
             self.check_outcome(id)?;
@@ -472,20 +499,20 @@ impl MessageChecker {
                     ))
                 })
                 .collect();
-            let there: BTreeSet<u64> = ids.iter().copied().collect();
-            ensure(ids.len() == there.len(), || {
+            let ready: BTreeSet<u64> = ids.iter().copied().collect();
+            ensure(ids.len() == ready.len(), || {
                 format!("a message is in {name} twice")
             })?;
             for ((_, number), copy) in self
                 .copies
                 .range((name.clone(), 0)..=(name.clone(), u64::MAX))
             {
-                let (is_there, id) = (there.contains(number), id_of_copy(*number));
+                let (is_ready, id) = (ready.contains(number), id_of_copy(*number));
                 ensure(
-                    is_there || copy.may_be_missing || may_lose_messages(&name),
+                    is_ready || copy.may_be_missing || may_lose_messages(&name),
                     || format!("I4: message {id} has left {name} without an ack"),
                 )?;
-                ensure(!(is_there && copy.gone), || {
+                ensure(!(is_ready && copy.acknowledged), || {
                     format!("message {id} is acknowledged and still in {name}")
                 })?;
             }

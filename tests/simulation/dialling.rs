@@ -1,8 +1,8 @@
-//! Dialling and its faults: refusals, silence, cuts inside the handshake.
+//! Dialling and its faults: refused dials, refused logins, silence, and cuts inside the handshake.
 
 use crate::checker::Checked;
 use crate::plan::{Feature, PlantedFault};
-use crate::session::reset;
+use crate::session::connection_reset;
 use crate::transport::Transport;
 use crate::world::World;
 use puka::Error;
@@ -10,48 +10,49 @@ use puka::machine::Dialling;
 use std::time::Duration;
 
 /// The maximum duration of a dial.
-const DEADLINE: Duration = Duration::from_secs(3);
+const MAX_DIAL_TIME: Duration = Duration::from_secs(3);
 
 impl World {
-    /// Starts to dial the endpoints in order. Only one of them has a broker.
+    /// Begins to dial the endpoints in turn. The broker is at one of them.
     pub(crate) fn dial(&mut self, client: usize, dialling: Dialling) {
-        let slow = !self.calm && self.plan.has(Feature::Refused) && self.network.chance(10);
+        let slow = !self.faults_stopped
+            && self.plan.has(Feature::Refused)
+            && self.network_random.chance(10);
         let endpoints = self.plan.endpoints().len();
-        let tries = (self.home + endpoints - dialling.first) % endpoints + 1;
+        let attempts = (self.broker_endpoint + endpoints - dialling.first) % endpoints + 1;
         let time = if slow {
-            DEADLINE
+            MAX_DIAL_TIME
         } else {
-            self.network.micros(0..20_000) * u32::try_from(tries).unwrap()
+            self.network_random.micros(0..20_000) * u32::try_from(attempts).unwrap()
         };
         let at = self.now + time;
         self.note(client, || format!("dials, for {time:?}"));
         if let Some(session) = self.session(client) {
-            session.dialling = Some(at);
+            session.begin_dial(at);
         }
     }
 
     /// Completes a dial that is due.
-    pub(crate) fn dialled(&mut self, client: usize) -> Checked {
+    pub(crate) fn complete_dial(&mut self, client: usize) -> Checked {
         let now = self.now;
         let Some(session) = self.session(client) else {
             return Ok(());
         };
-        if session.dialling.is_none_or(|at| at > now) || session.finished {
+        if !session.end_due_dial(now) {
             return Ok(());
         }
-        session.dialling = None;
-        let refuses = !self.calm && self.plan.has(Feature::Refused);
-        let error = if self.away_until > now || refuses && self.network.chance(25) {
+        let refuses = !self.faults_stopped && self.plan.has(Feature::Refused);
+        let error = if self.unreachable_until > now || refuses && self.network_random.chance(25) {
             Some(Error::from(std::io::Error::from(
                 std::io::ErrorKind::ConnectionRefused,
             )))
-        } else if refuses && self.network.chance(10) {
+        } else if refuses && self.network_random.chance(10) {
             Some(Error::Timeout {
                 what: "dialling",
-                after: DEADLINE,
+                after: MAX_DIAL_TIME,
             })
-        } else if refuses && self.network.chance(5) {
-            Some(Error::ConnectionBroken(reset()))
+        } else if refuses && self.network_random.chance(5) {
+            Some(Error::ConnectionBroken(connection_reset()))
         } else {
             None
         };
@@ -60,18 +61,19 @@ impl World {
                 self.note(client, || format!("the dial fails: {error}"));
                 if let Some(session) = self.session(client) {
                     session.expect_break("not dialled");
-                    session.dial_fails(now, error);
+                    session.machine.handle_dial_failure(now, error);
                 }
             }
-            None => self.connected(client),
+            None => self.open_transport(client),
         }
-        self.events(client)
+        self.handle_events(client)
     }
 
-    fn connected(&mut self, client: usize) {
+    /// Gives a client the transport that it has dialled.
+    fn open_transport(&mut self, client: usize) {
         let transport = self.new_transport();
         self.note(client, || format!("has transport {}", transport.number));
-        let (now, home) = (self.now, self.home);
+        let (now, home) = (self.now, self.broker_endpoint);
         if let Some(session) = self.session(client) {
             session.use_transport(transport);
             session.machine.handle_dialled(now, home, false);
@@ -79,11 +81,12 @@ impl World {
         if self.plan.planted_fault == PlantedFault::Resurrection {
             self.resurrect(client);
         }
-        if !self.calm {
+        if !self.faults_stopped {
             self.inject_dial_fault(client);
         }
     }
 
+    /// Opens a transport to the broker.
     pub(crate) fn new_transport(&mut self) -> Transport {
         self.transports += 1;
         let broker = self.broker.connect(self.now);
@@ -96,7 +99,7 @@ impl World {
         let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut) else {
             return;
         };
-        let random = &mut self.network;
+        let random = &mut self.network_random;
         let mut chance = |feature, percent| plan.has(feature) && random.chance(percent);
         let (cut, slow) = (chance(Feature::Cut, 30), chance(Feature::Stall, 20));
         let (silent, refused) = (chance(Feature::Silence, 8), chance(Feature::Refused, 8));
@@ -110,7 +113,7 @@ impl World {
         }
         session.expect_break("a fault while dialling");
         self.faults += 1;
-        let Some(transport) = &mut session.transport else {
+        let Some(transport) = session.transport_mut() else {
             return;
         };
         if cut {
@@ -128,7 +131,7 @@ impl World {
             transport.silence();
         }
         if refused {
-            transport.injector.refuse();
+            transport.injector.refuse_login();
         }
     }
 }

@@ -12,7 +12,8 @@ use puka_test_broker::Broker;
 use std::time::Duration;
 
 impl World {
-    pub(crate) fn break_something(
+    /// Performs an action of an operator, or injects a fault.
+    pub(crate) fn inject_fault(
         &mut self,
         client: usize,
         fault: Operation,
@@ -27,21 +28,21 @@ impl World {
                     .unwrap_or(&"q0");
                 self.checker.sync(&self.broker)?;
                 self.broker.delete_queue(self.now, "/", name);
-                self.checker.clear(name);
-                self.released(name)?;
+                self.checker.allow_all_missing(name);
+                self.handle_release(name)?;
             }
             Operation::Block if self.blocked => self.unblock()?,
             Operation::Block => {
                 self.blocked = true;
                 self.broker.block("low on memory");
             }
-            Operation::Stop => {
+            Operation::Stick => {
                 let name = *random.pick(&["q0", "q1", "q2"]).unwrap_or(&"q0");
-                if self.checker.stuck.contains(name) {
-                    self.release(name)?;
+                if self.checker.stuck_queues.contains(name) {
+                    self.release_queue(name)?;
                 } else {
                     self.checker.sync(&self.broker)?;
-                    self.stop(name);
+                    self.make_stuck(name);
                 }
             }
             Operation::Overdue => {
@@ -49,7 +50,7 @@ impl World {
                 self.checker.sync(&self.broker)?;
                 let bodies = self.broker.time_out_deliveries(self.now, "/", name);
                 self.checker
-                    .overdue(bodies.iter().filter_map(|body| id_of(body)).collect());
+                    .record_overdue(bodies.iter().filter_map(|body| id_of(body)).collect());
             }
             Operation::Expel => {
                 let name = *random.pick(&["q0", "q1", "q2"]).unwrap_or(&"q0");
@@ -60,7 +61,7 @@ impl World {
                 self.delete(client, name)?;
                 // The broker has executed it, has not received it, or its reply is in flight.
                 self.run_for(random.micros(0..3000))?;
-                self.break_session(client, Operation::BrokerDrop, random);
+                self.break_connection(client, Operation::BrokerDrop, random);
             }
             Operation::FewerChannels => {
                 let first = usize::from(self.plan.channel_max());
@@ -71,68 +72,79 @@ impl World {
                 };
                 self.broker.set_channel_max(u16::try_from(most).unwrap());
                 // Only the next connection receives the new value.
-                self.break_session(client, Operation::BrokerDrop, random);
+                self.break_connection(client, Operation::BrokerDrop, random);
             }
             Operation::Restart => {
-                self.before_restart()?;
-                self.checker.restart(&self.broker);
+                self.prepare_restart()?;
+                self.checker.record_restart(&self.broker);
                 self.broker.restart(self.now);
-                // A queue that was not durable is gone, and another of its name replies.
+                // The restart has deleted transient queues. A queue that is declared again under such a
+                // name is not stuck.
                 let gone = |name: &&String| self.broker.queue("/", name).is_none();
-                let gone: Vec<String> = self.checker.stuck.iter().filter(gone).cloned().collect();
-                gone.iter().try_for_each(|name| self.released(name))?;
+                let gone: Vec<String> = self
+                    .checker
+                    .stuck_queues
+                    .iter()
+                    .filter(gone)
+                    .cloned()
+                    .collect();
+                gone.iter().try_for_each(|name| self.handle_release(name))?;
                 self.make_unreachable(random);
             }
             Operation::Wipe => {
                 self.wipe()?;
                 self.make_unreachable(random);
             }
-            _ => self.break_session(client, fault, random),
+            _ => self.break_connection(client, fault, random),
         }
-        self.events(client)
+        self.handle_events(client)
     }
 
-    /// Makes a queue stuck.
-    pub(crate) fn stop(&mut self, name: &str) {
-        let must_be_restored = self.broker.stop_queue("/", name);
+    /// Makes a queue stuck, if it exists.
+    pub(crate) fn make_stuck(&mut self, name: &str) {
+        let exists = self.broker.stop_queue("/", name);
         self.checker
-            .stuck
-            .extend(must_be_restored.then(|| name.to_owned()));
+            .stuck_queues
+            .extend(exists.then(|| name.to_owned()));
     }
 
-    /// Ends a queue's stuck state.
-    fn release(&mut self, name: &str) -> Checked {
+    /// Lets a stuck queue resume.
+    fn release_queue(&mut self, name: &str) -> Checked {
         self.checker.sync(&self.broker)?;
         self.broker.release_queue(self.now, "/", name);
-        self.released(name)
+        self.handle_release(name)
     }
 
-    /// A queue resumes or was deleted, and the operations that waited for it were executed.
-    fn released(&mut self, name: &str) -> Checked {
-        if self.checker.stuck.remove(name) {
+    /// Records that a queue has resumed, or was deleted. The broker has now executed the requests that
+    /// were waiting for it.
+    fn handle_release(&mut self, name: &str) -> Checked {
+        if self.checker.stuck_queues.remove(name) {
             self.checker.sync(&self.broker)?;
-            self.checker.released(name);
-            self.clear_again();
+            self.checker.record_release(name);
+            self.record_delayed_clears();
         }
         Ok(())
     }
 
+    /// Lets all stuck queues resume.
     pub(crate) fn release_all(&mut self) -> Checked {
-        while let Some(name) = self.checker.stuck.first().cloned() {
+        while let Some(name) = self.checker.stuck_queues.first().cloned() {
             self.note(0, || format!("{name} resumes"));
-            self.release(&name)?;
+            self.release_queue(&name)?;
         }
         Ok(())
     }
 
+    /// Moves the broker to a random endpoint, and may make it unreachable for some time.
     fn make_unreachable(&mut self, random: &mut Random) {
-        self.home = random.below(self.plan.endpoints().len());
+        self.broker_endpoint = random.below(self.plan.endpoints().len());
         if self.plan.has(Feature::Refused) {
-            self.away_until = self.now + random.millis(0..8000);
+            self.unreachable_until = self.now + random.millis(0..8000);
         }
     }
 
-    fn before_restart(&mut self) -> Checked {
+    /// Takes the output of the broker before it ends, and expects all connections to break.
+    fn prepare_restart(&mut self) -> Checked {
         self.take_all_output()?;
         for session in self.clients.iter_mut().flatten() {
             session.expect_break("the broker restarted");
@@ -140,30 +152,31 @@ impl World {
         self.checker.sync(&self.broker)
     }
 
-    /// The broker loses everything that it stored.
+    /// Replaces the broker by one without any state.
     pub(crate) fn wipe(&mut self) -> Checked {
         self.note(0, || "the broker loses its state".into());
-        self.before_restart()?;
+        self.prepare_restart()?;
         for client in 0..self.clients.len() {
-            self.forget_all(client)?;
+            self.end_all_broker_sides(client)?;
         }
         self.checker.sync(&self.broker)?;
-        self.checker.wipe();
-        self.broker = Broker::new(self.plan.config_of(self.brokers));
+        self.checker.record_wipe();
+        self.broker = Broker::new(self.plan.config_of_broker(self.brokers));
         self.brokers += 1;
         self.blocked = false;
-        self.checker.stuck.clear();
-        self.clearing.clear();
+        self.checker.stuck_queues.clear();
+        self.delayed_clears.clear();
         Ok(())
     }
 
-    fn break_session(&mut self, client: usize, fault: Operation, random: &mut Random) {
+    /// Injects a fault into the connection of a client.
+    fn break_connection(&mut self, client: usize, fault: Operation, random: &mut Random) {
         let (plan, now) = (self.plan, self.now);
         let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut) else {
             return;
         };
         match fault {
-            Operation::Loss => {
+            Operation::DropDriver => {
                 session.expect_break("dropped its driver");
                 session.drop_driver(now);
                 return;
@@ -171,26 +184,25 @@ impl World {
             Operation::Sleep => {
                 let time = random.millis(500..20_000);
                 let time = if random.chance(50) { time / 8 } else { time };
-                session.sleep(now, time, plan.broker_waits());
+                session.suspend(now, time, plan.max_suspension());
                 return;
             }
             _ => {}
         }
-        let stalls = random.millis(0..6000);
-        let is_patient = session.asleep_until <= now && stalls <= Duration::from_millis(1500)
+        let delay = random.millis(0..6000);
+        // Heartbeats detect a longer delay.
+        let survives_delay = session.is_awake(now) && delay <= Duration::from_millis(1500)
             || !plan.has(Feature::Heartbeats);
-        // The number of an ended connection may be reused by now.
         if session
-            .transport
-            .as_ref()
+            .transport_mut()
             .is_none_or(|transport| transport.broker_gone)
         {
             return;
         }
-        if !matches!(fault, Operation::Stall) || !is_patient {
+        if !matches!(fault, Operation::Stall) || !survives_delay {
             session.expect_break("broken");
         }
-        let Some(transport) = &mut session.transport else {
+        let Some(transport) = session.transport_mut() else {
             return;
         };
         match fault {
@@ -200,17 +212,17 @@ impl World {
                     "CONNECTION_FORCED - maintenance",
                 );
                 self.broker
-                    .close_connection(now, transport.broker, code, text);
+                    .close_connection(now, transport.connection, code, text);
             }
             Operation::Internal => {
                 let (code, text) = (ReplyCode::INTERNAL_ERROR, "INTERNAL_ERROR - by chance");
                 self.broker
-                    .close_connection(now, transport.broker, code, text);
+                    .close_connection(now, transport.connection, code, text);
             }
-            // The second dropped handshake is reported as final.
-            Operation::Partial if transport.injector.withholds() => transport.cut(now),
+            // The broker already withholds contents, so the transport is cut instead.
+            Operation::Partial if transport.injector.is_withholding() => transport.cut(now),
             Operation::Partial => transport.injector.withhold(),
-            Operation::BrokerDrop => self.broker.drop_connection(now, transport.broker),
+            Operation::BrokerDrop => self.broker.drop_connection(now, transport.connection),
             Operation::Cut => {
                 transport.cut_end = if random.chance(50) {
                     End::Eof
@@ -236,9 +248,9 @@ impl World {
                 } else {
                     &mut transport.down
                 };
-                wire.write_at = now + stalls;
+                wire.write_at = now + delay;
                 if random.chance(50) {
-                    wire.read_at = now + stalls;
+                    wire.read_at = now + delay;
                 }
             }
             _ => {}

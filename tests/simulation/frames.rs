@@ -1,15 +1,16 @@
-//! Cuts bytes into frames, independently of the library's decoder.
+//! Splits bytes into frames, independently of the library's decoder.
 
-/// Cuts a stream of bytes, in pieces of any size, into whole frames.
+/// Splits a stream of bytes, which arrives in pieces of any size, into whole frames.
 #[derive(Debug, Default)]
-pub(crate) struct Cutter(Vec<u8>);
+pub(crate) struct FrameSplitter(Vec<u8>);
 
 /// A whole frame, or the eight bytes at the start of a connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Frame(pub(crate) Vec<u8>);
 
-impl Cutter {
-    pub(crate) fn cut(&mut self, bytes: &[u8]) -> Vec<Frame> {
+impl FrameSplitter {
+    /// Adds bytes, and returns the frames that are complete now.
+    pub(crate) fn split(&mut self, bytes: &[u8]) -> Vec<Frame> {
         self.0.extend_from_slice(bytes);
         let mut frames = Vec::new();
         let mut start = 0;
@@ -22,6 +23,7 @@ impl Cutter {
     }
 }
 
+/// Returns the length of the first frame, if it is complete.
 fn length(bytes: &[u8]) -> Option<usize> {
     let length = match bytes {
         [b'A', ..] => 8,
@@ -32,19 +34,22 @@ fn length(bytes: &[u8]) -> Option<usize> {
 }
 
 impl Frame {
+    /// Returns `true` for a method frame.
     pub(crate) fn is_method(&self) -> bool {
         self.0[0] == 1
     }
 
-    /// Returns `true` for the eight bytes with which a client begins.
-    pub(crate) fn is_client_header(&self) -> bool {
+    /// Returns `true` for the protocol header, the eight bytes with which a client begins.
+    pub(crate) fn is_protocol_header(&self) -> bool {
         self.0[0] == b'A'
     }
 
+    /// Returns `true` for a content header frame.
     pub(crate) fn is_header(&self) -> bool {
         self.0[0] == 2
     }
 
+    /// Returns `true` for a body frame.
     pub(crate) fn is_body(&self) -> bool {
         self.0[0] == 3
     }

@@ -1,6 +1,7 @@
-//! Injects faults between client and broker, to prove that the simulation detects them.
+//! Rewrites the bytes between client and broker. It injects faults of the broker, such as a refused
+//! login, and planted faults, with which `planted.rs` proves that the simulation notices bugs.
 
-use crate::frames::{Cutter, Frame};
+use crate::frames::{Frame, FrameSplitter};
 use crate::plan::{Feature, Plan, PlantedFault};
 use crate::random::Random;
 use puka::protocol::method::{basic, channel, connection};
@@ -11,19 +12,22 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Debug)]
 pub(crate) struct FaultInjector {
     planted_fault: PlantedFault,
-    client: Cutter,
-    broker: Cutter,
+    client: FrameSplitter,
+    broker: FrameSplitter,
     random: Random,
-    /// A publish to repeat, and the number of bytes of its body still to come.
+    /// The frames of a publish to repeat, and the missing bytes of its body.
     publish: Option<(Vec<u8>, u64)>,
-    /// Whether the login is refused.
+    /// Whether the broker refuses the login.
     refusal: Refusal,
-    /// The `channel_max` of the first connection, and the broker's proposal for this one.
-    channel_max: (u16, u16),
-    /// The broker's frames are parsed from the start, so that contents can be withheld.
+    /// The `channel_max` of the first connection.
+    first_channel_max: u16,
+    /// The `channel_max` that the broker has proposed for this connection.
+    proposed_channel_max: u16,
+    /// The plan may withhold contents. Then the broker's bytes must be split into frames from the
+    /// start of the connection.
     may_withhold: bool,
-    /// Channels whose content was cut in the middle and which carry nothing more, once contents are
-    /// withheld.
+    /// Contents are withheld: the broker begins them and does not end them. These channels have such
+    /// a content, and carry nothing more.
     withheld: Option<BTreeSet<u16>>,
     /// The tags of consumers that the broker cancelled.
     cancelled: BTreeSet<Vec<u8>>,
@@ -33,43 +37,42 @@ pub(crate) struct FaultInjector {
     unopened: BTreeSet<u16>,
 }
 
+/// Whether the broker refuses the login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refusal {
-    No,
-    Yes,
-    Done,
+    None,
+    /// The broker will refuse the login.
+    Pending,
+    /// The broker has refused the login, and sends nothing more.
+    Sent,
 }
 
+/// The number of the class `basic`.
 const BASIC: u16 = 60;
 
 impl FaultInjector {
     pub(crate) fn new(plan: &Plan, random: Random) -> Self {
-        let (client, broker) = (Cutter::default(), Cutter::default());
-        let Plan { planted_fault, .. } = *plan;
-        let channel_max = (plan.channel_max(), 0);
-        let may_withhold = plan.has(Feature::Partial);
-        let withheld = (planted_fault == PlantedFault::EndlessContent).then(BTreeSet::new);
-        let (publish, refusal) = (None, Refusal::No);
-        let cancelled = BTreeSet::new();
+        let withholds = plan.planted_fault == PlantedFault::EndlessContent;
         Self {
-            planted_fault,
-            client,
-            broker,
+            planted_fault: plan.planted_fault,
+            client: FrameSplitter::default(),
+            broker: FrameSplitter::default(),
             random,
-            publish,
-            refusal,
-            channel_max,
-            may_withhold,
-            withheld,
-            cancelled,
+            publish: None,
+            refusal: Refusal::None,
+            first_channel_max: plan.channel_max(),
+            proposed_channel_max: 0,
+            may_withhold: plan.has(Feature::Partial),
+            withheld: withholds.then(BTreeSet::new),
+            cancelled: BTreeSet::new(),
             gets: BTreeMap::new(),
             unopened: BTreeSet::new(),
         }
     }
 
     /// Makes the broker refuse the login.
-    pub(crate) fn refuse(&mut self) {
-        self.refusal = Refusal::Yes;
+    pub(crate) fn refuse_login(&mut self) {
+        self.refusal = Refusal::Pending;
     }
 
     /// Makes the broker begin contents without ending them.
@@ -77,42 +80,47 @@ impl FaultInjector {
         self.withheld = Some(BTreeSet::new());
     }
 
-    pub(crate) fn withholds(&self) -> bool {
+    /// Returns `true` if the broker begins contents without ending them.
+    pub(crate) fn is_withholding(&self) -> bool {
         self.withheld.is_some()
     }
 
-    pub(crate) fn has_refused(&self) -> bool {
-        self.refusal == Refusal::Done
+    /// Returns `true` if the broker has refused the login.
+    pub(crate) fn has_refused_login(&self) -> bool {
+        self.refusal == Refusal::Sent
     }
 
-    pub(crate) fn client_sends(&mut self, bytes: Vec<u8>) -> Vec<u8> {
+    /// Returns what the broker receives instead of these bytes of the client.
+    pub(crate) fn rewrite_client_bytes(&mut self, bytes: Vec<u8>) -> Vec<u8> {
         if self.planted_fault == PlantedFault::None {
             return bytes;
         }
-        let frames = self.client.cut(&bytes);
+        let frames = self.client.split(&bytes);
         frames
             .into_iter()
-            .flat_map(|frame| self.of_client(frame))
+            .flat_map(|frame| self.rewrite_client_frame(frame))
             .collect()
     }
 
-    pub(crate) fn broker_sends(&mut self, bytes: Vec<u8>) -> Vec<u8> {
+    /// Returns what the client receives instead of these bytes of the broker.
+    pub(crate) fn rewrite_broker_bytes(&mut self, bytes: Vec<u8>) -> Vec<u8> {
         if self.planted_fault == PlantedFault::None
-            && self.refusal == Refusal::No
+            && self.refusal == Refusal::None
             && !self.may_withhold
         {
             return bytes;
         }
-        let frames = self.broker.cut(&bytes);
+        let frames = self.broker.split(&bytes);
         frames
             .into_iter()
-            .flat_map(|frame| self.of_broker(frame))
+            .flat_map(|frame| self.rewrite_broker_frame(frame))
             .collect()
     }
 
-    fn of_client(&mut self, frame: Frame) -> Vec<u8> {
+    /// Returns what the broker receives instead of this frame of the client.
+    fn rewrite_client_frame(&mut self, frame: Frame) -> Vec<u8> {
         let method = frame.method();
-        if self.planted_fault == PlantedFault::CrowdedChannels && self.blocks_open(&frame) {
+        if self.planted_fault == PlantedFault::CrowdedChannels && self.track_gets(&frame) {
             return Vec::new();
         }
         let Frame(mut bytes) = frame.clone();
@@ -132,14 +140,14 @@ impl FaultInjector {
             (PlantedFault::EmptyName, Some((BASIC, 70))) if self.random.chance(20) => {
                 get_without_name(&frame)
             }
-            // The broker receives its own proposal.
+            // The broker must not notice that the client uses another value.
             (PlantedFault::KeptChannelMax, Some((10, 31))) => {
-                bytes[11..13].copy_from_slice(&self.channel_max.1.to_be_bytes());
+                bytes[11..13].copy_from_slice(&self.proposed_channel_max.to_be_bytes());
                 bytes
             }
             (PlantedFault::OtherName, Some((BASIC, 40))) => {
-                if let Some(place) = bytes.windows(8).position(|window| window == b"amq.gen-") {
-                    bytes[place + 8] = b'?';
+                if let Some(start) = bytes.windows(8).position(|window| window == b"amq.gen-") {
+                    bytes[start + 8] = b'?';
                 }
                 bytes
             }
@@ -148,15 +156,15 @@ impl FaultInjector {
                 bytes
             }
             (PlantedFault::RepeatedPublish, None) if bytes[0] != 8 && bytes[0] != b'A' => {
-                self.repeat(&frame)
+                self.repeat_publish(&frame)
             }
             _ => bytes,
         }
     }
 
-    /// Returns `true` for frames of channels that are opened while five messages of gets are
-    /// unsettled.
-    fn blocks_open(&mut self, frame: &Frame) -> bool {
+    /// Tracks the channels with an unsettled message of a `basic.get`. Returns `true` if the frame must
+    /// be dropped, because its channel was opened while five such messages were unsettled.
+    fn track_gets(&mut self, frame: &Frame) -> bool {
         let channel = frame.channel();
         match frame.method() {
             Some((BASIC, 70)) if frame.payload().last().is_some_and(|bits| bits & 1 == 0) => {
@@ -179,29 +187,31 @@ impl FaultInjector {
         self.unopened.contains(&channel)
     }
 
-    fn repeat(&mut self, frame: &Frame) -> Vec<u8> {
-        let Some((mut publish, left)) = self.publish.take() else {
+    /// Returns a frame of a content. If it ends a publish to repeat, the publish follows once more.
+    fn repeat_publish(&mut self, frame: &Frame) -> Vec<u8> {
+        let Some((mut publish, missing)) = self.publish.take() else {
             return frame.0.clone();
         };
         publish.extend_from_slice(&frame.0);
-        let left = frame
+        let missing = frame
             .body_size()
-            .unwrap_or_else(|| left - frame.payload().len() as u64);
-        if left > 0 {
-            self.publish = Some((publish, left));
+            .unwrap_or_else(|| missing - frame.payload().len() as u64);
+        if missing > 0 {
+            self.publish = Some((publish, missing));
             return frame.0.clone();
         }
         [frame.0.clone(), publish].concat()
     }
 
-    fn of_broker(&mut self, frame: Frame) -> Vec<u8> {
+    /// Returns what the client receives instead of this frame of the broker.
+    fn rewrite_broker_frame(&mut self, frame: Frame) -> Vec<u8> {
         let method = frame.method();
-        if self.refusal == Refusal::Done {
+        if self.refusal == Refusal::Sent {
             return Vec::new();
         }
-        if self.refusal == Refusal::Yes && method == Some((10, 30)) {
-            self.refusal = Refusal::Done;
-            return refused();
+        if self.refusal == Refusal::Pending && method == Some((10, 30)) {
+            self.refusal = Refusal::Sent;
+            return login_refusal();
         }
         if let Some(withheld) = &mut self.withheld {
             let channel = frame.channel();
@@ -225,7 +235,7 @@ impl FaultInjector {
                 bytes
             }
             (PlantedFault::RefusedForGood, Some((20, 40))) => {
-                refused_for_good(&bytes).unwrap_or(bytes)
+                refusal_for_good(&bytes).unwrap_or(bytes)
             }
             (PlantedFault::KeptChannel, Some((20, 40))) if is_overdue(&bytes) => Vec::new(),
             (PlantedFault::SwappedConfirm, Some((BASIC, number @ (80 | 120))))
@@ -235,8 +245,8 @@ impl FaultInjector {
                 bytes
             }
             (PlantedFault::KeptChannelMax, Some((10, 30))) => {
-                self.channel_max.1 = u16::from_be_bytes([bytes[11], bytes[12]]);
-                bytes[11..13].copy_from_slice(&self.channel_max.0.to_be_bytes());
+                self.proposed_channel_max = u16::from_be_bytes([bytes[11], bytes[12]]);
+                bytes[11..13].copy_from_slice(&self.first_channel_max.to_be_bytes());
                 bytes
             }
             (PlantedFault::WideConfirm, Some((BASIC, 80))) => {
@@ -250,8 +260,8 @@ impl FaultInjector {
                 let found = bytes
                     .windows(stamp.len())
                     .position(|window| window == stamp);
-                if let Some(place) = found {
-                    let last = place + stamp.len() + 8;
+                if let Some(start) = found {
+                    let last = start + stamp.len() + 8;
                     bytes[last] = bytes[last].saturating_sub(1).max(1);
                 }
                 bytes
@@ -283,9 +293,9 @@ fn is_overdue(bytes: &[u8]) -> bool {
     bytes.windows(text.len()).any(|window| window == text)
 }
 
-/// Replaces the close over a queue in exclusive use by RabbitMQ's close over a consumer without
-/// permission.
-fn refused_for_good(bytes: &[u8]) -> Option<Vec<u8>> {
+/// Returns RabbitMQ's close over a consumer without permission, for a close over a queue in exclusive
+/// use. Returns `None` for any other close.
+fn refusal_for_good(bytes: &[u8]) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(bytes.get(14..bytes.len() - 5)?).ok()?;
     let queue = text
         .strip_prefix("ACCESS_REFUSED - ")?
@@ -334,7 +344,7 @@ fn get_without_name(frame: &Frame) -> Vec<u8> {
 }
 
 /// Returns the frame with which RabbitMQ refuses a login.
-fn refused() -> Vec<u8> {
+fn login_refusal() -> Vec<u8> {
     let close = connection::Close {
         reply_code: 403,
         reply_text: ShortStr::cut("ACCESS_REFUSED - not now"),

@@ -1,9 +1,41 @@
-//! The connection against the in-memory broker, in virtual time, with all kinds of faults,
-//! determined by a seed.
+//! The simulation: clients against the in-memory broker, over a virtual network, in virtual time,
+//! with all kinds of faults. One number, the seed, determines everything.
 //!
+//! # What a passing seed proves
+//! The invariants `I1` to `I11` of `tests/numbers.txt` held in this world: no confirmed message was
+//! lost, each promise completed once and with its own result, everything was bounded, and after the
+//! faults each client was connected, restored, able to work and able to close. `I12` is a test of its
+//! own. `planted.rs` proves that the checks notice bugs, and so does `tests/mutants`.
+//!
+//! # How a seed runs
+//! `run.rs` creates a [`World`](world::World) from the [`Plan`](plan::Plan) of the seed, performs some
+//! hundred random operations, stops the faults, and makes the final checks. Between two operations
+//! the world moves bytes and time. It has no model that predicts all results. Instead the session of a
+//! client records what its application knows, the observers decode what the network has carried, the
+//! checker follows each message, and each result must agree with all of them.
+//!
+//! | files | content |
+//! | --- | --- |
+//! | `seeds.rs`, `planted.rs`, `regressions.rs` | the tests: random seeds, planted bugs, scenarios |
+//! | `run.rs`, `probes.rs` | a seed from start to end, and its final checks |
+//! | `plan.rs`, `random.rs` | the features and limits of a seed; random numbers |
+//! | `world.rs` | the broker, the clients, the network and the time together |
+//! | `operations.rs` | the choice of the next operation |
+//! | `requests.rs`, `topology.rs`, `publishing.rs`, `transactions.rs` | what applications request |
+//! | `application.rs` | what applications do with deliveries |
+//! | `faults.rs`, `dialling.rs` | actions of operators, faults, dials |
+//! | `session/`, `transport.rs`, `wire.rs` | a client with its driver; a transport; one direction |
+//! | `injector.rs` | the rewriting of frames between client and broker |
+//! | `frames.rs`, `observer.rs`, `publish_observer.rs` | what the network has carried |
+//! | `pending.rs`, `declared.rs`, `incomplete.rs` | what the application of a session knows |
+//! | `answers.rs` | the check of each result |
+//! | `checker.rs` | the record and the checks of each message |
+//!
+//! # How to run it
 //! - `cargo test -p puka --test simulation` runs as many seeds as fit into half a minute; `SEEDS=n`
-//!   sets how many. `MOST=n` stops after this many failures and does not reduce them.
-//! - `SEED=n cargo test -p puka --test simulation seeds` replays one and prints its events.
+//!   sets how many, `FROM=n` the first. `MOST=n` stops after this many failures and does not reduce
+//!   them.
+//! - `SEED=n cargo test -p puka --test simulation seeds` replays one seed and prints its events.
 //!   `OPS=k` runs only the first operations, `OFF=Cut,Block` disables features of the seed. A seed
 //!   that fails prints the smallest such command that still fails.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
@@ -11,19 +43,21 @@
 mod answers;
 mod application;
 mod checker;
+mod declared;
 mod dialling;
 mod faults;
 mod frames;
+mod incomplete;
 mod injector;
-mod left;
 mod observer;
 mod operations;
 mod pending;
 mod plan;
 mod planted;
-mod publishes;
+mod probes;
+mod publish_observer;
+mod publishing;
 mod random;
-mod record;
 mod regressions;
 mod requests;
 mod run;

@@ -1,8 +1,8 @@
-//! Decodes the frames of both directions at the broker's end, and reports facts that neither client
-//! nor broker exposes.
+//! Decodes the frames of a transport in both directions, and reports facts that neither the client
+//! nor the broker exposes.
 
-use crate::frames::{Cutter, Frame};
-use crate::publishes::{Publishes, ReceivedPublish, attempt_of, copy_of};
+use crate::frames::{Frame, FrameSplitter};
+use crate::publish_observer::{PublishObserver, ReceivedPublish, attempt_of, copy_of};
 use puka::protocol::method::{Encode, basic, channel, connection, queue};
 use puka::protocol::{ContentHeader, Method, MethodId, ShortStr};
 use std::collections::{BTreeMap, VecDeque};
@@ -13,9 +13,9 @@ pub(crate) enum Observed {
     /// The client published a message.
     Publishes(ReceivedPublish),
     /// The client purges or deletes a queue.
-    Clears(String),
-    /// The broker sent a message that needs no ack.
-    Left { queue: String, copy: u64 },
+    ClearsQueue(String),
+    /// The broker sent a message that needs no ack, so the message has left its queue.
+    SentWithoutAck { queue: String, copy: u64 },
     /// The broker returned a copy of a message.
     Returned(u64),
     /// The broker closed a channel.
@@ -24,71 +24,76 @@ pub(crate) enum Observed {
     Closed { code: u16, text: String },
     /// The client sent a method with an empty queue name, which means the queue last declared on
     /// its channel.
-    Nameless(MethodId),
+    EmptyQueueName(MethodId),
     /// The client opened a channel whose number is above the negotiated limit.
-    Beyond { channel: u16, most: u16 },
+    ChannelAboveLimit { channel: u16, channel_max: u16 },
     /// The broker ended the handshake.
     Opened,
     /// The broker confirmed the client's close, so it has received everything.
     CloseOk,
 }
 
+/// A content that the broker is sending. The id is in the first body frame.
 #[derive(Clone, Debug)]
 enum Content {
-    Left { queue: String, id: Option<u64> },
+    WithoutAck { queue: String, id: Option<u64> },
     Returned { id: Option<u64> },
     Other,
 }
 
-/// The state of one connection.
+/// The decoder of one transport.
 #[derive(Debug, Default)]
 pub(crate) struct Observer {
-    client: Cutter,
-    broker: Cutter,
-    /// Queue and `no_ack` of each consumer tag.
+    client: FrameSplitter,
+    broker: FrameSplitter,
+    /// Queue and `no_ack` of each consumer, by its tag.
     consumers: BTreeMap<String, (String, bool)>,
     /// Queue and `no_ack` of each unanswered get, by channel.
     gets: BTreeMap<u16, VecDeque<(String, bool)>>,
+    /// The content that the broker is sending, by channel.
     contents: BTreeMap<u16, Content>,
-    /// The number of earlier publishes of the current content, and the pending size of its body, by
+    /// The attempt of the current content (see [`attempt_of`]) and the missing bytes of its body, by
     /// channel.
     bodies: BTreeMap<u16, (u64, u64)>,
-    pub(crate) publishes: Publishes,
+    pub(crate) publishes: PublishObserver,
     /// The negotiated limit; 0 for no limit.
     channel_max: u16,
     /// The broker has closed the connection and ignores everything else.
-    deaf: bool,
+    broker_closed: bool,
 }
 
 impl Observer {
-    /// Processes bytes that the broker received.
-    pub(crate) fn client_sent(&mut self, bytes: &[u8]) -> Vec<Observed> {
+    /// Decodes bytes that the broker received.
+    pub(crate) fn observe_client_bytes(&mut self, bytes: &[u8]) -> Vec<Observed> {
         let mut observed = Vec::new();
-        for frame in self.client.cut(bytes) {
-            if frame.is_client_header() {
+        for frame in self.client.split(bytes) {
+            if frame.is_protocol_header() {
                 continue;
             }
-            observed.extend(self.publishes.read(&frame).map(Observed::Publishes));
+            observed.extend(self.publishes.observe(&frame).map(Observed::Publishes));
             if !frame.is_method() {
                 continue;
             }
             let method = Method::decode(frame.payload());
-            observed.extend(method.as_ref().ok().and_then(nameless));
+            observed.extend(method.as_ref().ok().and_then(empty_queue_name));
             match method {
                 Ok(Method::Connection(connection::Method::TuneOk(tune))) => {
                     self.channel_max = tune.channel_max;
                 }
                 Ok(Method::Channel(channel::Method::Open(_))) => {
-                    let (channel, most) = (frame.channel(), self.channel_max);
-                    observed.extend(
-                        (most > 0 && channel > most).then_some(Observed::Beyond { channel, most }),
-                    );
+                    let (channel, channel_max) = (frame.channel(), self.channel_max);
+                    if channel_max > 0 && channel > channel_max {
+                        observed.push(Observed::ChannelAboveLimit {
+                            channel,
+                            channel_max,
+                        });
+                    }
                 }
                 Ok(Method::Queue(queue::Method::Purge(queue::Purge { queue, .. }))) => {
-                    observed.push(Observed::Clears(queue.to_str_lossy().into_owned()));
+                    observed.push(Observed::ClearsQueue(queue.to_str_lossy().into_owned()));
                 }
                 Ok(Method::Queue(queue::Method::Delete(queue::Delete { queue, .. }))) => {
-                    observed.push(Observed::Clears(queue.to_str_lossy().into_owned()));
+                    observed.push(Observed::ClearsQueue(queue.to_str_lossy().into_owned()));
                 }
                 Ok(Method::Basic(basic::Method::Consume(consume))) => {
                     let queue = consume.queue.to_str_lossy().into_owned();
@@ -107,32 +112,33 @@ impl Observer {
         observed
     }
 
-    /// Processes bytes that the broker sent.
-    pub(crate) fn broker_sent(&mut self, bytes: &[u8]) -> Vec<Observed> {
+    /// Decodes bytes that the broker sent.
+    pub(crate) fn observe_broker_bytes(&mut self, bytes: &[u8]) -> Vec<Observed> {
         let mut observed = Vec::new();
-        for frame in self.broker.cut(bytes) {
+        for frame in self.broker.split(bytes) {
             if frame.is_method() {
-                self.method(&frame, &mut observed);
+                self.observe_method(&frame, &mut observed);
             } else if frame.is_header()
                 && let Ok(header) = ContentHeader::decode(frame.payload())
             {
                 let body = (attempt_of(&header.properties), header.body_size);
                 self.bodies.insert(frame.channel(), body);
             } else if frame.is_body() {
-                observed.extend(self.body(&frame));
+                observed.extend(self.observe_body(&frame));
             }
         }
         observed
     }
 
-    /// A content that is cut off before its end was not returned.
-    fn body(&mut self, frame: &Frame) -> Option<Observed> {
+    /// Decodes a body frame of the broker. Returns a fact at the end of a content: a message whose
+    /// content does not end was not delivered or returned.
+    fn observe_body(&mut self, frame: &Frame) -> Option<Observed> {
         let channel = frame.channel();
-        let (attempt, left) = self.bodies.get_mut(&channel)?;
-        *left = left.saturating_sub(frame.payload().len() as u64);
-        let (attempt, is_whole) = (*attempt, *left == 0);
+        let (attempt, missing) = self.bodies.get_mut(&channel)?;
+        *missing = missing.saturating_sub(frame.payload().len() as u64);
+        let (attempt, is_whole) = (*attempt, *missing == 0);
         match self.contents.get_mut(&channel)? {
-            Content::Left { id, .. } | Content::Returned { id } => {
+            Content::WithoutAck { id, .. } | Content::Returned { id } => {
                 *id = id.or(id_of(frame.payload()))
             }
             Content::Other => {}
@@ -141,7 +147,7 @@ impl Observer {
             return None;
         }
         match self.contents.remove(&channel)? {
-            Content::Left { queue, id } => Some(Observed::Left {
+            Content::WithoutAck { queue, id } => Some(Observed::SentWithoutAck {
                 queue,
                 copy: copy_of(id?, attempt),
             }),
@@ -150,10 +156,11 @@ impl Observer {
         }
     }
 
-    fn method(&mut self, frame: &Frame, observed: &mut Vec<Observed>) {
+    /// Decodes a method of the broker.
+    fn observe_method(&mut self, frame: &Frame, observed: &mut Vec<Observed>) {
         let number = frame.channel();
-        let left = |request: Option<&(String, bool)>| match request {
-            Some((queue, true)) => Content::Left {
+        let content_of = |request: Option<&(String, bool)>| match request {
+            Some((queue, true)) => Content::WithoutAck {
                 queue: queue.clone(),
                 id: None,
             },
@@ -161,12 +168,12 @@ impl Observer {
         };
         match Method::decode(frame.payload()) {
             Ok(Method::Basic(basic::Method::Deliver(deliver))) => {
-                let content = left(self.consumers.get(&*deliver.consumer_tag.to_str_lossy()));
+                let content = content_of(self.consumers.get(&*deliver.consumer_tag.to_str_lossy()));
                 self.contents.insert(number, content);
             }
             Ok(Method::Basic(basic::Method::GetOk(_))) => {
                 let request = self.gets.entry(number).or_default().pop_front();
-                self.contents.insert(number, left(request.as_ref()));
+                self.contents.insert(number, content_of(request.as_ref()));
             }
             Ok(Method::Basic(basic::Method::GetEmpty(_))) => {
                 self.gets.entry(number).or_default().pop_front();
@@ -186,7 +193,7 @@ impl Observer {
                 observed.push(Observed::ChannelClosed(text));
             }
             Ok(Method::Connection(connection::Method::Close(close))) => {
-                self.deaf = true;
+                self.broker_closed = true;
                 let text = close.reply_text.to_str_lossy().into_owned();
                 observed.push(Observed::Closed {
                     code: close.reply_code,
@@ -196,7 +203,7 @@ impl Observer {
             Ok(Method::Connection(connection::Method::OpenOk(_))) => {
                 observed.push(Observed::Opened)
             }
-            Ok(Method::Connection(connection::Method::CloseOk(_))) if !self.deaf => {
+            Ok(Method::Connection(connection::Method::CloseOk(_))) if !self.broker_closed => {
                 observed.push(Observed::CloseOk)
             }
             _ => {}
@@ -204,9 +211,9 @@ impl Observer {
     }
 }
 
-/// Returns the error for a method without a queue name. `queue.declare` is excluded, because its
+/// Returns the fact that a method has an empty queue name. `queue.declare` is excluded, because its
 /// empty name asks the broker for one.
-fn nameless(method: &Method<'_>) -> Option<Observed> {
+fn empty_queue_name(method: &Method<'_>) -> Option<Observed> {
     let queue = match method {
         Method::Queue(queue::Method::Purge(method)) => method.queue,
         Method::Queue(queue::Method::Delete(method)) => method.queue,
@@ -216,18 +223,21 @@ fn nameless(method: &Method<'_>) -> Option<Observed> {
         Method::Basic(basic::Method::Consume(method)) => method.queue,
         _ => return None,
     };
-    (queue == ShortStr::EMPTY).then(|| Observed::Nameless(method.id()))
+    (queue == ShortStr::EMPTY).then(|| Observed::EmptyQueueName(method.id()))
 }
 
-/// Returns the number at the start of a body.
+/// Returns the id of a message, which is at the start of its body.
 pub(crate) fn id_of(body: &[u8]) -> Option<u64> {
     body.first_chunk::<8>()
         .map(|bytes| u64::from_be_bytes(*bytes))
 }
 
-/// Returns a body that starts with a number and whose every byte can be checked.
+/// Returns the body of a message. It starts with the id, and the other bytes depend on it, so that
+/// every byte can be checked.
 pub(crate) fn body_of(id: u64, bytes: usize) -> Vec<u8> {
     let mut body = id.to_be_bytes().to_vec();
-    body.extend((8..bytes).map(|place| (place as u64).wrapping_mul(31).wrapping_add(id) as u8));
+    body.extend(
+        (8..bytes).map(|position| (position as u64).wrapping_mul(31).wrapping_add(id) as u8),
+    );
     body
 }

@@ -1,6 +1,7 @@
 //! The pending requests of an application, its consumers, unsettled deliveries and open
 //! transactions.
 
+use crate::checker::Settlement;
 use puka::machine::{ConsumerId, Delivered, TransactionId};
 use puka::protocol::MethodId;
 use std::time::{Duration, Instant};
@@ -10,9 +11,13 @@ use std::time::{Duration, Instant};
 pub(crate) enum Request {
     Connect,
     Close,
-    Queue(String),
-    Count(String),
-    Done(String),
+    /// Declares the queue of this name; an empty name asks the broker for one.
+    DeclareQueue(String),
+    /// Purges or deletes the queue of this name, and completes with a count of messages.
+    PurgeOrDelete(String),
+    /// Declares or deletes an exchange, or binds or unbinds a queue. A binding's name is
+    /// `queue|exchange`.
+    ChangeTopology(String),
     Get {
         queue: String,
         no_ack: bool,
@@ -24,38 +29,45 @@ pub(crate) enum Request {
         exclusive: bool,
     },
     Cancel(ConsumerId),
+    /// Changes the prefetch count of a consumer.
     Qos(ConsumerId),
+    /// A publish with a confirm, with the id of its message.
     Publish(u64),
-    /// A publish without a promise.
+    /// A publish without a confirm. Its promise completes when it is written.
     Unconfirmed(u64),
-    /// A call: a message and its reply.
+    /// A call: a message, of which this is the id, and its reply.
     Call(u64),
-    Begin,
-    /// The publishes of a transaction, and whether it commits.
-    Finish {
+    BeginTransaction,
+    /// Commits a transaction, or rolls it back.
+    EndTransaction {
+        /// The ids of the messages published in it.
         ids: Vec<u64>,
         commits: bool,
     },
 }
 
 impl Request {
-    /// Returns the entity that it concerns: a name, or `queue|exchange`.
+    /// Returns the name of the queue, exchange or binding that the request is about.
     pub(crate) fn name(&self) -> Option<&str> {
         match self {
-            Self::Queue(name) | Self::Count(name) | Self::Done(name) => Some(name),
+            Self::DeclareQueue(name) | Self::PurgeOrDelete(name) | Self::ChangeTopology(name) => {
+                Some(name)
+            }
             Self::Get { queue, .. } | Self::Consume { queue, .. } => Some(queue),
             _ => None,
         }
     }
 }
 
-/// A pending promise.
+/// What a pending promise is for.
 #[derive(Clone, Debug)]
 pub(crate) struct Pending {
     pub(crate) request: Request,
+    /// The method that an error of the broker must name.
     pub(crate) method: MethodId,
+    /// When the request was made.
     pub(crate) since: Instant,
-    /// It must succeed, because nothing prevents it.
+    /// The request must succeed, because nothing prevents it.
     pub(crate) must_succeed: bool,
 }
 
@@ -66,12 +78,13 @@ pub(crate) struct Consumer {
     pub(crate) no_ack: bool,
     pub(crate) prefetch: u16,
     pub(crate) exclusive: bool,
-    /// The time from the last handshake to its end.
+    /// The time from the last handshake to the end of the consumer, if it has ended.
     pub(crate) ended_after: Option<Duration>,
-    /// The application was notified of deliveries, or has not polled yet.
-    pub(crate) awake: bool,
+    /// The application must poll the consumer: it was notified of deliveries or of the end, or has
+    /// not polled yet.
+    pub(crate) notified: bool,
     /// The position of the last message that was not redelivered.
-    pub(crate) last_place: Option<usize>,
+    pub(crate) last_position: Option<usize>,
 }
 
 /// A delivery that the application has not settled.
@@ -79,17 +92,28 @@ pub(crate) struct Consumer {
 pub(crate) struct Unsettled {
     pub(crate) delivered: Delivered,
     pub(crate) queue: String,
+    /// The copy of the message, as [`copy_of`](crate::publish_observer::copy_of) numbers it.
     pub(crate) copy: u64,
+    /// `None` after a `basic.get`.
     pub(crate) consumer: Option<ConsumerId>,
-    /// It was settled along with a later one.
-    pub(crate) stale: bool,
-    /// The number of transports so far when it arrived; `None` if the transport was lost by then.
+    /// A settlement of a later delivery has settled this one, too.
+    pub(crate) settled_with_later: bool,
+    /// The number of the transport that delivered it; `None` if the transport was lost by then.
     pub(crate) transport: Option<usize>,
 }
 
-/// An open transaction and its publishes.
+/// A settlement that the broker may not have received yet.
 #[derive(Debug)]
-pub(crate) struct Begun {
+pub(crate) struct SentSettlement {
+    /// The consumer of the delivery; `None` after a `basic.get`.
+    pub(crate) consumer: Option<ConsumerId>,
+    pub(crate) settlement: Settlement,
+}
+
+/// An open transaction.
+#[derive(Debug)]
+pub(crate) struct OpenTransaction {
     pub(crate) id: TransactionId,
+    /// The ids of the messages published in it.
     pub(crate) ids: Vec<u64>,
 }

@@ -1,7 +1,7 @@
 //! The plan of a seed: its features and faults, its number of operations, and its limits.
 //!
-//! Each seed has a random subset of the features. Faults that hide each other seldom meet, and rare
-//! combinations do occur.
+//! Each seed has a random subset of the features. So most seeds lack a fault that would hide the
+//! effects of another one, and every combination of a few features occurs in some seed.
 
 use crate::random::Random;
 use crate::wire::Pace;
@@ -34,7 +34,7 @@ features! {
     // Ends of connections and consumers.
     Force, BrokerDrop, Loss, Close,
     // Transactions, calls, server-named queues.
-    Transact, Call, Unnamed,
+    Transact, Call, ServerNamed,
     // Recovery and its options.
     Recover, Republish, FailFast, Strict,
     // Faults of recovery: a refused login, an internal error, a broker that loses its state, a
@@ -64,24 +64,38 @@ features! {
     Hoard,
 }
 
-/// A fault that the layer between the state machine and the network injects.
+/// A bug that is planted to prove that the simulation notices it. The code between the state machine
+/// and the network simulates it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PlantedFault {
     None,
-    /// An ack becomes a nack, and a nack an ack.
+    /// An ack of a publish becomes a nack, and a nack an ack.
     SwappedConfirm,
+    /// The client does not receive some acks of publishes.
     LostConfirm,
+    /// A returned message has the mark of the publish before its own.
     SwappedReturns,
+    /// The client does not receive some `queue.declare-ok`.
     LostReply,
+    /// The broker does not receive some acks of deliveries.
     LostAck,
+    /// Each ack of a delivery covers all deliveries before its own.
     WideAck,
+    /// The client receives some frames twice.
     RepeatedBytes,
+    /// Deliveries lose their redelivered flag.
     ForgottenRedelivery,
+    /// A refused publish completes as confirmed.
     WrongOutcome,
+    /// Some completed promises are not fetched.
     LostOutcome,
+    /// The client sends some publishes twice.
     RepeatedPublish,
+    /// The broker does not receive some `basic.cancel`.
     LostCancel,
+    /// The broker does not receive `connection.close`.
     LateClose,
+    /// Some frames lose their last byte.
     LostByte,
     /// A `basic.get` names no queue.
     EmptyName,
@@ -97,13 +111,13 @@ pub(crate) enum PlantedFault {
     CrowdedChannels,
     /// Deleted entities are declared again on every connection.
     Resurrection,
-    /// Contents never end.
+    /// The contents that the broker sends never end.
     EndlessContent,
     /// The broker does not receive the client's confirmation of a consumer's end.
     UnansweredCancel,
     /// The client does not bound partly received contents.
     UnboundContents,
-    /// A close does not report what it left pending.
+    /// A close does not report the requests that it left incomplete.
     SilentClose,
     /// A temporary refusal of a consumer becomes a missing permission.
     RefusedForGood,
@@ -115,12 +129,15 @@ pub(crate) enum PlantedFault {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,
+    /// The number of operations.
     pub(crate) ops: usize,
+    /// A bit for each feature.
     features: u64,
     pub(crate) planted_fault: PlantedFault,
 }
 
 impl Plan {
+    /// Returns the whole plan of a seed.
     pub(crate) fn new(seed: u64) -> Self {
         let mut random = Random::stream(seed, 1);
         let recovers = random.chance(60);
@@ -198,6 +215,7 @@ impl Plan {
         }
     }
 
+    /// Returns the plan with a planted fault.
     pub(crate) fn with(mut self, planted_fault: PlantedFault) -> Self {
         self.planted_fault = planted_fault;
         if planted_fault == PlantedFault::UnboundContents {
@@ -221,20 +239,24 @@ impl Plan {
         self
     }
 
-    pub(crate) fn ops(mut self, ops: usize) -> Self {
+    /// Returns the plan with its first operations only.
+    pub(crate) fn with_ops(mut self, ops: usize) -> Self {
         self.ops = ops;
         self
     }
 
+    /// Returns the plan without a feature.
     pub(crate) fn without(mut self, feature: Feature) -> Self {
         self.features &= !(1 << feature as u32);
         self
     }
 
+    /// Returns `true` if the plan has a feature.
     pub(crate) fn has(&self, feature: Feature) -> bool {
         self.features & (1 << feature as u32) != 0
     }
 
+    /// Returns the features of the plan.
     pub(crate) fn features(&self) -> impl Iterator<Item = Feature> + '_ {
         Feature::ALL
             .iter()
@@ -242,7 +264,8 @@ impl Plan {
             .filter(|feature| self.has(*feature))
     }
 
-    /// Returns an independent stream of random numbers.
+    /// Returns one of the seed's streams of random numbers. The streams are independent of each
+    /// other.
     pub(crate) fn random(&self, number: u64) -> Random {
         Random::stream(self.seed, number)
     }
@@ -264,18 +287,20 @@ impl Plan {
         if self.has(Feature::Heartbeats) { 2 } else { 60 }
     }
 
-    /// Returns how long a client may be suspended before the broker drops it: two timeouts, less
-    /// the half since the client last sent a heartbeat, and less the delays of the network.
-    pub(crate) fn broker_waits(&self) -> Duration {
+    /// Returns the longest suspension after which the broker still keeps the client's connection.
+    /// The broker drops the connection two heartbeat timeouts after it last received something. When
+    /// the suspension begins, that may be half a timeout and the delays of the network ago.
+    pub(crate) fn max_suspension(&self) -> Duration {
         let heartbeat = Duration::from_secs(self.heartbeat().into());
         2 * heartbeat - heartbeat / 2 - Duration::from_millis(500)
     }
 
-    /// Returns how long a refused consumer is retried, from the end of the handshake.
-    pub(crate) fn patience(&self) -> Duration {
+    /// Returns how long the client retries a refused consumer, from the end of the handshake.
+    pub(crate) fn consumer_retry_time(&self) -> Duration {
         3 * Duration::from_secs(self.heartbeat().into())
     }
 
+    /// Returns the client's limit of outgoing bytes.
     pub(crate) fn outgoing_bytes(&self) -> usize {
         if self.has(Feature::SmallBounds) {
             64 << 10
@@ -284,7 +309,8 @@ impl Plan {
         }
     }
 
-    pub(crate) fn most_bytes_of_a_body(&self) -> usize {
+    /// Returns the maximum size of a message's body.
+    pub(crate) fn max_body_bytes(&self) -> usize {
         match (self.has(Feature::Large), self.has(Feature::TinyReads)) {
             (true, false) => 150_000,
             (true, true) => 1_500,
@@ -309,13 +335,13 @@ impl Plan {
         SLOW.iter().any(|feature| self.has(*feature))
     }
 
-    /// Returns `true` if counts have close bounds, too, and not only bytes.
+    /// Returns `true` if the client's limits of counts are small, too, and not only those of bytes.
     pub(crate) fn has_small_counts(&self) -> bool {
         self.has(Feature::SmallBounds) && self.random(2).chance(60)
     }
 
-    /// The number of channels for requests, and of channels for publishes.
-    pub(crate) fn few_channels(&self) -> u16 {
+    /// Returns the number of channels for requests, and for publishes, of a client with few channels.
+    pub(crate) fn small_channel_count(&self) -> u16 {
         self.random(9).within(1..4) as u16
     }
 
@@ -327,13 +353,14 @@ impl Plan {
             .collect()
     }
 
-    /// The close bound of buffered received bytes.
+    /// Returns the client's small limit of buffered bytes.
     fn buffered_bytes(&self) -> usize {
         self.random(10).within(1000..100_000)
     }
 
-    /// Returns the bound of partly received contents in bytes, if counts have close bounds.
-    pub(crate) fn most_partly_received(&self) -> Option<usize> {
+    /// Returns the bound of partly received contents in bytes, if the client's limits of counts are
+    /// small.
+    pub(crate) fn max_partial_bytes(&self) -> Option<usize> {
         self.has_small_counts().then(|| self.buffered_bytes())
     }
 
@@ -348,6 +375,7 @@ impl Plan {
             .seed(self.seed.wrapping_mul(31) + number as u64)
     }
 
+    /// Returns the options of a client, for the session of this number.
     pub(crate) fn options(&self, number: usize) -> Options {
         let mut random = self.random(8);
         let options = Options::default()
@@ -377,7 +405,7 @@ impl Plan {
             options
         };
         if self.has(Feature::FewChannels) {
-            let few = self.few_channels();
+            let few = self.small_channel_count();
             options.request_channels(few).publish_channels(few)
         } else {
             options
@@ -385,7 +413,7 @@ impl Plan {
     }
 
     /// Returns the configuration of the broker of this number.
-    pub(crate) fn config_of(&self, broker: u64) -> Config {
+    pub(crate) fn config_of_broker(&self, broker: u64) -> Config {
         let config = self.config();
         Config {
             seed: config.seed.wrapping_add(broker << 32),
@@ -402,6 +430,7 @@ impl Plan {
         }
     }
 
+    /// Returns the configuration of the first broker.
     pub(crate) fn config(&self) -> Config {
         let late = Duration::from_millis(if self.has(Feature::LateConfirms) {
             700
@@ -426,7 +455,7 @@ impl Plan {
     pub(crate) fn pace(&self) -> Pace {
         let mut random = self.random(4);
         Pace {
-            piece: match (self.has(Feature::TinyReads), random.below(3)) {
+            max_piece: match (self.has(Feature::TinyReads), random.below(3)) {
                 (true, 0) => 1,
                 (true, 1) => 15,
                 (true, _) => 100,
@@ -434,13 +463,13 @@ impl Plan {
                 (false, 1) => 9000,
                 (false, _) => 200_000,
             },
-            pauses: if self.has(Feature::TinyReads) { 10 } else { 50 },
-            pause: if random.chance(50) {
+            pause_percent: if self.has(Feature::TinyReads) { 10 } else { 50 },
+            max_pause: if random.chance(50) {
                 Duration::from_micros(200)
             } else {
                 Duration::ZERO
             },
-            latency: Duration::from_millis(if self.has(Feature::Jitter) { 30 } else { 1 }),
+            max_latency: Duration::from_millis(if self.has(Feature::Jitter) { 30 } else { 1 }),
             capacity: if random.chance(30) { 20_000 } else { 500_000 },
         }
     }

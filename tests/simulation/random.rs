@@ -15,6 +15,7 @@ impl Random {
         random
     }
 
+    /// Returns any number.
     pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -28,14 +29,17 @@ impl Random {
         (self.next() % bound.max(1) as u64) as usize
     }
 
+    /// Returns a number in a range.
     pub(crate) fn within(&mut self, range: Range<usize>) -> usize {
         range.start + self.below(range.end - range.start)
     }
 
+    /// Returns `true` with a probability in percent.
     pub(crate) fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 
+    /// Returns one of the items, or `None` if there are none.
     pub(crate) fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
         if from.is_empty() {
             None
@@ -44,10 +48,12 @@ impl Random {
         }
     }
 
+    /// Returns a duration in a range of microseconds.
     pub(crate) fn micros(&mut self, range: Range<usize>) -> Duration {
         Duration::from_micros(self.within(range) as u64)
     }
 
+    /// Returns a duration in a range of milliseconds.
     pub(crate) fn millis(&mut self, range: Range<usize>) -> Duration {
         Duration::from_millis(self.within(range) as u64)
     }

@@ -1,5 +1,4 @@
-//! Faults that seeds have found, as explicit scenarios, so that they are found again after the
-//! seeds change.
+//! Bugs that seeds have found, as explicit scenarios: a later change gives the seeds another meaning.
 
 use crate::checker::{Checked, ensure};
 use crate::plan::{Feature, Plan};
@@ -8,6 +7,7 @@ use crate::world::World;
 use puka::machine::Settle;
 use std::time::Duration;
 
+/// A time in which a request gets its reply.
 const MOMENT: Duration = Duration::from_millis(20);
 
 /// Runs a scenario with one connected client whose queues are declared.
@@ -23,6 +23,7 @@ fn run_scenario(plan: Plan, scenario: impl FnOnce(&mut World) -> Checked) {
     }
 }
 
+/// Publishes a persistent message.
 fn publish(world: &mut World, exchange: &str, key: &str, bytes: usize) -> Checked {
     world
         .publish_this(0, (exchange, key), (false, true), bytes, true)
@@ -41,9 +42,9 @@ fn no_ack_deliveries_while_closing_are_not_rejected() {
 
 #[test]
 fn many_consumers_find_fewer_channels_again() {
-    // A level of recursion for each consumer without a channel overflows this stack.
-    let thread = std::thread::Builder::new().stack_size(512 << 10);
-    let played = thread.spawn(|| {
+    // On this small stack, a recursion for each consumer without a channel would overflow.
+    let builder = std::thread::Builder::new().stack_size(512 << 10);
+    let thread = builder.spawn(|| {
         run_scenario(
             Plan::bare(1, &[Feature::Recover, Feature::FewerChannels]),
             |world| {
@@ -63,14 +64,16 @@ fn many_consumers_find_fewer_channels_again() {
             },
         );
     });
-    played.unwrap().join().unwrap();
+    thread.unwrap().join().unwrap();
 }
 
-/// The broker drops the connection without a close.
+/// Makes the broker drop the connection without a close.
 fn lose(world: &mut World) {
     let lost = world.session(0).and_then(|session| {
         session.expect_break("lost");
-        session.transport.as_ref().map(|transport| transport.broker)
+        session
+            .transport_mut()
+            .map(|transport| transport.connection)
     });
     world.broker.drop_connection(world.now, lost.unwrap());
 }
@@ -107,7 +110,7 @@ fn exclusive_consumer_survives_a_half_open_loss() {
 
 #[test]
 fn queue_deleted_at_a_loss_stays_deleted() {
-    // The broker has not received it, or has executed it.
+    // In the first case the broker has not received the delete, in the second it has executed it.
     for pause in [Duration::ZERO, Duration::from_micros(1_500)] {
         run_scenario(
             Plan::bare(
@@ -127,7 +130,7 @@ fn queue_deleted_at_a_loss_stays_deleted() {
 #[test]
 fn requests_to_a_stuck_queue_leave_channels_free() {
     run_scenario(Plan::bare(1, &[Feature::Stuck]), |world| {
-        world.stop("q1");
+        world.make_stuck("q1");
         for _ in 0..100 {
             world.get_from(0, "q1", false)?;
         }
@@ -144,7 +147,7 @@ fn publishes_to_stuck_queues_leave_capacity_for_others() {
         plan.has_small_counts().then_some(plan)
     });
     run_scenario(plan.unwrap(), |world| {
-        world.stop("q1");
+        world.make_stuck("q1");
         for _ in 0..30 {
             publish(world, "", "q1", 20)?;
         }
@@ -170,7 +173,7 @@ fn delayed_publish_is_unconfirmed_after_its_timeout() {
         if let Some(transport) = world.transport(0, 0) {
             transport.down.read_at = now + Duration::from_secs(3);
         }
-        // It was sent and received, but its confirm has not arrived.
+        // The broker has received the second publish, but its confirm has not arrived.
         world.run_for(Duration::from_secs(4))
     });
 }
@@ -188,7 +191,7 @@ fn server_is_not_silent_while_reading_is_paused() {
             publish(world, "", "q0", 50)?;
             world.run_for(MOMENT)?;
         }
-        // Longer than a server may be silent, and short enough not to count as a late wake-up.
+        // This is longer than a server may be silent, and too short to count as a late wake-up.
         world.run_for(Duration::from_millis(2500))?;
         let mut random = Random::stream(1, 1);
         for _ in 0..30 {
@@ -196,7 +199,7 @@ fn server_is_not_silent_while_reading_is_paused() {
         }
         world.run_for(MOMENT)?;
         let sound = world.session(0).is_some_and(|session| session.is_sound());
-        ensure(sound, || "it gave up".into())
+        ensure(sound, || "the client gave the connection up".into())
     });
 }
 
@@ -207,7 +210,7 @@ fn ack_leaves_before_its_channels_next_request() {
         world.run_for(MOMENT)?;
         world.get_from(0, "q0", false)?;
         world.run_for(MOMENT)?;
-        // Requests on every request channel wait for their replies, and others for a channel.
+        // Requests wait for their replies on every request channel, and further ones for a channel.
         for _ in 0..6 {
             world.get_from(0, "missing", false)?;
         }
@@ -261,7 +264,7 @@ fn requests_leave_a_channel_for_publishes() {
     let mut seeds = 0..1000;
     let plan = seeds.find_map(|seed| {
         let plan = Plan::bare(seed, &[Feature::FewChannels]);
-        (plan.config().channel_max == 3 && plan.few_channels() == 3).then_some(plan)
+        (plan.config().channel_max == 3 && plan.small_channel_count() == 3).then_some(plan)
     });
     run_scenario(plan.unwrap(), |world| {
         publish(world, "", "q0", 20)?;
@@ -304,7 +307,7 @@ fn publish_refusing_queue_drops_no_requeued_messages() {
         world.run_for(MOMENT)?;
         publish(world, "", "f0", 20)?;
         world.run_for(MOMENT)?;
-        world.give_back(0, &mut Random::stream(1, 1))?;
+        world.drop_delivery(0, &mut Random::stream(1, 1))?;
         world.run_for(MOMENT)
     });
 }

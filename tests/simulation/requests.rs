@@ -1,49 +1,22 @@
-//! The requests of applications.
+//! The requests of applications, except those of `topology.rs`, `publishing.rs` and
+//! `transactions.rs`.
 
-use crate::checker::{Checked, PublishOutcome, Violation, ensure};
-use crate::observer::body_of;
+use crate::checker::{Checked, Violation, ensure};
 use crate::pending::{Pending, Request};
 use crate::plan::Feature;
 use crate::random::Random;
 use crate::world::World;
 use puka::Error;
-use puka::machine::{Body, ConnectionState, Consume, PromiseId, Publish};
+use puka::machine::{ConnectionState, Consume, PromiseId};
 use puka::protocol::method::{Encode, basic, queue};
-use puka::protocol::{Method, MethodId, Properties, ShortStr, TableRef};
-use std::time::Duration;
+use puka::protocol::{Method, MethodId, ShortStr, TableRef};
 
+/// Returns a short string. The names of the simulation fit into one.
 pub(crate) fn short(text: &str) -> ShortStr<'_> {
     ShortStr::new(text).unwrap_or_default()
 }
 
-const PERSISTENT: Properties<'static> = {
-    let mut properties = Properties::NONE;
-    properties.delivery_mode = Some(2);
-    properties
-};
-
-/// Returns a publish to an exchange and a routing key, mandatory or not, persistent or not.
-pub(crate) fn publish_of<'a>(
-    to: (&'a str, &'a str),
-    flags: (bool, bool),
-    body: Body<'a>,
-) -> Publish<'a> {
-    let (mandatory, persistent) = flags;
-    Publish {
-        exchange: short(to.0),
-        routing_key: short(to.1),
-        mandatory,
-        immediate: false,
-        properties: if persistent {
-            &PERSISTENT
-        } else {
-            &Properties::NONE
-        },
-        headers: None,
-        body,
-    }
-}
-
+/// Returns a consumer of a queue.
 fn consume_of(name: &str, no_ack: bool, exclusive: bool, prefetch_count: u16) -> Consume<'_> {
     Consume {
         queue: short(name),
@@ -61,32 +34,29 @@ impl World {
     pub(crate) fn record_pending(
         &mut self,
         client: usize,
-        promise: Option<PromiseId>,
+        promise: PromiseId,
         request: Request,
         method: MethodId,
     ) {
         self.note(client, || format!("requests {request:?}"));
         let since = self.now;
-        if let Some(promise) = promise
-            && let Some(session) = self.session(client)
-        {
-            session.pending.insert(
-                promise,
-                Pending {
-                    request,
-                    method,
-                    since,
-                    must_succeed: false,
-                },
-            );
+        if let Some(session) = self.session(client) {
+            let pending = Pending {
+                request,
+                method,
+                since,
+                must_succeed: false,
+            };
+            session.record_pending(promise, pending);
         }
     }
 
-    /// Records a pending request, or checks the reason for which it was not accepted.
+    /// Records a pending request, or checks the reason for which the client has not accepted it.
+    /// Returns `true` if the client has accepted it.
     pub(crate) fn record_result(
         &mut self,
         client: usize,
-        sent: Result<PromiseId, Error>,
+        result: Result<PromiseId, Error>,
         request: Request,
         method: MethodId,
     ) -> Checked<bool> {
@@ -97,24 +67,24 @@ impl World {
         let Some(session) = self.session(client) else {
             return Ok(false);
         };
-        let error = match sent {
+        let error = match result {
             Ok(promise) => {
-                self.record_pending(client, Some(promise), request, method);
+                self.record_pending(client, promise, request, method);
                 return Ok(true);
             }
             Err(error) => error,
         };
         let machine = &session.machine;
-        let has_room = if is_publish {
+        let has_capacity = if is_publish {
             machine.has_capacity_to_publish()
         } else {
             machine.has_capacity_to_request()
         };
         let holds = match &error {
-            Error::Full => !has_room,
+            Error::Full => !has_capacity,
             Error::Stale => matches!(request, Request::Qos(_) | Request::Cancel(_)),
-            Error::Closed => session.closing,
-            // There is no connection, and the client fails fast.
+            Error::Closed => session.is_closing(),
+            // Without a connection, a client that fails fast accepts nothing.
             _ => {
                 let is_open = matches!(machine.state(), ConnectionState::Open);
                 machine.why_closed().is_some() || self.plan.has(Feature::FailFast) && !is_open
@@ -127,6 +97,7 @@ impl World {
         Ok(false)
     }
 
+    /// Makes a request with a method.
     pub(crate) fn request<'a>(
         &mut self,
         client: usize,
@@ -142,28 +113,28 @@ impl World {
         self.record_result(client, sent, request, id).map(|_| ())
     }
 
+    /// Sends a random request that the broker refuses in most cases.
     pub(crate) fn send_wrong_request(&mut self, client: usize, random: &mut Random) -> Checked {
         match random.below(5) {
-            0 => self.declare(client, "missing", [true, false, false]),
-            1 => self.declare(client, "q0", [false, false, false]),
+            0 => self.declare(client, "missing", [true, false]),
+            1 => self.declare(client, "q0", [false, false]),
             2 => self.request(
                 client,
                 queue::Purge {
                     queue: short("missing"),
                     nowait: false,
                 },
-                Request::Count("missing".into()),
+                Request::PurgeOrDelete("missing".into()),
             ),
             3 => self.declare_exchange(client, "direct", "fanout"),
             _ => {
-                let queue = short("q1");
                 let method = queue::Delete {
-                    queue,
+                    queue: short("q1"),
                     if_unused: true,
                     if_empty: true,
                     nowait: false,
                 };
-                self.request(client, method, Request::Count("q1".into()))
+                self.request(client, method, Request::PurgeOrDelete("q1".into()))
             }
         }
     }
@@ -226,9 +197,9 @@ impl World {
                 basic::Consume::ID,
             ),
             _ => match session.transactions.first() {
-                Some(begun) => (
+                Some(transaction) => (
                     machine.get_in(
-                        begun.id,
+                        transaction.id,
                         basic::Get {
                             queue,
                             no_ack: false,
@@ -247,132 +218,34 @@ impl World {
             Ok(_) => Err(Violation(format!(
                 "{method} with an empty queue name was accepted"
             ))),
-            // There is another reason, as with a name. A transaction may have ended.
+            // There is another reason, which exists for a request with a name, too. For example, the
+            // transaction may have ended.
             Err(_) if method == basic::Get::ID => Ok(()),
             Err(error) => self
-                .record_result(client, Err(error), Request::Done(String::new()), method)
+                .record_result(
+                    client,
+                    Err(error),
+                    Request::ChangeTopology(String::new()),
+                    method,
+                )
                 .map(|_| ()),
         }
     }
 
-    pub(crate) fn publish(&mut self, client: usize, random: &mut Random) -> Checked {
-        let plan = self.plan;
-        let exchange = match random.below(20) {
-            0..9 => "",
-            9..14 => "direct",
-            14..17 => "fanout",
-            17 if plan.has(Feature::MissingExchange) => "missing",
-            18 if plan.has(Feature::Churn) => "sometimes",
-            _ => "amq.direct",
-        };
-        let queues = self.queues(client);
-        let key = if random.chance(10) {
-            "nowhere"
-        } else {
-            random.pick(&queues).copied().unwrap_or("q0")
-        };
-        let renames = self.plan.has(Feature::Renamed) && exchange.is_empty() && random.chance(20);
-        let unnamed = if renames {
-            self.unnamed(client, random)
-        } else {
-            None
-        };
-        let key = unnamed.as_deref().unwrap_or(key);
-        let confirms = !(plan.has(Feature::Unconfirmed) && random.chance(30));
-        let mandatory = confirms && plan.has(Feature::Mandatory) && random.chance(50);
-        let persistent = random.chance(50);
-        let most = plan.most_bytes_of_a_body();
-        let bytes = if most > 1000 && random.chance(15) {
-            random.within(1000..most)
-        } else {
-            random.within(8..300)
-        };
-        let bytes = if random.chance(10) { 8 } else { bytes };
-        let shared = random.chance(50);
-        if confirms {
-            self.publish_this(
-                client,
-                (exchange, key),
-                (mandatory, persistent),
-                bytes,
-                shared,
-            )
-            .map(|_| ())
-        } else {
-            self.publish_unconfirmed(client, (exchange, key), persistent, bytes)
-        }
-    }
-
-    /// Publishes a message. Its promise may be pending at once, or after a delay.
-    fn publish_unconfirmed(
-        &mut self,
-        client: usize,
-        to: (&str, &str),
-        persistent: bool,
-        bytes: usize,
-    ) -> Checked {
-        let id = self.checker.publishes(to, (false, persistent), bytes);
-        let body = body_of(id, bytes);
-        let publish = publish_of(to, (false, persistent), Body::Borrowed(&body));
-        let Some(session) = self.session(client) else {
-            return Ok(());
-        };
-        let sent = session.machine.publish_unconfirmed(&publish);
-        match sent
-            .as_ref()
-            .ok()
-            .and_then(|promise| session.machine.fetch(*promise))
-        {
-            Some(outcome) => self.publish_unconfirmed_done(client, id, &outcome),
-            None if self.record_result(
-                client,
-                sent,
-                Request::Unconfirmed(id),
-                basic::Publish::ID,
-            )? =>
-            {
-                Ok(())
-            }
-            None => self
-                .checker
-                .record_outcome(id, PublishOutcome::Refused("never sent".into())),
-        }
-    }
-
-    pub(crate) fn publish_this(
-        &mut self,
-        client: usize,
-        to: (&str, &str),
-        flags: (bool, bool),
-        bytes: usize,
-        shared: bool,
-    ) -> Checked<bool> {
-        let id = self.checker.publishes(to, flags, bytes);
-        let body = body_of(id, bytes);
-        let body = if shared {
-            Body::from(body)
-        } else {
-            Body::Borrowed(&body)
-        };
-        let publish = publish_of(to, flags, body);
-        let Some(session) = self.session(client) else {
-            return Ok(false);
-        };
-        let sent = session.machine.publish(&publish);
-        let sent = self.record_result(client, sent, Request::Publish(id), basic::Publish::ID)?;
-        if !sent {
-            self.checker
-                .record_outcome(id, PublishOutcome::Refused("never sent".into()))?;
-        }
-        Ok(sent)
-    }
-
+    /// Gets a message from a random queue.
     pub(crate) fn get(&mut self, client: usize, random: &mut Random) -> Checked {
         let name = *random.pick(&self.queues(client)).unwrap_or(&"q0");
         let no_ack = self.plan.has(Feature::NoAck) && random.chance(30);
-        self.get_from(client, name, no_ack)
+        let is_server_named = self.plan.has(Feature::Renamed) && random.chance(20);
+        let server_named = if is_server_named {
+            self.server_named_queue(client, random)
+        } else {
+            None
+        };
+        self.get_from(client, server_named.as_deref().unwrap_or(name), no_ack)
     }
 
+    /// Gets a message from a queue.
     pub(crate) fn get_from(&mut self, client: usize, name: &str, no_ack: bool) -> Checked {
         self.request(
             client,
@@ -387,6 +260,7 @@ impl World {
         )
     }
 
+    /// Starts a consumer of a random queue.
     pub(crate) fn consume(&mut self, client: usize, random: &mut Random) -> Checked {
         let name = *random.pick(&self.queues(client)).unwrap_or(&"q0");
         let no_ack = self.plan.has(Feature::NoAck) && random.chance(30);
@@ -395,6 +269,7 @@ impl World {
         self.consume_from(client, name, no_ack, exclusive, prefetch)
     }
 
+    /// Starts a consumer of a queue.
     pub(crate) fn consume_from(
         &mut self,
         client: usize,
@@ -419,6 +294,7 @@ impl World {
             .map(|_| ())
     }
 
+    /// Cancels a random consumer.
     pub(crate) fn cancel(&mut self, client: usize, random: &mut Random) -> Checked {
         let Some(session) = self.session(client) else {
             return Ok(());
@@ -432,6 +308,7 @@ impl World {
             .map(|_| ())
     }
 
+    /// Drops a random consumer.
     pub(crate) fn drop_consumer(&mut self, client: usize, random: &mut Random) -> Checked {
         let Some(session) = self.session(client) else {
             return Ok(());
@@ -442,13 +319,15 @@ impl World {
         };
         session.machine.drop_consumer(id);
         if let Some(consumer) = session.consumers.remove(&id) {
-            // The broker may have ended it, which remains unknown.
-            session.record.mark_uncertain(&consumer.queue);
+            // The queue may have been deleted together with the consumer. The application does not learn
+            // that any more.
+            session.declared.mark_uncertain(&consumer.queue);
         }
         self.note(client, || format!("drops {id:?}"));
         Ok(())
     }
 
+    /// Changes the prefetch count of a random consumer.
     pub(crate) fn qos(&mut self, client: usize, random: &mut Random) -> Checked {
         let Some(session) = self.session(client) else {
             return Ok(());
@@ -458,7 +337,7 @@ impl World {
             return Ok(());
         };
         let sent = session.machine.qos(id, random.below(6) as u16);
-        // Its channel may be closed over that, so the fate of its acks is unknown.
+        // The broker may close the channel over this request, before it has received all acks.
         session.broken_consumers.insert(id);
         if let Err(Error::InvalidArgument { .. }) = sent {
             return ensure(self.plan.has(Feature::Exclusive), || {
@@ -469,74 +348,22 @@ impl World {
             .map(|_| ())
     }
 
+    /// Begins to close a client's connection.
     pub(crate) fn close(&mut self, client: usize) -> Checked {
         let now = self.now;
         let Some(session) = self.session(client) else {
             return Ok(());
         };
-        session.left.since.get_or_insert(now);
-        session.left.without_transport |= !session.closing && session.machine.is_down();
-        let had_transport = !session.machine.is_down();
-        let promise = session.machine.close();
-        ensure(had_transport || session.machine.is_closed(), || {
-            "a close without a transport waits".into()
-        })?;
-        session.closing = true;
-        self.record_pending(client, Some(promise), Request::Close, MethodId::NONE);
-        self.events(client)
+        let promise = session.begin_close(now)?;
+        self.record_pending(client, promise, Request::Close, MethodId::NONE);
+        self.handle_events(client)
     }
 
-    /// Marks the request made just now as one that must succeed.
+    /// Marks the requests that a client has made at this instant as ones that must succeed.
     pub(crate) fn require_success(&mut self, client: usize) {
         let now = self.now;
         if let Some(session) = self.session(client) {
-            let request = session
-                .pending
-                .values_mut()
-                .filter(|pending| pending.since == now);
-            request.for_each(|pending| pending.must_succeed = true);
+            session.require_success(now);
         }
-    }
-
-    /// Declares a queue, publishes to it and gets the message. All of it must succeed.
-    pub(crate) fn probe(&mut self, client: usize) -> Checked {
-        self.declare(client, "probe", [false, true, false])?;
-        self.require_success(client);
-        self.run_for(Duration::from_secs(1))?;
-        // Nothing is in flight that could prevent it.
-        let sent = self.publish_this(client, ("", "probe"), (true, false), 20, true)?;
-        ensure(sent, || {
-            "there is no capacity for a publish when nothing is pending".into()
-        })?;
-        self.require_success(client);
-        self.run_for(Duration::from_secs(1))?;
-        self.get_from(client, "probe", false)?;
-        self.require_success(client);
-        self.run_for(Duration::from_secs(1))
-    }
-
-    /// Checks that requests and publishes get channels although as many messages of gets are
-    /// unsettled as the client allows.
-    pub(crate) fn probe_hoarding(&mut self, client: usize) -> Checked {
-        for _ in 0..12 {
-            self.publish_this(client, ("", "probe"), (false, false), 20, true)?;
-        }
-        self.run_for(Duration::from_secs(2))?;
-        for _ in 0..12 {
-            self.get_from(client, "probe", false)?;
-        }
-        self.run_for(Duration::from_secs(2))?;
-        self.declare(client, "probe", [false, true, false])?;
-        self.require_success(client);
-        self.run_for(Duration::from_secs(1))?;
-        let sent = self.publish_this(client, ("", "probe"), (true, false), 20, true)?;
-        ensure(sent, || {
-            "there is no capacity for a publish while messages are unsettled".into()
-        })?;
-        self.require_success(client);
-        self.run_for(Duration::from_secs(1))?;
-        self.get_from(client, "probe", true)?;
-        self.require_success(client);
-        self.run_for(Duration::from_secs(1))
     }
 }

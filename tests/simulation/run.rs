@@ -1,4 +1,4 @@
-//! One seed from start to end, with the final checks.
+//! Runs one seed from start to end: its operations, and the final checks.
 
 use crate::checker::{Checked, Violation, ensure};
 use crate::plan::{Feature, Plan};
@@ -9,22 +9,23 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-/// The result of a seed.
+/// The result of a seed, with the numbers of what happened in it.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) violation: Option<Violation>,
-    /// A hash of all bytes.
+    /// A hash of all bytes in both directions.
     pub(crate) hash: u64,
+    /// The events, if a trace was requested.
     pub(crate) trace: Vec<String>,
     pub(crate) deliveries: usize,
-    pub(crate) answered: usize,
+    pub(crate) completed_publishes: usize,
     pub(crate) faults: usize,
     pub(crate) transports: usize,
-    /// Its duration in virtual time.
+    /// The duration in virtual time.
     pub(crate) time: Duration,
 }
 
-/// Runs a seed.
+/// Runs a plan. Its events are recorded if it is `traced`.
 pub(crate) fn run(plan: Plan, traced: bool) -> Outcome {
     let mut world = World::new(plan, traced);
     let result = catch_unwind(AssertUnwindSafe(|| world.run_operations()));
@@ -43,7 +44,7 @@ pub(crate) fn run(plan: Plan, traced: bool) -> Outcome {
         hash: world.hash(),
         trace: world.trace.take().unwrap_or_default(),
         deliveries: world.checker.deliveries,
-        answered: world.checker.confirmed,
+        completed_publishes: world.checker.completed_publishes,
         faults: world.faults,
         transports: world.transports,
         time: world.time(),
@@ -54,18 +55,19 @@ impl World {
     /// Performs all operations and the final checks.
     fn run_operations(&mut self) -> Checked {
         for number in 0..self.plan.ops {
-            self.operate(number)?;
+            self.perform_operation(number)?;
         }
         self.finish()
     }
 
-    /// Ends everything, and checks that nothing is left.
+    /// Stops the faults, checks that everything is restored and works, then closes all clients and
+    /// checks that nothing is left.
     pub(crate) fn finish(&mut self) -> Checked {
         self.stop_faults()?;
         self.check_recovered()?;
-        if !self.checker.stuck.is_empty() {
-            // A stuck queue delays no other request, unless it has all channels: the broker does
-            // not even close them.
+        if !self.checker.stuck_queues.is_empty() {
+            // A stuck queue must not delay other requests. It does if requests to it use all
+            // channels, because the broker does not even close these.
             let has_few =
                 self.plan.has(Feature::FewChannels) || self.plan.has(Feature::FewerChannels);
             if !has_few {
@@ -80,53 +82,45 @@ impl World {
         for client in 0..self.clients.len() {
             self.drop_handles(client, 80)?;
         }
-        self.end()
+        self.close_all()
     }
 
-    /// Stops the faults and waits until pending work completes.
+    /// Stops the faults, and waits until pending work has completed.
     fn stop_faults(&mut self) -> Checked {
         self.note(0, || "the faults stop".into());
-        self.calm = true;
-        self.away_until = self.now;
+        self.faults_stopped = true;
+        self.unreachable_until = self.now;
         let mut is_silent = false;
         if self.blocked {
             self.unblock()?;
         }
         if self.plan.has(Feature::Recover) {
-            // Recovery cannot restore what such a queue would deliver.
+            // The client cannot restore a stuck queue, because its declare gets no reply.
             self.release_all()?;
         }
+        let now = self.now;
         for session in self.clients.iter_mut().flatten() {
-            session.asleep_until = self.now;
-            for old in &mut session.old_transports {
-                old.up.silent = false;
-                old.remove_delays(self.now);
-            }
-            if let Some(transport) = &mut session.transport {
-                transport.remove_delays(self.now);
-                if transport.injector.withholds() {
-                    transport.cut(self.now);
-                }
-                is_silent |= transport.up.silent;
-            }
+            is_silent |= session.stop_faults(now);
         }
         if is_silent && self.plan.has(Feature::Recover) {
-            // Until the silence is detected.
+            // The client detects the silence after two heartbeat timeouts, of 60 s at most.
             self.run_for(Duration::from_secs(150))?;
         }
+        // A publish may be queued for one request timeout, and wait for its confirm for another.
         let time = self.plan.request_timeout().mul_f32(2.3);
         if !self.plan.has(Feature::SmallBounds) {
             return self.run_for(time);
         }
-        // A client full of untaken deliveries does not read, so it may not become idle.
+        // A client with small bounds stops reading until the application takes its deliveries.
         for _ in 0..20 {
             self.run_for(time / 20)?;
-            self.take_everything()?;
+            self.take_all_deliveries()?;
         }
         Ok(())
     }
 
-    fn take_everything(&mut self) -> Checked {
+    /// Takes all buffered deliveries of all consumers.
+    fn take_all_deliveries(&mut self) -> Checked {
         for client in 0..self.clients.len() {
             let Some(session) = self.session(client) else {
                 continue;
@@ -138,11 +132,12 @@ impl World {
         Ok(())
     }
 
+    /// Checks that each sound connection performs requests.
     fn check_clients_work(&mut self) -> Checked {
         (0..self.clients.len()).try_for_each(|client| self.check_client_works(client))
     }
 
-    /// Checks that a sound connection performs requests.
+    /// Checks that the connection of a client performs requests, if it is sound.
     fn check_client_works(&mut self, client: usize) -> Checked {
         if self
             .session(client)
@@ -150,7 +145,7 @@ impl World {
         {
             return Ok(());
         }
-        // With few channels, unsettled messages of the application may use them all.
+        // With few channels, unsettled messages of the application may use all of them.
         self.drop_handles(client, 100)?;
         self.run_for(Duration::from_secs(2))?;
         if self
@@ -172,8 +167,8 @@ impl World {
     /// Checks that recovering connections are open and nothing is pending.
     fn check_recovered(&mut self) -> Checked {
         for client in 0..self.clients.len() {
-            // A strict client never recovers if it needs an entity that was deleted or declared
-            // otherwise, or binds a queue whose declaration has timed out.
+            // A strict client may fail to recover for ever: if another client has deleted an entity or
+            // declared it differently, or if the client binds a queue whose declaration timed out.
             let differ = [
                 Feature::OutsideDelete,
                 Feature::Churn,
@@ -182,14 +177,13 @@ impl World {
             ];
             let is_strict = self.plan.has(Feature::Strict);
             let differ = differ.iter().any(|it| self.plan.has(*it));
-            let Some(session) = self.session(client).filter(|session| session.recovers) else {
+            let Some(session) = self.session(client).filter(|session| session.recovers()) else {
                 continue;
             };
-            let may_never = is_strict && (differ || session.record.has_uncertain());
+            let may_fail = is_strict && (differ || session.declared.has_uncertain());
             let number = session.number;
-            if session.finished {
-                let reason = session.reason_to_give_up();
-                ensure(reason, || {
+            if session.is_finished() {
+                ensure(session.may_give_up(), || {
                     format!(
                         "I9: session {number} gave up: {:?}",
                         session.machine.why_closed()
@@ -198,33 +192,33 @@ impl World {
                 continue;
             }
             let is_silent = session
-                .transport
-                .as_ref()
+                .transport_mut()
                 .is_some_and(|transport| transport.down.silent);
             ensure(!is_silent, || {
                 format!("I9: session {number} does not detect silence")
             })?;
             let is_open = matches!(session.machine.state(), ConnectionState::Open);
-            ensure(is_open || session.closing || may_never, || {
+            ensure(is_open || session.is_closing() || may_fail, || {
                 format!(
                     "I9: session {number} is not open: {:?}",
                     session.machine.state()
                 )
             })?;
-            if !may_never && let Some(pending) = session.pending.values().next() {
+            if !may_fail && let Some((_, pending)) = session.pending().next() {
                 return Err(Violation(format!("I9: {:?} is pending", pending.request)));
             }
         }
         Ok(())
     }
 
-    /// Makes the broker lose everything, and checks that it is restored.
+    /// Makes the broker lose its state, and checks that the clients restore it.
     fn check_recovery_after_wipe(&mut self) -> Checked {
         if !self.plan.has(Feature::Recover) || !self.plan.has(Feature::Wipe) {
             return Ok(());
         }
-        // Applications learn which queues were deleted with their consumers.
-        self.take_everything()?;
+        // The applications must first learn which consumers ended with their queues: the client does
+        // not restore these queues.
+        self.take_all_deliveries()?;
         self.wipe()?;
         self.run_for(Duration::from_secs(15))?;
         self.check_recovered()?;
@@ -236,7 +230,8 @@ impl World {
         let sessions = || self.clients.iter().flatten();
         let is_settled = |session: &Session| {
             session.is_sound()
-                || session.finished && session.transports().all(|transport| transport.broker_gone)
+                || session.is_finished()
+                    && session.transports().all(|transport| transport.broker_gone)
         };
         if self.plan.has(Feature::TinyReads) || !sessions().all(is_settled) {
             return Ok(());
@@ -245,7 +240,7 @@ impl World {
             let wanted: usize = sessions()
                 .map(|session| session.live_consumers(&queue.name))
                 .sum();
-            // For a raised prefetch count the broker has a second consumer for the difference.
+            // To raise a prefetch count, the client starts a second consumer for the difference.
             let may_be_more = self.plan.has(Feature::Qos) && wanted > 0 && queue.consumers > wanted;
             ensure(queue.consumers == wanted || may_be_more, || {
                 format!(
@@ -268,6 +263,7 @@ impl World {
         Ok(())
     }
 
+    /// Checks that the broker has the declared entities, and no others.
     fn check_topology(&mut self) -> Checked {
         let sessions: Vec<&Session> = self
             .clients
@@ -278,17 +274,17 @@ impl World {
         let queues = self.broker.queues();
         for name in ["q0", "q1", "q2", "f0"] {
             let queue = queues.iter().find(|queue| queue.name == name);
-            let by = sessions
+            let owner = sessions
                 .iter()
-                .find(|session| session.record.must_be_restored(name));
-            ensure(queue.is_some() || by.is_none(), || {
+                .find(|session| session.declared.must_be_restored(name));
+            ensure(queue.is_some() || owner.is_none(), || {
                 format!(
                     "I9: {name} is not declared again by session {:?}",
-                    by.map(|session| session.number)
+                    owner.map(|session| session.number)
                 )
             })?;
             let mut all = self.clients.iter().flatten();
-            let is_unwanted = all.all(|session| session.record.must_be_absent(name));
+            let is_unwanted = all.all(|session| session.declared.must_be_absent(name));
             ensure(queue.is_none() || !is_unwanted, || {
                 format!("I9: {name} was restored without an owner")
             })?;
@@ -306,12 +302,12 @@ impl World {
             let exchange = exchanges.iter().find(|exchange| exchange.name == name);
             let is_wanted = sessions
                 .iter()
-                .any(|session| session.record.must_be_restored(name));
+                .any(|session| session.declared.must_be_restored(name));
             ensure(exchange.is_some() || !is_wanted, || {
                 format!("I9: {name} is not declared again")
             })?;
             let mut all = self.clients.iter().flatten();
-            let is_unwanted = all.all(|session| session.record.must_be_absent(name));
+            let is_unwanted = all.all(|session| session.declared.must_be_absent(name));
             ensure(exchange.is_none() || !is_unwanted, || {
                 format!("I9: {name} was restored")
             })?;
@@ -320,7 +316,7 @@ impl World {
                 let has = |session: &&Session| {
                     [&*binding, queue, name]
                         .iter()
-                        .all(|it| session.record.must_be_restored(it))
+                        .all(|it| session.declared.must_be_restored(it))
                 };
                 sessions.iter().any(has)
             };
@@ -329,7 +325,7 @@ impl World {
                 .clients
                 .iter()
                 .flatten()
-                .flat_map(|session| session.record.bindings(name));
+                .flat_map(|session| session.declared.bindings(name));
             let most = all.collect::<BTreeSet<_>>().len();
             let bindings = exchange.map_or(0, |exchange| exchange.bindings);
             ensure((least..=most).contains(&bindings), || {
@@ -337,12 +333,11 @@ impl World {
             })?;
         }
         for session in sessions {
-            for first in &session.unnamed {
+            for first in &session.server_named {
                 let name = session.machine.current_name(first.as_bytes());
                 let name = String::from_utf8_lossy(&name);
-                let must_be_restored = queues.iter().any(|queue| queue.name == name);
-                let is_kept = session.record.may_be_restored(first);
-                ensure(must_be_restored || !is_kept, || {
+                let exists = queues.iter().any(|queue| queue.name == name);
+                ensure(exists || !session.declared.is_undeleted(first), || {
                     format!("I9: {first}, now {name}, was not restored")
                 })?;
             }
@@ -350,22 +345,23 @@ impl World {
         Ok(())
     }
 
-    /// Settles and drops everything of the applications.
-    fn drop_handles(&mut self, client: usize, consumers_dropped: usize) -> Checked {
+    /// Settles or drops all deliveries of an application, ends its transactions, and drops its
+    /// consumers with a probability in percent.
+    fn drop_handles(&mut self, client: usize, drop_percent: usize) -> Checked {
         let mut random = self.plan.random(7 + client as u64);
         let Some(session) = self.session(client) else {
             return Ok(());
         };
         let consumers: Vec<_> = session.consumers.keys().copied().collect();
         for id in consumers {
-            let awake = self
+            let notified = self
                 .session(client)
                 .and_then(|session| session.consumers.get(&id))
-                .is_some_and(|it| it.awake);
+                .is_some_and(|it| it.notified);
             if random.chance(50) {
-                while awake && self.take_from(client, id, 100)? {}
+                while notified && self.take_from(client, id, 100)? {}
             }
-            if random.chance(consumers_dropped)
+            if random.chance(drop_percent)
                 && let Some(session) = self.session(client)
                 && session.consumers.remove(&id).is_some()
             {
@@ -376,7 +372,7 @@ impl World {
             .session(client)
             .is_some_and(|session| !session.transactions.is_empty())
         {
-            self.finish_transaction(client, 0, random.chance(50))?;
+            self.end_transaction(client, 0, random.chance(50))?;
         }
         while self
             .session(client)
@@ -385,18 +381,18 @@ impl World {
             if random.chance(70) {
                 self.settle_this(client, 0, Settle::Ack { multiple: false })?;
             } else {
-                self.give_back(client, &mut random)?;
+                self.drop_delivery(client, &mut random)?;
             }
         }
-        self.events(client)
+        self.handle_events(client)
     }
 
-    /// Closes all clients.
-    fn end(&mut self) -> Checked {
+    /// Closes all clients, and checks that nothing is left at the broker.
+    fn close_all(&mut self) -> Checked {
         for client in 0..self.clients.len() {
             if self
                 .session(client)
-                .is_some_and(|session| !session.finished && !session.closing)
+                .is_some_and(|session| !session.is_finished() && !session.is_closing())
             {
                 let sound = self
                     .session(client)
@@ -412,7 +408,7 @@ impl World {
             let Some(session) = self.session(client) else {
                 continue;
             };
-            let (number, finished) = (session.number, session.finished);
+            let (number, finished) = (session.number, session.is_finished());
             ensure(finished, || {
                 format!("session {number} is closed and has not ended")
             })?;
@@ -420,22 +416,22 @@ impl World {
         }
         self.run_for(Duration::from_millis(1))?;
         ensure(self.broker.connections().is_empty(), || {
-            "the broker still has a connection".into()
+            "I11: the broker still has a connection".into()
         })?;
         for queue in self.broker.queues() {
             ensure(queue.unacked == 0, || {
                 format!(
-                    "{} deliveries of {} are unsettled",
+                    "I11: {} deliveries of {} are unsettled",
                     queue.unacked, queue.name
                 )
             })?;
             ensure(queue.consumers == 0, || {
-                format!("{} still has consumers", queue.name)
+                format!("I11: {} still has consumers", queue.name)
             })?;
         }
         let World {
             checker, broker, ..
         } = self;
-        checker.check(broker)
+        checker.check_all(broker)
     }
 }

@@ -1,8 +1,8 @@
-//! Runs all seeds or one, and reduces a failing one to the smallest part that still fails.
+//! Runs many seeds or one, and reduces a failing seed to the smallest part that still fails.
 
 use crate::checker::Violation;
 use crate::plan::{Feature, Plan};
-use crate::run::run;
+use crate::run::{Outcome, run};
 use std::collections::BTreeMap;
 use std::env;
 use std::io::Write;
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 /// The default number of seeds, without `SEEDS`.
 pub(crate) const SEEDS: u64 = 600;
 
+/// Returns the number in an environment variable.
 fn number(name: &str) -> Option<u64> {
     env::var(name).ok().map(|text| text.parse().unwrap())
 }
@@ -29,7 +30,7 @@ fn print_line(text: &str) {
 fn plan_from_environment() -> Option<Plan> {
     let mut plan = Plan::new(number("SEED")?);
     if let Some(ops) = number("OPS") {
-        plan = plan.ops(ops as usize);
+        plan = plan.with_ops(ops as usize);
     }
     let off = env::var("OFF").unwrap_or_default();
     for feature in Feature::ALL {
@@ -40,7 +41,8 @@ fn plan_from_environment() -> Option<Plan> {
     Some(plan)
 }
 
-/// Removes the parts of a plan that are not needed to fail.
+/// Removes the parts of a failing plan that are not needed to fail, for at most eight seconds. Returns
+/// the rest of the plan, and its violation.
 fn shrink(plan: Plan) -> (Plan, Violation) {
     let deadline = Instant::now() + Duration::from_secs(8);
     let fails = |plan: Plan| {
@@ -51,14 +53,14 @@ fn shrink(plan: Plan) -> (Plan, Violation) {
     let mut smallest = plan;
     let mut violation = run(plan, false)
         .violation
-        .unwrap_or_else(|| Violation("it fails only sometimes".into()));
+        .unwrap_or_else(|| Violation("a second run of the seed does not fail".into()));
     loop {
         let before = (smallest.ops, smallest.features().count());
         let mut step = smallest.ops / 2;
         while step > 0 {
-            match fails(smallest.ops(smallest.ops - step)) {
+            match fails(smallest.with_ops(smallest.ops - step)) {
                 Some(found) => {
-                    smallest = smallest.ops(smallest.ops - step);
+                    smallest = smallest.with_ops(smallest.ops - step);
                     violation = found;
                     step = step.min(smallest.ops / 2);
                 }
@@ -103,11 +105,12 @@ fn replay(plan: Plan) -> String {
     )
 }
 
+/// Describes the failure of a plan, with the commands that replay it.
 fn report(plan: Plan) -> String {
     let (smallest, violation) = shrink(plan);
-    let has: Vec<_> = smallest.features().collect();
+    let features: Vec<_> = smallest.features().collect();
     format!(
-        "seed {}: {}\n  replay: {}\n  smallest: {}\n  with {has:?}",
+        "seed {}: {}\n  replay: {}\n  smallest: {}\n  with {features:?}",
         plan.seed,
         violation.0,
         replay(plan),
@@ -115,10 +118,11 @@ fn report(plan: Plan) -> String {
     )
 }
 
-/// Runs `check` for all numbers up to `count`, on every core, until one returns a value.
+/// Runs `check` for all numbers below `count`, on every core. Returns what it returned. Stops when
+/// there are `max_findings`.
 pub(crate) fn on_all_cores<T: Send>(
     count: u64,
-    most: usize,
+    max_findings: usize,
     check: impl Fn(u64) -> Option<T> + Sync,
 ) -> Vec<T> {
     let (next, found) = (AtomicU64::new(0), Mutex::new(Vec::new()));
@@ -128,7 +132,7 @@ pub(crate) fn on_all_cores<T: Send>(
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= count || found.lock().unwrap().len() >= most {
+                    if seed >= count || found.lock().unwrap().len() >= max_findings {
                         break;
                     }
                     if let Some(finding) = check(seed) {
@@ -141,90 +145,94 @@ pub(crate) fn on_all_cores<T: Send>(
     found.into_inner().unwrap()
 }
 
-#[test]
-fn every_invariant_holds_in_all_seeds() {
-    if let Some(plan) = plan_from_environment() {
-        print_line(&format!(
-            "{plan:?} {:?}",
-            plan.features().collect::<Vec<_>>()
-        ));
-        let outcome = run(plan, true);
-        outcome
-            .trace
-            .iter()
-            .for_each(|transport| print_line(transport));
-        let (deliveries, answered, faults) = (outcome.deliveries, outcome.answered, outcome.faults);
-        let (transports, time) = (outcome.transports, outcome.time);
-        print_line(&format!(
-            "{deliveries} deliveries, {answered} publishes completed, {faults} faults, \
-             {transports} transports, {time:?}"
-        ));
-        if let Some(violation) = outcome.violation {
-            panic!("{}\n  replay: {}", violation.0, replay(plan));
-        }
-        return;
+/// Runs a plan, and prints its events.
+fn replay_with_trace(plan: Plan) {
+    let features: Vec<_> = plan.features().collect();
+    print_line(&format!("{plan:?} {features:?}"));
+    let outcome = run(plan, true);
+    for event in &outcome.trace {
+        print_line(event);
     }
-    let count = number("SEEDS").unwrap_or(SEEDS);
-    let first = number("FROM").unwrap_or(0);
+    let Outcome {
+        deliveries,
+        completed_publishes,
+        faults,
+        transports,
+        time,
+        ..
+    } = outcome;
+    print_line(&format!(
+        "{deliveries} deliveries, {completed_publishes} publishes completed, {faults} faults, \
+         {transports} transports, {time:?}"
+    ));
+    if let Some(violation) = outcome.violation {
+        panic!("{}\n  replay: {}", violation.0, replay(plan));
+    }
+}
+
+/// Runs seeds, and prints the averages of what they did. Returns the failures.
+fn run_seeds(first: u64, count: u64, max_failures: usize) -> Vec<(Plan, Violation)> {
     let began = Instant::now();
     let totals = Mutex::new([0; 5]);
-    let most = number("MOST");
-    let failed = on_all_cores(count, most.unwrap_or(1000) as usize, |seed| {
+    let failures = on_all_cores(count, max_failures, |seed| {
         let plan = Plan::new(first + seed);
         let outcome = run(plan, false);
-        let of_it = [
+        let counts = [
             outcome.deliveries,
-            outcome.answered,
+            outcome.completed_publishes,
             outcome.faults,
             outcome.transports,
             outcome.time.as_secs() as usize,
         ];
-        totals
-            .lock()
-            .unwrap()
-            .iter_mut()
-            .zip(of_it)
-            .for_each(|(total, of_it)| *total += of_it);
+        for (total, count) in totals.lock().unwrap().iter_mut().zip(counts) {
+            *total += count;
+        }
         outcome.violation.map(|violation| (plan, violation))
     });
     let seconds = began.elapsed().as_secs_f64();
-    let [deliveries, answered, faults, transports, time] = totals
-        .into_inner()
-        .unwrap()
-        .map(|total| total as u64 / count);
+    let totals = totals.into_inner().unwrap();
+    let [deliveries, publishes, faults, transports, time] = totals.map(|it| it as u64 / count);
     print_line(&format!(
-        "{count} seeds in {seconds:.1} s, each with {deliveries} deliveries, {answered} publishes, \
+        "{count} seeds in {seconds:.1} s, each with {deliveries} deliveries, {publishes} publishes, \
          {faults} faults, {transports} transports, in {time} s of virtual time"
     ));
-    if failed.is_empty() {
+    failures
+}
+
+/// Returns the kind of a violation: its text without the numbers, which differ between seeds.
+fn kind(violation: &Violation) -> String {
+    let letters = violation.0.chars().filter(|c| !c.is_ascii_digit());
+    letters.take(60).collect()
+}
+
+#[test]
+fn every_invariant_holds_in_all_seeds() {
+    if let Some(plan) = plan_from_environment() {
+        return replay_with_trace(plan);
+    }
+    let count = number("SEEDS").unwrap_or(SEEDS);
+    let max_failures = number("MOST").map(|max| max as usize);
+    let failures = run_seeds(
+        number("FROM").unwrap_or(0),
+        count,
+        max_failures.unwrap_or(1000),
+    );
+    if failures.is_empty() {
         return;
     }
-    if most.is_some() {
-        panic!(
-            "{}",
-            failed
-                .iter()
-                .map(|(plan, it)| format!("\nseed {}: {}", plan.seed, it.0))
-                .collect::<String>()
-        );
+    if max_failures.is_some() {
+        let describe = |(plan, it): &(Plan, Violation)| format!("\nseed {}: {}", plan.seed, it.0);
+        panic!("{}", failures.iter().map(describe).collect::<String>());
     }
-    // One of each kind suffices.
-    let kind = |violation: &Violation| -> String {
-        violation
-            .0
-            .chars()
-            .filter(|character| !character.is_ascii_digit())
-            .take(60)
-            .collect()
-    };
+    // Reducing a plan takes seconds, so only the first failure of each kind is reported.
     let mut kinds: BTreeMap<String, Vec<&(Plan, Violation)>> = BTreeMap::new();
-    for failure in &failed {
+    for failure in &failures {
         kinds.entry(kind(&failure.1)).or_default().push(failure);
     }
-    let all = kinds
+    let reports = kinds
         .values()
         .map(|failures| format!("{} times: {}", failures.len(), report(failures[0].0)));
-    panic!("{}", all.collect::<Vec<_>>().join("\n"));
+    panic!("{}", reports.collect::<Vec<_>>().join("\n"));
 }
 
 #[test]

@@ -1,4 +1,8 @@
 //! Requests that declare, bind and delete queues and exchanges.
+//!
+//! The first letter of a queue's name is its kind: `q` for a durable queue, `f` for one that
+//! refuses publishes when it is full, `d` for one that drops its oldest message then, `t` for one
+//! whose messages expire, `a` for an auto-delete queue, `x` for an exclusive one.
 
 use crate::checker::Checked;
 use crate::pending::Request;
@@ -9,7 +13,7 @@ use crate::world::World;
 use puka::protocol::method::{exchange, queue};
 use puka::protocol::{ShortStr, Table, TableRef};
 
-/// Returns the arguments of a queue, which follow from its name.
+/// Returns the arguments of a queue with this name.
 fn arguments_of(name: &str) -> Table {
     let mut table = Table::new();
     let mut put = |name: &str, value: i32| table.insert(name, value).unwrap_or_default();
@@ -28,13 +32,10 @@ fn arguments_of(name: &str) -> Table {
 }
 
 impl World {
-    pub(crate) fn declare(&mut self, client: usize, name: &str, flags: [bool; 3]) -> Checked {
-        let [passive, durable, wrong] = flags;
-        let arguments = if wrong {
-            Table::new()
-        } else {
-            arguments_of(name)
-        };
+    /// Declares a queue with the arguments of its name. The flags are `passive` and `durable`.
+    pub(crate) fn declare(&mut self, client: usize, name: &str, flags: [bool; 2]) -> Checked {
+        let [passive, durable] = flags;
+        let arguments = arguments_of(name);
         let method = queue::Declare {
             queue: short(name),
             passive,
@@ -44,9 +45,10 @@ impl World {
             nowait: false,
             arguments: arguments.as_ref(),
         };
-        self.request(client, method, Request::Queue(name.to_owned()))
+        self.request(client, method, Request::DeclareQueue(name.to_owned()))
     }
 
+    /// Binds a queue to an exchange, by the queue's name as the routing key.
     pub(crate) fn bind(&mut self, client: usize, name: &str, source: &str) -> Checked {
         let method = queue::Bind {
             queue: short(name),
@@ -55,18 +57,24 @@ impl World {
             nowait: false,
             arguments: TableRef::EMPTY,
         };
-        self.request(client, method, Request::Done(format!("{name}|{source}")))
+        self.request(
+            client,
+            method,
+            Request::ChangeTopology(format!("{name}|{source}")),
+        )
     }
 
+    /// Deletes an exchange.
     pub(crate) fn delete_exchange(&mut self, client: usize, name: &str) -> Checked {
         let method = exchange::Delete {
             exchange: short(name),
             if_unused: false,
             nowait: false,
         };
-        self.request(client, method, Request::Done(name.to_owned()))
+        self.request(client, method, Request::ChangeTopology(name.to_owned()))
     }
 
+    /// Declares a durable exchange of a type.
     pub(crate) fn declare_exchange(&mut self, client: usize, name: &str, kind: &str) -> Checked {
         let method = exchange::Declare {
             exchange: short(name),
@@ -78,14 +86,15 @@ impl World {
             nowait: false,
             arguments: TableRef::EMPTY,
         };
-        self.request(client, method, Request::Done(name.to_owned()))
+        self.request(client, method, Request::ChangeTopology(name.to_owned()))
     }
 
+    /// Declares the queues and exchanges of a client, and binds them.
     pub(crate) fn declare_all(&mut self, client: usize) -> Checked {
         self.declare_exchange(client, "direct", "direct")?;
         self.declare_exchange(client, "fanout", "fanout")?;
         for name in self.queues(client) {
-            self.declare(client, name, [false, true, false])?;
+            self.declare(client, name, [false, true])?;
             self.bind(client, name, "direct")?;
         }
         self.bind(client, "q0", "fanout")?;
@@ -93,7 +102,7 @@ impl World {
     }
 
     /// Declares a server-named queue.
-    pub(crate) fn declare_unnamed(&mut self, client: usize) -> Checked {
+    pub(crate) fn declare_server_named(&mut self, client: usize) -> Checked {
         let method = queue::Declare {
             queue: ShortStr::EMPTY,
             passive: false,
@@ -103,45 +112,42 @@ impl World {
             nowait: false,
             arguments: TableRef::EMPTY,
         };
-        self.request(client, method, Request::Queue(String::new()))
+        self.request(client, method, Request::DeclareQueue(String::new()))
     }
 
-    /// Declares a queue without the knowledge of the application.
+    /// Declares a queue that the application does not know about (a planted fault).
     pub(crate) fn resurrect(&mut self, client: usize) {
-        let arguments = TableRef::EMPTY;
-        let (durable, nowait) = (true, false);
-        let (passive, exclusive, auto_delete) = (false, false, false);
-        let queue = short("q0");
         let Some(session) = self.session(client) else {
             return;
         };
         let method = queue::Declare {
-            queue,
-            passive,
-            durable,
-            exclusive,
-            auto_delete,
-            nowait,
-            arguments,
+            queue: short("q0"),
+            passive: false,
+            durable: true,
+            exclusive: false,
+            auto_delete: false,
+            nowait: false,
+            arguments: TableRef::EMPTY,
         };
         if let Ok(promise) = session.machine.request(method) {
-            session.machine.abandon(promise);
-            session.abandoned.insert(promise);
+            session.abandon(promise);
         }
     }
 
-    /// Binds the queue and, half of the time, consumes it.
-    pub(crate) fn has_unnamed(&mut self, client: usize, name: String) -> Checked {
+    /// Binds a server-named queue, and consumes it if its name has an even length. The broker chooses
+    /// the length at random.
+    pub(crate) fn use_server_named(&mut self, client: usize, name: String) -> Checked {
         self.bind(client, &name, "fanout")?;
         if name.len().is_multiple_of(2) {
             self.consume_from(client, &name, false, false, 5)?;
         }
         if let Some(session) = self.session(client) {
-            session.unnamed.push(name);
+            session.server_named.push(name);
         }
         Ok(())
     }
 
+    /// Returns the names of the queues that a client uses.
     pub(crate) fn queues(&self, client: usize) -> Vec<&'static str> {
         let mut names = vec!["q0", "q1", "q2"];
         if self.plan.has(Feature::Full) {
@@ -149,7 +155,7 @@ impl World {
         }
         if self.plan.has(Feature::Volatile) {
             names.extend(["a0", "d0", "t0"]);
-            // A queue of another client would prevent a restore.
+            // While another client owns an exclusive queue, this one could not restore it.
             let own = if self.plan.has(Feature::Recover) {
                 client
             } else {
@@ -160,6 +166,7 @@ impl World {
         names
     }
 
+    /// Declares, binds, unbinds, purges or deletes a random entity.
     pub(crate) fn churn(&mut self, client: usize, random: &mut Random) -> Checked {
         let name = *random.pick(&self.queues(client)).unwrap_or(&"q0");
         match random.below(8) {
@@ -170,7 +177,7 @@ impl World {
                     queue: short(name),
                     nowait: false,
                 },
-                Request::Count(name.into()),
+                Request::PurgeOrDelete(name.into()),
             ),
             2 => self.bind(client, name, "fanout"),
             3 => {
@@ -180,21 +187,19 @@ impl World {
                     routing_key: short(name),
                     arguments: TableRef::EMPTY,
                 };
-                self.request(client, method, Request::Done(format!("{name}|fanout")))
+                self.request(
+                    client,
+                    method,
+                    Request::ChangeTopology(format!("{name}|fanout")),
+                )
             }
             4 => self.declare_exchange(client, "sometimes", "fanout"),
-            5 => {
-                let method = exchange::Delete {
-                    exchange: short("sometimes"),
-                    if_unused: false,
-                    nowait: false,
-                };
-                self.request(client, method, Request::Done("sometimes".into()))
-            }
-            _ => self.declare(client, name, [false, true, false]),
+            5 => self.delete_exchange(client, "sometimes"),
+            _ => self.declare(client, name, [false, true]),
         }
     }
 
+    /// Deletes a queue.
     pub(crate) fn delete(&mut self, client: usize, name: &str) -> Checked {
         let method = queue::Delete {
             queue: short(name),
@@ -202,6 +207,6 @@ impl World {
             if_empty: false,
             nowait: false,
         };
-        self.request(client, method, Request::Count(name.into()))
+        self.request(client, method, Request::PurgeOrDelete(name.into()))
     }
 }

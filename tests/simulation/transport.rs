@@ -7,27 +7,33 @@ use crate::wire::{End, Wire};
 use puka_test_broker::ConnectionId;
 use std::time::{Duration, Instant};
 
+/// A transport between a client and the broker.
 #[derive(Debug)]
 pub(crate) struct Transport {
-    /// The number of this transport among all.
+    /// The number of this transport among those of all clients.
     pub(crate) number: usize,
-    pub(crate) broker: ConnectionId,
+    /// The broker's connection on this transport.
+    pub(crate) connection: ConnectionId,
     /// The broker has dropped the connection.
     pub(crate) broker_gone: bool,
+    /// The direction from the client to the broker.
     pub(crate) up: Wire,
+    /// The direction from the broker to the client.
     pub(crate) down: Wire,
+    /// How both directions end when the transport is cut.
     pub(crate) cut_end: End,
+    /// Decodes what the broker receives and sends.
     pub(crate) observer: Observer,
     pub(crate) injector: FaultInjector,
-    /// A fault may have been applied to it.
+    /// A fault was injected that may break the connection.
     pub(crate) may_break: bool,
 }
 
 impl Transport {
-    pub(crate) fn new(number: usize, plan: &Plan, broker: ConnectionId, now: Instant) -> Self {
+    pub(crate) fn new(number: usize, plan: &Plan, connection: ConnectionId, now: Instant) -> Self {
         Self {
             number,
-            broker,
+            connection,
             broker_gone: false,
             up: Wire::new(plan.pace(), now),
             down: Wire::new(plan.pace(), now),
@@ -38,7 +44,7 @@ impl Transport {
         }
     }
 
-    /// Cuts the transport.
+    /// Ends both directions, as a cut cable does.
     pub(crate) fn cut(&mut self, now: Instant) {
         self.up.end(now, self.cut_end);
         self.down.end(now, self.cut_end);
@@ -57,7 +63,7 @@ impl Transport {
 
     /// Returns `true` if a fault delays a direction.
     pub(crate) fn is_delayed(&self, now: Instant) -> bool {
-        /// More than the pace of the network delays.
+        /// The network itself delays bytes by 30 ms at most, so a longer delay is a fault.
         const DELAY: Duration = Duration::from_millis(100);
         let wires = [&self.up, &self.down];
         wires
@@ -65,7 +71,7 @@ impl Transport {
             .any(|wire| wire.write_at > now + DELAY || wire.read_at > now + DELAY)
     }
 
-    /// Removes all delays.
+    /// Removes all delays, and cuts that have not happened yet.
     pub(crate) fn remove_delays(&mut self, now: Instant) {
         for wire in [&mut self.up, &mut self.down] {
             wire.write_at = now;

@@ -1,4 +1,5 @@
-//! One direction of a virtual network: bytes that arrive later, in other pieces, or not at all.
+//! One direction of a transport of the virtual network. Bytes arrive later, in other pieces, or not
+//! at all.
 
 use crate::random::Random;
 use std::collections::VecDeque;
@@ -7,18 +8,17 @@ use std::time::{Duration, Instant};
 /// How the network moves bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
-    /// The largest piece of one read or write.
-    pub(crate) piece: usize,
-    /// The probability of a pause between two pieces in percent, and the longest one.
-    pub(crate) pauses: usize,
-    pub(crate) pause: Duration,
-    /// The longest latency of a piece.
-    pub(crate) latency: Duration,
+    /// The maximum number of bytes of one read or write.
+    pub(crate) max_piece: usize,
+    /// The probability of a pause after a piece, in percent.
+    pub(crate) pause_percent: usize,
+    pub(crate) max_pause: Duration,
+    pub(crate) max_latency: Duration,
     /// The maximum number of bytes in flight.
     pub(crate) capacity: usize,
 }
 
-/// The end of a transport.
+/// How a transport ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Eof,
@@ -32,20 +32,26 @@ pub(crate) enum Read {
     Nothing,
 }
 
+/// One direction of a transport.
 #[derive(Debug)]
 pub(crate) struct Wire {
     pace: Pace,
-    flying: VecDeque<(Instant, Vec<u8>)>,
+    /// The pieces in flight, each with the instant of its arrival.
+    in_flight: VecDeque<(Instant, Vec<u8>)>,
     /// The number of bytes of the first piece that were read.
-    start: usize,
-    bytes: usize,
+    read_of_first: usize,
+    /// The number of bytes that were sent and not read.
+    unread_bytes: usize,
     last_arrival: Option<Instant>,
+    /// When and how the direction ends for its reader.
     end: Option<(Instant, End)>,
-    /// It is cut after this many more bytes.
+    /// The transport is cut after this many more bytes.
     pub(crate) cut_after: Option<usize>,
     /// Everything sent is lost without an error.
     pub(crate) silent: bool,
+    /// Nothing can be written before this instant.
     pub(crate) write_at: Instant,
+    /// Nothing can be read before this instant.
     pub(crate) read_at: Instant,
 }
 
@@ -53,9 +59,9 @@ impl Wire {
     pub(crate) fn new(pace: Pace, now: Instant) -> Self {
         Self {
             pace,
-            flying: VecDeque::new(),
-            start: 0,
-            bytes: 0,
+            in_flight: VecDeque::new(),
+            read_of_first: 0,
+            unread_bytes: 0,
             last_arrival: None,
             end: None,
             cut_after: None,
@@ -65,52 +71,53 @@ impl Wire {
         }
     }
 
+    /// Returns `true` if nothing more can be written.
     pub(crate) fn has_ended(&self) -> bool {
         self.end.is_some()
     }
 
     /// Returns how many bytes may be written now.
-    pub(crate) fn room(&self, now: Instant, random: &mut Random) -> usize {
+    pub(crate) fn capacity(&self, now: Instant, random: &mut Random) -> usize {
         if self.write_at > now || self.end.is_some() {
             return 0;
         }
-        let room = self.pace.capacity.saturating_sub(self.bytes);
-        let room = room.min(self.cut_after.unwrap_or(usize::MAX));
-        room.min(1 + random.below(self.pace.piece))
+        let capacity = self.pace.capacity.saturating_sub(self.unread_bytes);
+        let capacity = capacity.min(self.cut_after.unwrap_or(usize::MAX));
+        capacity.min(1 + random.below(self.pace.max_piece))
     }
 
-    /// Sends bytes that fit into [`room`](Self::room). Returns `true` if the wire is cut behind
-    /// them.
+    /// Sends bytes, at most as many as [`capacity`](Self::capacity) has returned. Returns `true` if
+    /// the transport must be cut behind them.
     pub(crate) fn send(&mut self, now: Instant, bytes: Vec<u8>, random: &mut Random) -> bool {
-        self.bytes += bytes.len();
+        self.unread_bytes += bytes.len();
         if let Some(left) = &mut self.cut_after {
             *left = left.saturating_sub(bytes.len());
         }
-        if !self.pace.pause.is_zero() && random.chance(self.pace.pauses) {
-            self.write_at = now + random.micros(0..self.pace.pause.as_micros() as usize + 1);
+        if !self.pace.max_pause.is_zero() && random.chance(self.pace.pause_percent) {
+            self.write_at = now + random.micros(0..self.pace.max_pause.as_micros() as usize + 1);
         }
         if !self.silent {
-            let latency = random.micros(0..self.pace.latency.as_micros() as usize + 1);
+            let latency = random.micros(0..self.pace.max_latency.as_micros() as usize + 1);
             let arrival = self
                 .last_arrival
                 .map_or(now, |last| last.max(now))
                 .max(now + latency);
             self.last_arrival = Some(arrival);
-            self.flying.push_back((arrival, bytes));
+            self.in_flight.push_back((arrival, bytes));
         }
         self.cut_after == Some(0)
     }
 
-    /// Ends it behind the bytes in flight, or at once.
+    /// Ends the direction behind the bytes in flight. A reset discards these.
     pub(crate) fn end(&mut self, now: Instant, end: End) {
         if self.end.is_some() {
             return;
         }
         if end == End::Reset {
-            self.flying.clear();
-            self.start = 0;
+            self.in_flight.clear();
+            self.read_of_first = 0;
         }
-        let at = if self.flying.is_empty() {
+        let at = if self.in_flight.is_empty() {
             now
         } else {
             self.last_arrival.map_or(now, |last| last.max(now))
@@ -118,11 +125,12 @@ impl Wire {
         self.end = Some((at, end));
     }
 
-    pub(crate) fn read(&mut self, now: Instant, most: usize, random: &mut Random) -> Read {
+    /// Reads at most this many bytes.
+    pub(crate) fn read(&mut self, now: Instant, max: usize, random: &mut Random) -> Read {
         if self.silent || self.read_at > now {
             return Read::Nothing;
         }
-        let Some((arrival, front)) = self.flying.front() else {
+        let Some((arrival, front)) = self.in_flight.front() else {
             return match self.end {
                 Some((at, end)) if at <= now => Read::Ended(end),
                 _ => Read::Nothing,
@@ -131,34 +139,34 @@ impl Wire {
         if *arrival > now {
             return Read::Nothing;
         }
-        let left = front.len() - self.start;
-        let count = left.min(most).min(1 + random.below(self.pace.piece));
-        let bytes = front[self.start..self.start + count].to_vec();
-        self.start += count;
-        if count == left {
-            self.flying.pop_front();
-            self.start = 0;
+        let unread = front.len() - self.read_of_first;
+        let count = unread.min(max).min(1 + random.below(self.pace.max_piece));
+        let bytes = front[self.read_of_first..self.read_of_first + count].to_vec();
+        self.read_of_first += count;
+        if count == unread {
+            self.in_flight.pop_front();
+            self.read_of_first = 0;
         }
-        self.bytes -= bytes.len();
-        if !self.pace.pause.is_zero() && random.chance(self.pace.pauses) {
-            self.read_at = now + random.micros(0..self.pace.pause.as_micros() as usize + 1);
+        self.unread_bytes -= bytes.len();
+        if !self.pace.max_pause.is_zero() && random.chance(self.pace.pause_percent) {
+            self.read_at = now + random.micros(0..self.pace.max_pause.as_micros() as usize + 1);
         }
         Read::Bytes(bytes)
     }
 
-    /// Returns when input becomes available.
+    /// Returns when a read returns bytes or the end.
     pub(crate) fn readable_at(&self) -> Option<Instant> {
         if self.silent {
             return None;
         }
-        let arrival = self.flying.front().map(|(arrival, _)| *arrival);
+        let arrival = self.in_flight.front().map(|(arrival, _)| *arrival);
         arrival
             .or(self.end.map(|(at, _)| at))
             .map(|at| at.max(self.read_at))
     }
 
-    /// Returns when a writer should try again.
+    /// Returns when bytes can be written. `None` until the reader has read, and after the end.
     pub(crate) fn writable_at(&self) -> Option<Instant> {
-        (self.end.is_none() && self.bytes < self.pace.capacity).then_some(self.write_at)
+        (self.end.is_none() && self.unread_bytes < self.pace.capacity).then_some(self.write_at)
     }
 }

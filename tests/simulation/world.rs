@@ -1,9 +1,9 @@
-//! A broker, its clients, the network between them and the time, all from one seed.
+//! A world: a broker, its clients, the network between them and the time, all from one seed.
 
 use crate::checker::{Checked, MessageChecker, Violation, ensure};
 use crate::observer::Observed;
 use crate::plan::Plan;
-use crate::publishes::id_of_copy;
+use crate::publish_observer::id_of_copy;
 use crate::random::Random;
 use crate::session::Session;
 use crate::transport::Transport;
@@ -12,43 +12,51 @@ use puka_test_broker::Broker;
 use puka_test_broker::ConnectionId;
 use std::time::{Duration, Instant};
 
-/// The maximum number of polls. The longest of 20 000 seeds needs 178 553.
-const MAX_ROUNDS: u64 = 500_000;
+/// The maximum number of polls of all clients in one seed. The longest of 20 000 seeds needs 178 553.
+const MAX_POLLS: u64 = 500_000;
 
+/// Everything that a seed simulates.
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) plan: Plan,
+    /// The virtual time.
     pub(crate) now: Instant,
     start: Instant,
     pub(crate) broker: Broker,
+    /// The current session of each client.
     pub(crate) clients: Vec<Option<Session>>,
+    /// The number of sessions so far.
     pub(crate) sessions: usize,
     /// The number of transports so far.
     pub(crate) transports: usize,
     /// The number of brokers so far.
     pub(crate) brokers: u64,
-    /// The index of the broker's current endpoint.
-    pub(crate) home: usize,
+    /// The index of the only endpoint at which the broker can be reached.
+    pub(crate) broker_endpoint: usize,
     /// Dials fail until this instant.
-    pub(crate) away_until: Instant,
-    /// Faults have stopped.
-    pub(crate) calm: bool,
+    pub(crate) unreachable_until: Instant,
+    /// The operations have ended, and no more faults are injected.
+    pub(crate) faults_stopped: bool,
     pub(crate) checker: MessageChecker,
     /// The random numbers of the network.
-    pub(crate) network: Random,
+    pub(crate) network_random: Random,
+    /// A hash of all bytes of the sessions that have ended.
     hash: u64,
     /// The events so far, if a trace was requested.
     pub(crate) trace: Option<Vec<String>>,
-    /// Queues that a blocked connection, or a channel waiting for a stuck queue, may have asked to
-    /// purge or delete.
-    pub(crate) clearing: Vec<String>,
+    /// Queues with a purge or delete that the broker may execute later: its connection was blocked,
+    /// or its channel was waiting for a stuck queue.
+    pub(crate) delayed_clears: Vec<String>,
+    /// The broker has an alarm, so it does not read from connections that publish.
     pub(crate) blocked: bool,
+    /// The number of injected faults so far.
     pub(crate) faults: usize,
     /// The number of polls so far.
-    pub(crate) rounds: u64,
+    pub(crate) polls: u64,
 }
 
 impl World {
+    /// Creates the world of a plan. Its events are recorded if it is `traced`.
     pub(crate) fn new(plan: Plan, traced: bool) -> Self {
         let start = Instant::now();
         let clients = 1 + plan.random(5).below(3);
@@ -61,17 +69,17 @@ impl World {
             sessions: 0,
             transports: 0,
             brokers: 1,
-            home: 0,
-            away_until: start,
-            calm: false,
+            broker_endpoint: 0,
+            unreachable_until: start,
+            faults_stopped: false,
             checker: MessageChecker::default(),
-            network: plan.random(6),
+            network_random: plan.random(6),
             hash: 0,
             trace: traced.then(Vec::new),
-            clearing: Vec::new(),
+            delayed_clears: Vec::new(),
             blocked: false,
             faults: 0,
-            rounds: 0,
+            polls: 0,
         }
     }
 
@@ -80,15 +88,17 @@ impl World {
         self.hash
     }
 
-    /// Returns the time that has passed.
+    /// Returns the virtual time that has passed.
     pub(crate) fn time(&self) -> Duration {
         self.now - self.start
     }
 
+    /// Returns the current session of a client.
     pub(crate) fn session(&mut self, client: usize) -> Option<&mut Session> {
         self.clients.get_mut(client)?.as_mut()
     }
 
+    /// Adds an event to the trace.
     pub(crate) fn note(&mut self, client: usize, what: impl FnOnce() -> String) {
         if let Some(trace) = &mut self.trace {
             let at = self.now - self.start;
@@ -100,7 +110,7 @@ impl World {
         }
     }
 
-    /// Advances time.
+    /// Advances the time, and performs everything that is due meanwhile.
     pub(crate) fn run_for(&mut self, time: Duration) -> Checked {
         let until = self.now + time;
         loop {
@@ -113,6 +123,7 @@ impl World {
         self.check_deadlines()
     }
 
+    /// Returns when something is due next.
     fn next_event(&self) -> Option<Instant> {
         let transports = self
             .clients
@@ -120,7 +131,7 @@ impl World {
             .flatten()
             .flat_map(Session::transports)
             .flat_map(|transport| {
-                let broker = transport.broker;
+                let broker = transport.connection;
                 let readable = if transport.broker_gone || !self.broker.wants_input(broker) {
                     None
                 } else {
@@ -137,7 +148,7 @@ impl World {
             .clients
             .iter()
             .flatten()
-            .map(|session| session.due(self.now));
+            .map(|session| session.next_poll(self.now));
         sessions
             .chain(transports)
             .chain([self.broker.poll_timeout()])
@@ -148,8 +159,8 @@ impl World {
     /// Performs everything that is due now.
     pub(crate) fn run_until_idle(&mut self) -> Checked {
         loop {
-            self.rounds += 1;
-            ensure(self.rounds <= MAX_ROUNDS, || {
+            self.polls += 1;
+            ensure(self.polls <= MAX_POLLS, || {
                 "the world does not become idle".into()
             })?;
             let mut progress = false;
@@ -158,15 +169,15 @@ impl World {
                 let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut) else {
                     continue;
                 };
-                if session.due(now).is_some_and(|due| due <= now) {
-                    if let Some(dialling) = session.drive(now, &mut self.network)? {
+                if session.next_poll(now).is_some_and(|at| at <= now) {
+                    if let Some(dialling) = session.drive(now, &mut self.network_random)? {
                         self.dial(client, dialling);
                     }
                     progress = true;
-                    self.events(client)?;
-                    self.dialled(client)?;
+                    self.handle_events(client)?;
+                    self.complete_dial(client)?;
                 }
-                progress |= self.serve(client)?;
+                progress |= self.move_bytes(client)?;
             }
             if self
                 .broker
@@ -183,207 +194,218 @@ impl World {
         Ok(())
     }
 
-    pub(crate) fn transport(&mut self, client: usize, place: usize) -> Option<&mut Transport> {
+    /// Returns a transport of a client that the broker may still know.
+    pub(crate) fn transport(&mut self, client: usize, index: usize) -> Option<&mut Transport> {
         self.session(client)?
-            .transport_at(place)
+            .transport_at(index)
             .map(|(transport, _)| transport)
     }
 
-    fn places(&self, client: usize) -> usize {
+    /// Returns the number of transports of a client that the broker may still know.
+    fn transport_count(&self, client: usize) -> usize {
         self.clients
             .get(client)
             .and_then(Option::as_ref)
-            .map_or(0, |session| session.old_transports.len() + 1)
+            .map_or(0, |session| session.transports().count())
     }
 
-    /// Moves bytes between the network and the broker.
-    fn serve(&mut self, client: usize) -> Checked<bool> {
+    /// Moves the bytes of a client between the network and the broker. Returns `true` if there was
+    /// any progress.
+    fn move_bytes(&mut self, client: usize) -> Checked<bool> {
         let mut progress = false;
-        for place in 0..self.places(client) {
-            progress |= self.serve_transport(client, place)?;
+        for index in 0..self.transport_count(client) {
+            progress |= self.move_bytes_of_transport(client, index)?;
         }
         if let Some(session) = self.session(client) {
-            session.old_transports.retain(|old| !old.broker_gone);
+            session.forget_dropped_transports();
         }
         Ok(progress)
     }
 
-    fn serve_transport(&mut self, client: usize, place: usize) -> Checked<bool> {
+    /// Moves the bytes of one transport. Returns `true` if there was any progress.
+    fn move_bytes_of_transport(&mut self, client: usize, index: usize) -> Checked<bool> {
         let mut progress = false;
         let now = self.now;
         while let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut)
-            && let Some((transport, _)) = session.transport_at(place)
+            && let Some((transport, _)) = session.transport_at(index)
         {
-            if transport.broker_gone || !self.broker.wants_input(transport.broker) {
+            if transport.broker_gone || !self.broker.wants_input(transport.connection) {
                 break;
             }
-            match transport.up.read(now, 64 << 10, &mut self.network) {
+            match transport.up.read(now, 64 << 10, &mut self.network_random) {
                 Read::Bytes(bytes) => {
-                    let observed = transport.observer.client_sent(&bytes);
-                    self.broker.handle_input(now, transport.broker, &bytes);
+                    let observed = transport.observer.observe_client_bytes(&bytes);
+                    self.broker.handle_input(now, transport.connection, &bytes);
                     self.checker.sync(&self.broker)?;
-                    self.observed(client, place, observed)?;
+                    self.handle_observed(client, index, observed)?;
                 }
-                Read::Ended(_) => self.forget(client, place)?,
+                Read::Ended(_) => self.end_broker_side(client, index)?,
                 Read::Nothing => break,
             }
             progress = true;
         }
-        progress |= self.answer(client, place, false)?;
+        progress |= self.take_broker_output(client, index, false)?;
         if let Some(transport) = self
             .clients
             .get_mut(client)
             .and_then(Option::as_mut)
-            .and_then(|it| it.transport_at(place))
+            .and_then(|it| it.transport_at(index))
             && !transport.0.broker_gone
-            && self.broker.is_closed(transport.0.broker)
-            && !self.broker.has_output(transport.0.broker)
+            && self.broker.is_closed(transport.0.connection)
+            && !self.broker.has_output(transport.0.connection)
         {
             transport.0.down.end(now, End::Eof);
-            self.forget(client, place)?;
+            self.end_broker_side(client, index)?;
             progress = true;
         }
         Ok(progress)
     }
 
-    /// Takes the broker's output for a client; with `all`, even if the client no longer receives
-    /// it.
-    fn answer(&mut self, client: usize, place: usize, all: bool) -> Checked<bool> {
+    /// Takes the broker's output for a transport, as much as the network accepts. Discards it if
+    /// the client no longer receives it; with `discard`, in any case. Returns `true` if there was
+    /// output.
+    fn take_broker_output(&mut self, client: usize, index: usize, discard: bool) -> Checked<bool> {
         let mut progress = false;
         let now = self.now;
         while let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut) {
-            let finished = session.finished;
-            let Some((transport, is_current)) = session.transport_at(place) else {
+            let finished = session.is_finished();
+            let Some((transport, is_current)) = session.transport_at(index) else {
                 break;
             };
-            if transport.broker_gone || !self.broker.has_output(transport.broker) {
+            if transport.broker_gone || !self.broker.has_output(transport.connection) {
                 break;
             }
             let mut buffer = [0; 4096];
-            let lost = all || finished || !is_current || transport.down.has_ended();
-            let room = if lost {
+            let is_lost = discard || finished || !is_current || transport.down.has_ended();
+            let capacity = if is_lost {
                 buffer.len()
             } else {
-                transport.down.room(now, &mut self.network)
+                transport.down.capacity(now, &mut self.network_random)
             };
             let bytes = self
                 .broker
-                .read_output(transport.broker, &mut buffer[..room.min(4096)]);
+                .read_output(transport.connection, &mut buffer[..capacity.min(4096)]);
             if bytes == 0 {
                 break;
             }
             progress = true;
             let bytes = &buffer[..bytes];
-            let observed = transport.observer.broker_sent(bytes);
-            if !lost {
-                let bytes = transport.injector.broker_sends(bytes.to_vec());
-                if transport.injector.has_refused() {
+            let observed = transport.observer.observe_broker_bytes(bytes);
+            if !is_lost {
+                let bytes = transport.injector.rewrite_broker_bytes(bytes.to_vec());
+                if transport.injector.has_refused_login() {
                     transport.silence_upwards();
                 }
-                if !bytes.is_empty() && transport.down.send(now, bytes, &mut self.network) {
+                if !bytes.is_empty() && transport.down.send(now, bytes, &mut self.network_random) {
                     transport.cut(now);
                 }
             }
-            session.hash(bytes);
-            self.observed(client, place, observed)?;
+            session.hash_broker_bytes(bytes);
+            self.handle_observed(client, index, observed)?;
         }
         Ok(progress)
     }
 
-    /// Records that the broker's end of the transport is gone.
-    pub(crate) fn forget(&mut self, client: usize, place: usize) -> Checked {
-        self.answer(client, place, true)?;
+    /// Ends a transport at the broker's side, after taking all of its output.
+    pub(crate) fn end_broker_side(&mut self, client: usize, index: usize) -> Checked {
+        self.take_broker_output(client, index, true)?;
         let now = self.now;
-        let Some(transport) = self.transport(client, place) else {
+        let Some(transport) = self.transport(client, index) else {
             return Ok(());
         };
         transport.broker_gone = true;
         transport.up.end(now, End::Reset);
         transport.down.end(now, End::Eof);
-        let broker: ConnectionId = transport.broker;
+        let broker: ConnectionId = transport.connection;
         self.broker.handle_eof(now, broker);
         Ok(())
     }
 
-    /// Records that the broker's ends of all transports are gone.
-    pub(crate) fn forget_all(&mut self, client: usize) -> Checked {
-        for place in 0..self.places(client) {
+    /// Ends all transports of a client at the broker's side.
+    pub(crate) fn end_all_broker_sides(&mut self, client: usize) -> Checked {
+        for index in 0..self.transport_count(client) {
             if self
-                .transport(client, place)
+                .transport(client, index)
                 .is_some_and(|transport| !transport.broker_gone)
             {
-                self.forget(client, place)?;
+                self.end_broker_side(client, index)?;
             }
         }
         Ok(())
     }
 
-    /// Takes the broker's output for every client before the broker is dropped.
+    /// Takes the broker's output for every client, before the broker is dropped.
     pub(crate) fn take_all_output(&mut self) -> Checked {
         for client in 0..self.clients.len() {
-            for place in 0..self.places(client) {
-                self.answer(client, place, true)?;
+            for index in 0..self.transport_count(client) {
+                self.take_broker_output(client, index, true)?;
             }
         }
         Ok(())
     }
 
-    fn observed(&mut self, client: usize, place: usize, observed: Vec<Observed>) -> Checked {
+    /// Records and checks what a transport has carried.
+    fn handle_observed(&mut self, client: usize, index: usize, observed: Vec<Observed>) -> Checked {
         for observed in observed {
             match observed {
                 Observed::Publishes(received) => {
-                    if let Some(transport) = self.transport(client, place)
-                        && let Some(disorder) = transport.observer.publishes.disorder.take()
+                    if let Some(transport) = self.transport(client, index)
+                        && let Some(misplaced) = transport.observer.publishes.misplaced_frame.take()
                     {
-                        return Err(Violation(disorder));
+                        return Err(Violation(misplaced));
                     }
                     if let Some(session) = self.session(client) {
-                        session.may_publish(received.copy)?;
+                        session.check_not_returned(received.copy)?;
                     }
                     let transport = self
-                        .transport(client, place)
+                        .transport(client, index)
                         .map_or(0, |transport| transport.number);
-                    self.checker.received_publish(transport, &received)?;
+                    self.checker.record_received_publish(transport, &received)?;
                 }
-                Observed::Clears(queue) => {
-                    self.checker.clear(&queue);
-                    if self.blocked || !self.checker.stuck.is_empty() {
-                        self.clearing.push(queue);
+                Observed::ClearsQueue(queue) => {
+                    self.checker.allow_all_missing(&queue);
+                    if self.blocked || !self.checker.stuck_queues.is_empty() {
+                        self.delayed_clears.push(queue);
                     }
                 }
-                Observed::Left { queue, copy } => self.checker.allow_missing(&queue, copy),
-                Observed::Returned(copy) => self.checker.returned(id_of_copy(copy))?,
+                Observed::SentWithoutAck { queue, copy } => {
+                    self.checker.allow_missing(&queue, copy)
+                }
+                Observed::Returned(copy) => self.checker.record_return(id_of_copy(copy))?,
                 Observed::ChannelClosed(text) => {
-                    let fair = !text.contains("unknown delivery tag");
-                    ensure(fair, || {
+                    let is_expected = !text.contains("unknown delivery tag");
+                    ensure(is_expected, || {
                         format!("I6: a tag that is unknown to the broker: {text}")
                     })?;
                     self.note(client, || format!("the broker closes a channel: {text}"));
                 }
                 Observed::Closed { code, text } => {
-                    let fair = code == 320 || code == 541 && text.contains("by chance");
-                    ensure(fair, || {
+                    let is_expected = code == 320 || code == 541 && text.contains("by chance");
+                    ensure(is_expected, || {
                         format!("I6: the broker closes the connection: {code} {text}")
                     })?;
                 }
-                Observed::Nameless(method) => {
+                Observed::EmptyQueueName(method) => {
                     return Err(Violation(format!(
                         "{method} reached the broker with an empty queue name"
                     )));
                 }
-                Observed::Beyond { channel, most } => {
-                    let text =
-                        format!("channel {channel} was opened, and the channel_max is {most}");
-                    return Err(Violation(text));
+                Observed::ChannelAboveLimit {
+                    channel,
+                    channel_max,
+                } => {
+                    return Err(Violation(format!(
+                        "channel {channel} was opened, and the channel_max is {channel_max}"
+                    )));
                 }
                 Observed::Opened => {}
                 Observed::CloseOk => {
                     if self
                         .session(client)
-                        .and_then(|it| it.transport_at(place))
+                        .and_then(|it| it.transport_at(index))
                         .is_some_and(|it| it.1)
                     {
-                        self.all_arrived(client)?;
+                        self.handle_all_received(client)?;
                     }
                 }
             }
@@ -391,53 +413,51 @@ impl World {
         Ok(())
     }
 
-    /// Records that the broker has received everything from a session.
-    fn all_arrived(&mut self, client: usize) -> Checked {
+    /// Checks a session from which the broker has received everything.
+    fn handle_all_received(&mut self, client: usize) -> Checked {
         let Some(session) = self.session(client) else {
             return Ok(());
         };
-        let unconfirmed = std::mem::take(&mut session.unconfirmed);
-        let broken = std::mem::take(&mut session.broken_consumers);
-        let settled = std::mem::take(&mut session.settled);
-        unconfirmed
-            .into_iter()
-            .try_for_each(|id| self.checker.arrived(id))?;
-        // A channel that waits for a stuck queue has not processed the acks behind that.
-        let all_received = self.checker.stuck.is_empty();
-        for (consumer, settled) in settled {
-            if all_received && consumer.is_none_or(|consumer| !broken.contains(&consumer)) {
-                self.checker.settled(&settled)?;
+        let sent = session.take_sent();
+        for id in sent.unconfirmed {
+            self.checker.check_received(id)?;
+        }
+        // The broker has not processed the acks of a channel that waits for a stuck queue.
+        if self.checker.stuck_queues.is_empty() {
+            for settlement in &sent.settlements {
+                self.checker.record_received_settlement(settlement)?;
             }
         }
         Ok(())
     }
 
-    /// Makes the broker read the input that it had left.
+    /// Ends the broker's alarm, so that it processes the input of blocked connections.
     pub(crate) fn unblock(&mut self) -> Checked {
         self.blocked = false;
         self.broker.unblock(self.now);
         self.checker.sync(&self.broker)?;
-        self.clear_again();
+        self.record_delayed_clears();
         Ok(())
     }
 
-    /// Clears the queues of delayed purges and deletes that were executed.
-    pub(crate) fn clear_again(&mut self) {
-        for queue in &self.clearing {
-            self.checker.clear(queue);
+    /// Allows messages to be missing from the queues of delayed purges and deletes, some of which
+    /// the broker has just executed.
+    pub(crate) fn record_delayed_clears(&mut self) {
+        for queue in &self.delayed_clears {
+            self.checker.allow_all_missing(queue);
         }
-        if !self.blocked && self.checker.stuck.is_empty() {
-            self.clearing.clear();
+        if !self.blocked && self.checker.stuck_queues.is_empty() {
+            self.delayed_clears.clear();
         }
     }
 
-    /// Records the end of a session.
+    /// Ends a session, and checks that nothing of it is left.
     pub(crate) fn end_session(&mut self, client: usize) -> Checked {
-        self.forget_all(client)?;
+        self.end_all_broker_sides(client)?;
         let Some(session) = self.clients.get_mut(client).and_then(Option::take) else {
             return Ok(());
         };
-        self.hash = self.hash.rotate_left(9) ^ session.hash;
+        self.hash = self.hash.rotate_left(9) ^ session.bytes_hash();
         session.drop_everything()
     }
 }

@@ -144,7 +144,10 @@ fn anonymous_and_external_use_the_configured_user() {
         anonymous_user: "nobody".into(),
         ..offering("ANONYMOUS")
     };
-    for (config, mechanism) in [(offering("EXTERNAL"), "EXTERNAL"), (without_user, "ANONYMOUS")] {
+    for (config, mechanism) in [
+        (offering("EXTERNAL"), "EXTERNAL"),
+        (without_user, "ANONYMOUS"),
+    ] {
         let mut client = World::new(config).dial();
         client.start(&all_capabilities(), mechanism, b"");
         client.expect_close(403);

@@ -123,7 +123,10 @@ fn quorum_queue_dead_letters_at_the_delivery_limit() -> Outcome {
             assert_eq!(delivery.redelivered(), count > 0);
             delivery.reject(true)?;
         }
-        let mut dead = client.basic_consume(&dead_letters).prefetch_count(1).await?;
+        let mut dead = client
+            .basic_consume(&dead_letters)
+            .prefetch_count(1)
+            .await?;
         let dead = next(&mut dead).await?;
         assert!(
             format!("{:?}", dead.headers()?).contains("x-death"),

@@ -1,0 +1,637 @@
+//! A session: one connection of a client, its driver, and what its application knows.
+//!
+//! `driver.rs` moves bytes between the connection and the virtual network. The other files of the
+//! simulation make requests on [`Session::machine`], and record in the session what the application
+//! has: consumers, unsettled deliveries, open transactions, declared entities. The checks compare
+//! that with the broker.
+
+mod driver;
+
+use crate::checker::{Checked, Settlement, Violation, ensure};
+use crate::declared::DeclaredEntities;
+use crate::incomplete::IncompleteClose;
+use crate::observer::Observer;
+use crate::pending::{Consumer, OpenTransaction, Pending, SentSettlement, Unsettled};
+use crate::plan::{Feature, Plan, PlantedFault};
+use crate::publish_observer::id_of_copy;
+use crate::transport::Transport;
+use crate::wire::End;
+use puka::machine::{
+    Connection, ConnectionState, ConsumerId, Notice, Outgoing, PromiseId, Reply, Settle,
+};
+use puka::protocol::Decoder;
+use puka::{Broken, Error};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A connection of a client, with its driver and its application.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// The number of this session among those of all clients.
+    pub(crate) number: usize,
+    pub(crate) machine: Connection,
+    planted_fault: PlantedFault,
+    /// The client dials again after a loss.
+    recovers: bool,
+
+    // The driver.
+    decoder: Decoder,
+    output: Outgoing,
+    /// The current transport. `None` before the first dial and after a loss.
+    transport: Option<Transport>,
+    /// The number of transports so far.
+    transports_so_far: usize,
+    /// Abandoned transports whose end the broker may not have detected yet.
+    old_transports: Vec<Transport>,
+    /// When the current dial ends.
+    dial_ends_at: Option<Instant>,
+    /// The client has closed its transport for good.
+    finished: bool,
+    /// A write has failed, so the driver writes nothing more.
+    write_error: bool,
+    /// The number of written bytes that were not reported to the machine yet.
+    transmitted: usize,
+    /// The driver's timer.
+    timer: Option<Instant>,
+    /// The client's process is suspended until this instant.
+    asleep_until: Instant,
+    /// The sum of all suspensions.
+    slept: Duration,
+    /// The machine wants input.
+    reading: bool,
+    /// The bound of the machine's output in bytes.
+    max_queued_bytes: usize,
+    /// The bound of partly received contents in bytes.
+    max_partial_bytes: Option<usize>,
+    /// A hash of all bytes in both directions.
+    bytes_hash: BytesHash,
+    /// Decodes the bytes that the client receives.
+    input_observer: Observer,
+    /// The latest copy of each returned message, by the id of the message.
+    returned: BTreeMap<u64, u64>,
+    /// When the last handshake ended.
+    opened_at: Option<Instant>,
+    /// The tags of the consumers that recovery reported as not started.
+    refused_tags: BTreeSet<String>,
+    /// The reason why the connection may break, or may have broken.
+    break_reason: Option<&'static str>,
+    /// The application has begun to close the connection.
+    closing: bool,
+    /// The promises that ended without the broker's reply since the close began.
+    incomplete: IncompleteClose,
+
+    // The application.
+    pending: BTreeMap<PromiseId, Pending>,
+    /// Pending promises in which the application has no interest.
+    abandoned: BTreeSet<PromiseId>,
+    pub(crate) consumers: BTreeMap<ConsumerId, Consumer>,
+    /// Consumers whose channel may have been closed, so that it is unknown whether the broker
+    /// received their acks.
+    pub(crate) broken_consumers: BTreeSet<ConsumerId>,
+    /// Deliveries without a settlement.
+    pub(crate) unsettled: Vec<Unsettled>,
+    /// Settlements after which the broker must not deliver the message again.
+    pub(crate) sent_settlements: Vec<SentSettlement>,
+    /// The ids of publishes without confirms on this transport.
+    unconfirmed: Vec<u64>,
+    pub(crate) transactions: Vec<OpenTransaction>,
+    pub(crate) declared: DeclaredEntities,
+    /// The first names of server-named queues. Recovery changes the names.
+    pub(crate) server_named: Vec<String>,
+}
+
+/// What an application has sent on a transport whose effect only the broker knows.
+#[derive(Debug, Default)]
+pub(crate) struct Sent {
+    /// The ids of publishes without confirms.
+    pub(crate) unconfirmed: Vec<u64>,
+    pub(crate) settlements: Vec<Settlement>,
+}
+
+impl Session {
+    pub(crate) fn new(number: usize, plan: &Plan, now: Instant) -> Self {
+        let recovers = plan.has(Feature::Recover);
+        let options = plan.options(number);
+        let mut machine = if recovers {
+            Connection::dialled(now, options)
+        } else {
+            Connection::new(now, options)
+        };
+        machine.listen();
+        Self {
+            number,
+            machine,
+            planted_fault: plan.planted_fault,
+            recovers,
+            decoder: Decoder::new(),
+            output: Outgoing::default(),
+            transport: None,
+            transports_so_far: 0,
+            old_transports: Vec::new(),
+            dial_ends_at: None,
+            finished: false,
+            write_error: false,
+            transmitted: 0,
+            timer: None,
+            asleep_until: now,
+            slept: Duration::ZERO,
+            reading: false,
+            // The outgoing limit applies to the queue, and again to the bytes that the driver has
+            // taken. One message may exceed each of them. Other frames fit into 64 KiB.
+            max_queued_bytes: 2 * (plan.outgoing_bytes() + plan.max_body_bytes()) + (64 << 10),
+            max_partial_bytes: plan.max_partial_bytes(),
+            bytes_hash: BytesHash::default(),
+            input_observer: Observer::default(),
+            returned: BTreeMap::new(),
+            opened_at: None,
+            refused_tags: BTreeSet::new(),
+            break_reason: None,
+            closing: false,
+            incomplete: IncompleteClose::default(),
+            pending: BTreeMap::new(),
+            abandoned: BTreeSet::new(),
+            consumers: BTreeMap::new(),
+            broken_consumers: BTreeSet::new(),
+            unsettled: Vec::new(),
+            sent_settlements: Vec::new(),
+            unconfirmed: Vec::new(),
+            transactions: Vec::new(),
+            declared: DeclaredEntities::default(),
+            server_named: Vec::new(),
+        }
+    }
+
+    /// Returns `true` if the client dials again after a loss.
+    pub(crate) fn recovers(&self) -> bool {
+        self.recovers
+    }
+
+    /// Returns `true` if the client has closed its transport for good.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Returns `true` if the application has begun to close the connection.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing
+    }
+
+    /// Returns `true` if there is a reason why the connection may have broken.
+    pub(crate) fn may_have_broken(&self) -> bool {
+        self.break_reason.is_some()
+    }
+
+    /// Returns the sum of all suspensions.
+    pub(crate) fn slept(&self) -> Duration {
+        self.slept
+    }
+
+    /// Returns the promises that ended without the broker's reply since the close began.
+    pub(crate) fn incomplete(&self) -> &IncompleteClose {
+        &self.incomplete
+    }
+
+    /// Returns the number of consumers of a queue that have started and have not ended.
+    pub(crate) fn live_consumers(&self, queue: &str) -> usize {
+        self.count_consumers(queue, false)
+    }
+
+    /// Returns the number of consumers of a queue that are refused for now.
+    pub(crate) fn refused_consumers(&self, queue: &str) -> usize {
+        self.count_consumers(queue, true)
+    }
+
+    /// Returns how many consumers of a queue have not ended and are refused for now, or are not.
+    fn count_consumers(&self, queue: &str, refused: bool) -> usize {
+        let is_counted = |(id, consumer): &(&ConsumerId, &Consumer)| {
+            let name = self.machine.current_name(consumer.queue.as_bytes());
+            *name == *queue.as_bytes()
+                && self.machine.consumer(**id).map_or(!refused, |found| {
+                    let is_refused = self.refused_tags.contains(found.tag());
+                    found.ended().is_none() && is_refused == refused
+                })
+        };
+        self.consumers.iter().filter(is_counted).count()
+    }
+
+    /// Records which consumers have ended.
+    pub(crate) fn record_ended_consumers(&mut self, now: Instant) {
+        for (id, consumer) in &mut self.consumers {
+            let found = self.machine.consumer(*id);
+            let has_ended = found.is_some_and(|found| found.ended().is_some());
+            if has_ended && consumer.ended_after.is_none() {
+                consumer.ended_after = self.opened_at.map(|opened| now - opened);
+            }
+        }
+    }
+
+    /// Records which consumers recovery has refused or restored.
+    pub(crate) fn handle_notice(&mut self, notice: Notice) -> Checked {
+        match notice {
+            Notice::Recovered(report) => {
+                self.refused_tags.clear();
+                for (entity, _) in &report.failed {
+                    self.refused_tags.extend(refused_tag(entity)?);
+                }
+            }
+            Notice::ConsumerRestored(tag) => {
+                ensure(self.refused_tags.remove(&*tag), || {
+                    format!(
+                        "the consumer {tag} was reported as restored, but not as refused before"
+                    )
+                })?;
+            }
+            Notice::Lost(count) => return Err(Violation(format!("{count} notices were lost"))),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Returns `true` if nothing prevents requests from succeeding.
+    pub(crate) fn is_sound(&self) -> bool {
+        let is_open = !self.recovers || matches!(self.machine.state(), ConnectionState::Open);
+        let is_whole = self
+            .transport
+            .as_ref()
+            .is_some_and(|transport| !transport.may_break && !transport.broker_gone);
+        !self.finished
+            && !self.closing
+            && is_open
+            && is_whole
+            && self.machine.why_closed().is_none()
+    }
+
+    /// Records the reason why the connection may break.
+    pub(crate) fn expect_break(&mut self, why: &'static str) {
+        self.break_reason = Some(why);
+        if let Some(transport) = &mut self.transport {
+            transport.may_break = true;
+        }
+    }
+
+    /// Checks that the client does not republish a message that was returned.
+    pub(crate) fn check_not_returned(&self, copy: u64) -> Checked {
+        let id = id_of_copy(copy);
+        let was_returned = self.returned.get(&id).is_some_and(|latest| copy > *latest);
+        ensure(!was_returned, || {
+            format!("message {id} was returned and published again")
+        })
+    }
+
+    /// Returns `true` if there is a reason why the client has given up reconnecting.
+    pub(crate) fn may_give_up(&self) -> bool {
+        match self.machine.why_closed() {
+            // A client that is closing does not reconnect.
+            Some(_) if self.closing => true,
+            Some(
+                Error::ConnectionBroken(Broken::DriverDropped)
+                | Error::AccessRefused(_)
+                | Error::LoginRefused,
+            ) => self.may_have_broken(),
+            _ => false,
+        }
+    }
+
+    /// Records a pending promise.
+    pub(crate) fn record_pending(&mut self, promise: PromiseId, pending: Pending) {
+        self.pending.insert(promise, pending);
+    }
+
+    /// Returns the pending requests.
+    pub(crate) fn pending(&self) -> impl Iterator<Item = (&PromiseId, &Pending)> {
+        self.pending.iter()
+    }
+
+    /// Marks the requests made at this instant as ones that must succeed.
+    pub(crate) fn require_success(&mut self, now: Instant) {
+        for pending in self.pending.values_mut() {
+            pending.must_succeed |= pending.since == now;
+        }
+    }
+
+    /// Drops the application's interest in a promise. Returns its request, if it is recorded.
+    pub(crate) fn abandon(&mut self, promise: PromiseId) -> Option<Pending> {
+        self.machine.abandon(promise);
+        self.abandoned.insert(promise);
+        self.pending.remove(&promise)
+    }
+
+    /// Fetches the result of a promise that was reported as completed. Returns `None` if the
+    /// application has abandoned the promise.
+    pub(crate) fn fetch(
+        &mut self,
+        promise: PromiseId,
+    ) -> Checked<Option<(Pending, Result<Reply, Error>)>> {
+        if self.abandoned.remove(&promise) {
+            ensure(self.machine.fetch(promise).is_none(), || {
+                "an abandoned promise was stored".into()
+            })?;
+            return Ok(None);
+        }
+        if self.planted_fault == PlantedFault::LostOutcome
+            && self.bytes_hash.value().is_multiple_of(7)
+        {
+            return Ok(None);
+        }
+        let Some(pending) = self.pending.remove(&promise) else {
+            return Err(Violation(format!(
+                "I2: {promise:?} was completed and is not pending"
+            )));
+        };
+        let Some(mut outcome) = self.machine.fetch(promise) else {
+            return Err(Violation(format!(
+                "I2: {:?} is reported as completed and is pending",
+                pending.request
+            )));
+        };
+        ensure(self.machine.fetch(promise).is_none(), || {
+            "I2: a result was fetched twice".into()
+        })?;
+        if self.planted_fault == PlantedFault::SilentClose
+            && matches!(outcome, Err(Error::CloseIncomplete { .. }))
+        {
+            outcome = Ok(Reply::Done);
+        }
+        if self.closing {
+            self.incomplete.count_outcome(&pending.request, &outcome);
+        }
+        Ok(Some((pending, outcome)))
+    }
+
+    /// Begins to close the connection.
+    pub(crate) fn begin_close(&mut self, now: Instant) -> Checked<PromiseId> {
+        let is_down = self.machine.is_down();
+        if !self.closing {
+            self.incomplete.begin(now, is_down);
+        }
+        let promise = self.machine.close();
+        ensure(!is_down || self.machine.is_closed(), || {
+            "a close without a transport waits".into()
+        })?;
+        self.closing = true;
+        Ok(promise)
+    }
+
+    /// Returns `true` if the closing session may report this many promises as incomplete.
+    pub(crate) fn may_leave(&self, incomplete: usize, now: Instant, timeout: Duration) -> bool {
+        let abandoned = self.abandoned.len();
+        self.incomplete
+            .may_leave(incomplete, abandoned, now, timeout)
+    }
+
+    /// Records a dial that ends at an instant.
+    pub(crate) fn begin_dial(&mut self, ends_at: Instant) {
+        self.dial_ends_at = Some(ends_at);
+    }
+
+    /// Ends the dial if it is due. Returns `true` if it was.
+    pub(crate) fn end_due_dial(&mut self, now: Instant) -> bool {
+        let is_due = self.dial_ends_at.is_some_and(|at| at <= now) && !self.finished;
+        if is_due {
+            self.dial_ends_at = None;
+        }
+        is_due
+    }
+
+    /// Starts to use a transport.
+    pub(crate) fn use_transport(&mut self, transport: Transport) {
+        self.transports_so_far += 1;
+        self.transport = Some(transport);
+        self.decoder = Decoder::new();
+        self.input_observer = Observer::default();
+        self.output = Outgoing::default();
+        self.transmitted = 0;
+        self.write_error = false;
+    }
+
+    /// Abandons the current transport, so that the client can dial again.
+    fn abandon_transport(&mut self, now: Instant) {
+        let Some(mut transport) = self.transport.take() else {
+            // Unreachable: the driver abandons a transport only while it has one.
+            return;
+        };
+        transport.up.end(now, End::Eof);
+        self.old_transports.push(transport);
+        // It is unknown which of them the broker received.
+        self.sent_settlements.clear();
+        self.unconfirmed.clear();
+    }
+
+    /// Returns the current transport.
+    pub(crate) fn transport_mut(&mut self) -> Option<&mut Transport> {
+        self.transport.as_mut()
+    }
+
+    /// Returns all transports that the broker may still know: the abandoned ones, then the current
+    /// one.
+    pub(crate) fn transports(&self) -> impl Iterator<Item = &Transport> {
+        self.old_transports.iter().chain(&self.transport)
+    }
+
+    /// Returns the transport at a position of [`transports`](Self::transports), and whether it is
+    /// the current one.
+    pub(crate) fn transport_at(&mut self, index: usize) -> Option<(&mut Transport, bool)> {
+        let old_transports = self.old_transports.len();
+        match self.old_transports.get_mut(index) {
+            Some(old) => Some((old, false)),
+            None if index == old_transports => {
+                self.transport.as_mut().map(|transport| (transport, true))
+            }
+            None => None,
+        }
+    }
+
+    /// Forgets the abandoned transports that the broker has dropped.
+    pub(crate) fn forget_dropped_transports(&mut self) {
+        self.old_transports.retain(|old| !old.broker_gone);
+    }
+
+    /// Returns the number of the current transport among those of this session, or `None` while the
+    /// connection is down.
+    pub(crate) fn transport_number(&self) -> Option<usize> {
+        (!self.machine.is_down()).then_some(self.transports_so_far)
+    }
+
+    /// Records a publish without a confirm that the client has written.
+    pub(crate) fn record_unconfirmed(&mut self, id: u64) {
+        // The connection may have been lost after the write, at the same instant. Then the broker
+        // need not receive the message.
+        if self.transport.is_some() {
+            self.unconfirmed.push(id);
+        }
+    }
+
+    /// Takes what the broker has received for certain, because it has answered the close.
+    pub(crate) fn take_sent(&mut self) -> Sent {
+        let broken = std::mem::take(&mut self.broken_consumers);
+        let settlements = std::mem::take(&mut self.sent_settlements)
+            .into_iter()
+            .filter(|sent| sent.consumer.is_none_or(|id| !broken.contains(&id)))
+            .map(|sent| sent.settlement);
+        Sent {
+            unconfirmed: std::mem::take(&mut self.unconfirmed),
+            settlements: settlements.collect(),
+        }
+    }
+
+    /// Adds bytes that the broker sent to the hash.
+    pub(crate) fn hash_broker_bytes(&mut self, bytes: &[u8]) {
+        self.bytes_hash.add(bytes);
+    }
+
+    /// Returns the hash of all bytes in both directions.
+    pub(crate) fn bytes_hash(&self) -> u64 {
+        self.bytes_hash.value()
+    }
+
+    /// Suspends the process. The connection survives a suspension that is shorter than the broker's
+    /// patience, because the client writes and reads before it decides whether the broker is
+    /// silent.
+    pub(crate) fn suspend(&mut self, now: Instant, time: Duration, max_suspension: Duration) {
+        let is_awake = self.asleep_until <= now;
+        let is_open = matches!(self.machine.state(), ConnectionState::Open) && !self.closing;
+        let is_delayed = self.transport.as_ref().is_none_or(|it| it.is_delayed(now));
+        if !is_awake || !is_open || is_delayed || time > max_suspension {
+            self.expect_break("suspended");
+        }
+        self.asleep_until = self.asleep_until.max(now + time);
+        self.slept += time;
+    }
+
+    /// Returns `true` if the process is not suspended.
+    pub(crate) fn is_awake(&self, now: Instant) -> bool {
+        self.asleep_until <= now
+    }
+
+    /// Ends the suspension and all faults of the network. Returns `true` if the current transport
+    /// stays silent: only the heartbeat timeout ends such a connection.
+    pub(crate) fn stop_faults(&mut self, now: Instant) -> bool {
+        self.asleep_until = now;
+        for old in &mut self.old_transports {
+            old.up.silent = false;
+            old.remove_delays(now);
+        }
+        let Some(transport) = &mut self.transport else {
+            return false;
+        };
+        transport.remove_delays(now);
+        if transport.injector.is_withholding() {
+            transport.cut(now);
+        }
+        transport.up.silent
+    }
+
+    /// Closes the transport from the client's side, for good.
+    fn finish(&mut self, now: Instant) {
+        self.finished = true;
+        self.timer = None;
+        self.dial_ends_at = None;
+        if let Some(transport) = &mut self.transport {
+            transport.up.end(now, End::Eof);
+        }
+    }
+
+    /// Drops the driver.
+    pub(crate) fn drop_driver(&mut self, now: Instant) {
+        self.machine.handle_loss(Broken::DriverDropped);
+        self.finish(now);
+    }
+
+    /// Drops everything of the application, and checks that the machine is empty then.
+    pub(crate) fn drop_everything(mut self) -> Checked {
+        let number = self.number;
+        ensure(self.machine.is_closed(), || {
+            format!("session {number} is finished and not closed")
+        })?;
+        if let Some((_, pending)) = self.pending.first_key_value() {
+            return Err(Violation(format!(
+                "session {number} has ended and {:?} was never completed",
+                pending.request
+            )));
+        }
+        for unsettled in &self.unsettled {
+            let settle = Settle::Ack { multiple: false };
+            let settled = self.machine.settle(&unsettled.delivered, settle);
+            ensure(settled.is_err(), || {
+                format!(
+                    "message {} was acknowledged after the end",
+                    id_of_copy(unsettled.copy)
+                )
+            })?;
+        }
+        for transaction in &self.transactions {
+            self.machine.drop_transaction(transaction.id);
+        }
+        for (id, consumer) in &self.consumers {
+            ensure(consumer.notified, || {
+                format!(
+                    "the consumer {id:?} of {} was not woken by its end",
+                    consumer.queue
+                )
+            })?;
+            let found = self.machine.consumer(*id);
+            let has_ended = found.is_some_and(|found| found.ended().is_some());
+            ensure(has_ended, || {
+                format!("the consumer {id:?} of {} has not ended", consumer.queue)
+            })?;
+            self.machine.drop_consumer(*id);
+        }
+        ensure(self.machine.poll_event().is_none(), || {
+            "an event after the end".into()
+        })?;
+        ensure(self.machine.is_idle(), || {
+            format!(
+                "session {number} has ended and its machine is not empty: {:?}",
+                self.machine
+            )
+        })
+    }
+}
+
+/// A hash of bytes. Two runs of a seed must have the same.
+#[derive(Debug, Default)]
+struct BytesHash(u64);
+
+impl BytesHash {
+    /// Adds bytes (FNV-1a), and marks the end of the piece.
+    fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            // The correlation ids of calls depend on a key from the operating system, so that others
+            // cannot guess them, and differ between two runs of a seed. They consist of hexadecimal
+            // digits, and their length is fixed, so all such digits are hashed as the same.
+            let byte = if byte.is_ascii_hexdigit() {
+                b'0'
+            } else {
+                *byte
+            };
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
+        }
+        self.0 = self.0.rotate_left(17);
+    }
+
+    fn value(&self) -> u64 {
+        self.0
+    }
+}
+
+/// Returns the consumer's tag in an entry of a recovery report, or `None` for another entity. An
+/// unknown entry is a violation: otherwise a changed text would hide all refused consumers.
+fn refused_tag(entity: &str) -> Checked<Option<String>> {
+    let tag = entity
+        .strip_prefix("consumer \"")
+        .and_then(|rest| rest.strip_suffix('"'));
+    let is_other = ["exchange \"", "queue \""]
+        .iter()
+        .any(|prefix| entity.starts_with(prefix));
+    ensure(tag.is_some() || is_other, || {
+        format!("the recovery report names an unknown entity: {entity}")
+    })?;
+    Ok(tag.map(str::to_owned))
+}
+
+/// Returns the error of a transport that was reset.
+pub(crate) fn connection_reset() -> Broken {
+    Broken::Io(Arc::new(io::ErrorKind::ConnectionReset.into()))
+}
