@@ -1,8 +1,9 @@
 //! Checks results: each promise gets one, of the requested kind, and each error has a reason.
 
-use crate::checker::{Checked, PublishOutcome, Violation, ensure};
+use crate::checker::PublishOutcome;
 use crate::pending::{Consumer, Pending, Request};
 use crate::plan::{Feature, PlantedFault};
+use crate::violation::{Checked, Violation, ensure};
 use crate::world::World;
 use puka::machine::{Event, PromiseId, Reply};
 use puka::protocol::method::basic;

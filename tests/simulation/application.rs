@@ -1,10 +1,10 @@
 //! What applications do with deliveries: they take, settle, keep and drop them.
 
-use crate::checker::{Checked, Violation, ensure};
 use crate::pending::{Consumer, SentSettlement, Unsettled};
 use crate::plan::Feature;
 use crate::publish_observer::id_of_copy;
 use crate::random::Random;
+use crate::violation::{Checked, Violation, ensure};
 use crate::world::World;
 use puka::machine::{ConsumerId, Delivered, Ended, Settle};
 use puka::{Error, Peer};

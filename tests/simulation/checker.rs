@@ -3,24 +3,11 @@
 
 use crate::observer::{body_of, id_of};
 use crate::publish_observer::{ReceivedPublish, attempt_of, copy_of, id_of_copy};
+use crate::topology::{is_server_named, may_lose_messages};
+use crate::violation::{Checked, Violation, ensure};
 use puka::Message as Received;
 use puka_test_broker::Broker;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// The description of a fact that must never occur.
-#[derive(Clone, Debug)]
-pub(crate) struct Violation(pub(crate) String);
-
-pub(crate) type Checked<T = ()> = Result<T, Violation>;
-
-/// Returns a violation with this description unless a condition holds.
-pub(crate) fn ensure(holds: bool, description: impl FnOnce() -> String) -> Checked {
-    if holds {
-        Ok(())
-    } else {
-        Err(Violation(description()))
-    }
-}
 
 /// The outcome that a publisher received.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,19 +90,6 @@ pub(crate) struct MessageChecker {
     pub(crate) deliveries: usize,
     /// The number of publishes that have an outcome.
     pub(crate) completed_publishes: usize,
-}
-
-/// Returns `true` for the name of a queue that may lose messages: `a0`, `x0`, `d0` and `t0` (see
-/// `topology.rs`), server-named queues, and the pseudo-queue of replies.
-pub(crate) fn may_lose_messages(queue: &str) -> bool {
-    queue.starts_with(['a', 'x', 'd', 't'])
-        || queue.contains("reply-to")
-        || queue.starts_with("amq.")
-}
-
-/// Returns `true` for the name of a server-named queue, which changes with each recovery.
-pub(crate) fn is_server_named(name: &[u8]) -> bool {
-    name.starts_with(b"amq.gen-")
 }
 
 /// Returns `true` if a routing key is the expected one. Any name of a server-named queue is equal to

@@ -1,9 +1,9 @@
 //! Dialling and its faults: refused dials, refused logins, silence, and cuts inside the handshake.
 
-use crate::checker::Checked;
 use crate::plan::{Feature, PlantedFault};
 use crate::session::connection_reset;
 use crate::transport::Transport;
+use crate::violation::Checked;
 use crate::world::World;
 use puka::Error;
 use puka::machine::Dialling;

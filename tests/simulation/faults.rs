@@ -1,10 +1,10 @@
 //! Actions of operators and random faults.
 
-use crate::checker::Checked;
 use crate::observer::id_of;
 use crate::operations::Operation;
 use crate::plan::Feature;
 use crate::random::Random;
+use crate::violation::Checked;
 use crate::wire::End;
 use crate::world::World;
 use puka::protocol::ReplyCode;

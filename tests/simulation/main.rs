@@ -30,6 +30,7 @@
 //! | `pending.rs`, `declared.rs`, `incomplete.rs` | what the application of a session knows |
 //! | `answers.rs` | the check of each result |
 //! | `checker.rs` | the record and the checks of each message |
+//! | `violation.rs` | what a check returns |
 //!
 //! # How to run it
 //! - `cargo test -p puka --test simulation` runs as many seeds as fit into half a minute; `SEEDS=n`
@@ -66,5 +67,6 @@ mod session;
 mod topology;
 mod transactions;
 mod transport;
+mod violation;
 mod wire;
 mod world;

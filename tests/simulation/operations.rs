@@ -1,10 +1,10 @@
 //! The operations of a seed: requests of applications, actions of operators, and faults.
 
-use crate::checker::Checked;
 use crate::pending::Request;
 use crate::plan::Feature;
 use crate::random::Random;
 use crate::session::Session;
+use crate::violation::Checked;
 use crate::world::World;
 use puka::protocol::MethodId;
 use std::time::Duration;

@@ -1,9 +1,9 @@
 //! Proof that the simulation can fail: it detects planted faults.
 
-use crate::checker::Violation;
 use crate::plan::{Plan, PlantedFault};
 use crate::run::run;
 use crate::seeds::{SEEDS, on_all_cores};
+use crate::violation::Violation;
 
 /// Returns the first violation among the default number of seeds.
 fn first_violation(planted_fault: PlantedFault) -> Violation {

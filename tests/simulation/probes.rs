@@ -1,6 +1,6 @@
 //! Probes: requests that must succeed on a sound connection when nothing else is pending.
 
-use crate::checker::{Checked, ensure};
+use crate::violation::{Checked, ensure};
 use crate::world::World;
 use std::time::Duration;
 

@@ -1,11 +1,12 @@
 //! Publishes of applications, with and without confirms.
 
-use crate::checker::{Checked, PublishOutcome};
+use crate::checker::PublishOutcome;
 use crate::observer::body_of;
 use crate::pending::Request;
 use crate::plan::Feature;
 use crate::random::Random;
 use crate::requests::short;
+use crate::violation::Checked;
 use crate::world::World;
 use puka::machine::{Body, Publish};
 use puka::protocol::Properties;

@@ -1,8 +1,8 @@
 //! Bugs that seeds have found, as explicit scenarios: a later change gives the seeds another meaning.
 
-use crate::checker::{Checked, ensure};
 use crate::plan::{Feature, Plan};
 use crate::random::Random;
+use crate::violation::{Checked, ensure};
 use crate::world::World;
 use puka::machine::Settle;
 use std::time::Duration;

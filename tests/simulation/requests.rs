@@ -1,10 +1,10 @@
 //! The requests of applications, except those of `topology.rs`, `publishing.rs` and
 //! `transactions.rs`.
 
-use crate::checker::{Checked, Violation, ensure};
 use crate::pending::{Pending, Request};
 use crate::plan::Feature;
 use crate::random::Random;
+use crate::violation::{Checked, Violation, ensure};
 use crate::world::World;
 use puka::Error;
 use puka::machine::{ConnectionState, Consume, PromiseId};

@@ -1,8 +1,8 @@
 //! Runs one seed from start to end: its operations, and the final checks.
 
-use crate::checker::{Checked, Violation, ensure};
 use crate::plan::{Feature, Plan};
 use crate::session::Session;
+use crate::violation::{Checked, Violation, ensure};
 use crate::world::World;
 use puka::machine::{ConnectionState, Settle};
 use std::collections::BTreeSet;

@@ -1,8 +1,8 @@
 //! Runs many seeds or one, and reduces a failing seed to the smallest part that still fails.
 
-use crate::checker::Violation;
 use crate::plan::{Feature, Plan};
 use crate::run::{Outcome, run};
+use crate::violation::Violation;
 use std::collections::BTreeMap;
 use std::env;
 use std::io::Write;

@@ -4,11 +4,11 @@
 //! refuses publishes when it is full, `d` for one that drops its oldest message then, `t` for one
 //! whose messages expire, `a` for an auto-delete queue, `x` for an exclusive one.
 
-use crate::checker::Checked;
 use crate::pending::Request;
 use crate::plan::Feature;
 use crate::random::Random;
 use crate::requests::short;
+use crate::violation::Checked;
 use crate::world::World;
 use puka::protocol::method::{exchange, queue};
 use puka::protocol::{ShortStr, Table, TableRef};
@@ -29,6 +29,19 @@ fn arguments_of(name: &str) -> Table {
             .unwrap_or_default();
     }
     table
+}
+
+/// Returns `true` for the name of a queue that may lose messages: those of the kinds
+/// `a`, `x`, `d` and `t`, server-named queues, and the pseudo-queue of replies.
+pub(crate) fn may_lose_messages(queue: &str) -> bool {
+    queue.starts_with(['a', 'x', 'd', 't'])
+        || queue.contains("reply-to")
+        || queue.starts_with("amq.")
+}
+
+/// Returns `true` for the name of a server-named queue, which changes with each recovery.
+pub(crate) fn is_server_named(name: &[u8]) -> bool {
+    name.starts_with(b"amq.gen-")
 }
 
 impl World {

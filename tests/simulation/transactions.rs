@@ -1,11 +1,12 @@
 //! Transactions and calls of applications.
 
-use crate::checker::{Checked, PublishOutcome, Violation, ensure};
+use crate::checker::PublishOutcome;
 use crate::observer::body_of;
 use crate::pending::{OpenTransaction, Pending, Request};
 use crate::plan::Feature;
 use crate::publishing::publish_of;
 use crate::random::Random;
+use crate::violation::{Checked, Violation, ensure};
 use crate::world::World;
 use puka::machine::{Body, Publish, Reply};
 use puka::protocol::Properties;

@@ -1,12 +1,13 @@
 //! A world: a broker, its clients, the network between them and the time, all from one seed.
 
-use crate::checker::{Checked, MessageChecker, Violation, ensure};
+use crate::checker::MessageChecker;
 use crate::observer::Observed;
 use crate::plan::Plan;
 use crate::publish_observer::id_of_copy;
 use crate::random::Random;
 use crate::session::Session;
 use crate::transport::Transport;
+use crate::violation::{Checked, Violation, ensure};
 use crate::wire::{End, Read};
 use puka_test_broker::Broker;
 use puka_test_broker::ConnectionId;

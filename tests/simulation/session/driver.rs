@@ -2,11 +2,11 @@
 //! differences: it does not flush, and it finds out that a transport has no input by reading.
 
 use super::{Session, connection_reset};
-use crate::checker::{Checked, ensure};
 use crate::observer::Observed;
 use crate::plan::PlantedFault;
 use crate::publish_observer::id_of_copy;
 use crate::random::Random;
+use crate::violation::{Checked, ensure};
 use crate::wire::{End, Read};
 use puka::Broken;
 use puka::machine::Dialling;

@@ -1,13 +1,15 @@
 //! A session: one connection of a client, its driver, and what its application knows.
 //!
-//! `driver.rs` moves bytes between the connection and the virtual network. The other files of the
-//! simulation make requests on [`Session::machine`], and record in the session what the application
-//! has: consumers, unsettled deliveries, open transactions, declared entities. The checks compare
-//! that with the broker.
+//! `driver.rs` moves bytes between the connection and the virtual network, over the transports of
+//! `transports.rs`. The other files of the simulation make requests on [`Session::machine`], and
+//! record in the session what the application has: consumers, unsettled deliveries, open
+//! transactions, declared entities. The checks compare that with the broker.
 
 mod driver;
+mod hash;
+mod transports;
 
-use crate::checker::{Checked, Settlement, Violation, ensure};
+use crate::checker::Settlement;
 use crate::declared::DeclaredEntities;
 use crate::incomplete::IncompleteClose;
 use crate::observer::Observer;
@@ -15,7 +17,8 @@ use crate::pending::{Consumer, OpenTransaction, Pending, SentSettlement, Unsettl
 use crate::plan::{Feature, Plan, PlantedFault};
 use crate::publish_observer::id_of_copy;
 use crate::transport::Transport;
-use crate::wire::End;
+use crate::violation::{Checked, Violation, ensure};
+use hash::BytesHash;
 use puka::machine::{
     Connection, ConnectionState, ConsumerId, Notice, Outgoing, PromiseId, Reply, Settle,
 };
@@ -381,79 +384,6 @@ impl Session {
             .may_leave(incomplete, abandoned, now, timeout)
     }
 
-    /// Records a dial that ends at an instant.
-    pub(crate) fn begin_dial(&mut self, ends_at: Instant) {
-        self.dial_ends_at = Some(ends_at);
-    }
-
-    /// Ends the dial if it is due. Returns `true` if it was.
-    pub(crate) fn end_due_dial(&mut self, now: Instant) -> bool {
-        let is_due = self.dial_ends_at.is_some_and(|at| at <= now) && !self.finished;
-        if is_due {
-            self.dial_ends_at = None;
-        }
-        is_due
-    }
-
-    /// Starts to use a transport.
-    pub(crate) fn use_transport(&mut self, transport: Transport) {
-        self.transports_so_far += 1;
-        self.transport = Some(transport);
-        self.decoder = Decoder::new();
-        self.input_observer = Observer::default();
-        self.output = Outgoing::default();
-        self.transmitted = 0;
-        self.write_error = false;
-    }
-
-    /// Abandons the current transport, so that the client can dial again.
-    fn abandon_transport(&mut self, now: Instant) {
-        let Some(mut transport) = self.transport.take() else {
-            // Unreachable: the driver abandons a transport only while it has one.
-            return;
-        };
-        transport.up.end(now, End::Eof);
-        self.old_transports.push(transport);
-        // It is unknown which of them the broker received.
-        self.sent_settlements.clear();
-        self.unconfirmed.clear();
-    }
-
-    /// Returns the current transport.
-    pub(crate) fn transport_mut(&mut self) -> Option<&mut Transport> {
-        self.transport.as_mut()
-    }
-
-    /// Returns all transports that the broker may still know: the abandoned ones, then the current
-    /// one.
-    pub(crate) fn transports(&self) -> impl Iterator<Item = &Transport> {
-        self.old_transports.iter().chain(&self.transport)
-    }
-
-    /// Returns the transport at a position of [`transports`](Self::transports), and whether it is
-    /// the current one.
-    pub(crate) fn transport_at(&mut self, index: usize) -> Option<(&mut Transport, bool)> {
-        let old_transports = self.old_transports.len();
-        match self.old_transports.get_mut(index) {
-            Some(old) => Some((old, false)),
-            None if index == old_transports => {
-                self.transport.as_mut().map(|transport| (transport, true))
-            }
-            None => None,
-        }
-    }
-
-    /// Forgets the abandoned transports that the broker has dropped.
-    pub(crate) fn forget_dropped_transports(&mut self) {
-        self.old_transports.retain(|old| !old.broker_gone);
-    }
-
-    /// Returns the number of the current transport among those of this session, or `None` while the
-    /// connection is down.
-    pub(crate) fn transport_number(&self) -> Option<usize> {
-        (!self.machine.is_down()).then_some(self.transports_so_far)
-    }
-
     /// Records a publish without a confirm that the client has written.
     pub(crate) fn record_unconfirmed(&mut self, id: u64) {
         // The connection may have been lost after the write, at the same instant. Then the broker
@@ -484,59 +414,6 @@ impl Session {
     /// Returns the hash of all bytes in both directions.
     pub(crate) fn bytes_hash(&self) -> u64 {
         self.bytes_hash.value()
-    }
-
-    /// Suspends the process. The connection survives a suspension that is shorter than the broker's
-    /// patience, because the client writes and reads before it decides whether the broker is
-    /// silent.
-    pub(crate) fn suspend(&mut self, now: Instant, time: Duration, max_suspension: Duration) {
-        let is_awake = self.asleep_until <= now;
-        let is_open = matches!(self.machine.state(), ConnectionState::Open) && !self.closing;
-        let is_delayed = self.transport.as_ref().is_none_or(|it| it.is_delayed(now));
-        if !is_awake || !is_open || is_delayed || time > max_suspension {
-            self.expect_break("suspended");
-        }
-        self.asleep_until = self.asleep_until.max(now + time);
-        self.slept += time;
-    }
-
-    /// Returns `true` if the process is not suspended.
-    pub(crate) fn is_awake(&self, now: Instant) -> bool {
-        self.asleep_until <= now
-    }
-
-    /// Ends the suspension and all faults of the network. Returns `true` if the current transport
-    /// stays silent: only the heartbeat timeout ends such a connection.
-    pub(crate) fn stop_faults(&mut self, now: Instant) -> bool {
-        self.asleep_until = now;
-        for old in &mut self.old_transports {
-            old.up.silent = false;
-            old.remove_delays(now);
-        }
-        let Some(transport) = &mut self.transport else {
-            return false;
-        };
-        transport.remove_delays(now);
-        if transport.injector.is_withholding() {
-            transport.cut(now);
-        }
-        transport.up.silent
-    }
-
-    /// Closes the transport from the client's side, for good.
-    fn finish(&mut self, now: Instant) {
-        self.finished = true;
-        self.timer = None;
-        self.dial_ends_at = None;
-        if let Some(transport) = &mut self.transport {
-            transport.up.end(now, End::Eof);
-        }
-    }
-
-    /// Drops the driver.
-    pub(crate) fn drop_driver(&mut self, now: Instant) {
-        self.machine.handle_loss(Broken::DriverDropped);
-        self.finish(now);
     }
 
     /// Drops everything of the application, and checks that the machine is empty then.
@@ -587,32 +464,6 @@ impl Session {
                 self.machine
             )
         })
-    }
-}
-
-/// A hash of bytes. Two runs of a seed must have the same.
-#[derive(Debug, Default)]
-struct BytesHash(u64);
-
-impl BytesHash {
-    /// Adds bytes (FNV-1a), and marks the end of the piece.
-    fn add(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            // The correlation ids of calls depend on a key from the operating system, so that others
-            // cannot guess them, and differ between two runs of a seed. They consist of hexadecimal
-            // digits, and their length is fixed, so all such digits are hashed as the same.
-            let byte = if byte.is_ascii_hexdigit() {
-                b'0'
-            } else {
-                *byte
-            };
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
-        }
-        self.0 = self.0.rotate_left(17);
-    }
-
-    fn value(&self) -> u64 {
-        self.0
     }
 }
 
