@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// The longest time that RabbitMQ accepts, in milliseconds: ten years.
-pub(crate) const LONGEST: i64 = 315_360_000_000;
+pub(crate) const MAX_MILLIS: i64 = 315_360_000_000;
 
 /// The behaviour of a full queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub(crate) struct QueueArguments {
 }
 
 /// The arguments of other queue types, which a classic queue refuses.
-const FOREIGN: &[&str] = &[
+const OTHER_TYPES_ARGUMENTS: &[&str] = &[
     "x-dead-letter-strategy",
     "x-delivery-limit",
     "x-initial-cluster-size",
@@ -118,7 +118,7 @@ impl QueueArguments {
                 _ = string(value)?;
             }
             "x-queue-version" => drop(natural(value)?),
-            name if FOREIGN.contains(&name) => {
+            name if OTHER_TYPES_ARGUMENTS.contains(&name) => {
                 return Err(Refused::Invalid("unsupported by classic queues"));
             }
             _ => {}
@@ -183,7 +183,7 @@ fn millis(value: Value<'_>, least: u64) -> Result<Duration, Refused> {
     if number < least {
         return Err(Refused::Invalid("value_zero"));
     }
-    if number > LONGEST.unsigned_abs() {
+    if number > MAX_MILLIS.unsigned_abs() {
         return Err(Refused::Invalid("value_too_big"));
     }
     Ok(Duration::from_millis(number))

@@ -5,14 +5,14 @@ use crate::connection::{Connection, Phase};
 use crate::ids::{ConnectionId, QueueId};
 use crate::state::State;
 use crate::timers::Timer;
-use crate::{delivery, dispatch, quiesce, release, stuck};
+use crate::{delivery, dispatch, pending_work, removal, stuck_queues};
 use bytes::Bytes;
 use puka::protocol::method::connection;
 use std::time::Instant;
 
 /// The number of unprocessed bytes of a blocked connection above which it should not be read any
 /// more.
-const BACKLOG: usize = 64 << 10;
+const MAX_BACKLOG: usize = 64 << 10;
 
 /// An AMQP 0-9-1 broker in memory, without I/O, clock or threads.
 ///
@@ -55,39 +55,39 @@ impl Broker {
 
     /// Adds a connection whose transport was opened. The client sends first.
     pub fn connect(&mut self, now: Instant) -> ConnectionId {
-        let now = self.state.tell_time(now);
+        let now = self.state.advance_clock(now);
         let id = ConnectionId(self.state.fresh_id());
         let connection = Connection::new(&self.state.config, now);
         self.state.connections.insert(id, connection);
-        self.settle(now, Some(id));
+        self.run_pending_work(now, Some(id));
         id
     }
 
     /// Processes bytes that have arrived, in pieces of any size. The bytes of a blocked connection
     /// are stored instead; check [`wants_input`](Self::wants_input) first to bound them.
     pub fn handle_input(&mut self, now: Instant, id: ConnectionId, bytes: &[u8]) {
-        let now = self.state.tell_time(now);
-        dispatch::receive(&mut self.state, id, bytes, now);
-        self.settle(now, Some(id));
+        let now = self.state.advance_clock(now);
+        dispatch::handle_input(&mut self.state, id, bytes, now);
+        self.run_pending_work(now, Some(id));
     }
 
     /// Reports that a transport is closed, by either side. Removes the connection.
     pub fn handle_eof(&mut self, now: Instant, id: ConnectionId) {
-        let now = self.state.tell_time(now);
+        let now = self.state.advance_clock(now);
         if let Some(connection) = self.state.connections.get_mut(&id) {
             connection.drop_transport();
         }
-        release::release_connection(&mut self.state, id, now);
+        removal::clear_connection(&mut self.state, id, now);
         self.state.connections.remove(&id);
         self.state.timers.disarm(Timer::Connection(id));
-        self.settle(now, None);
+        self.run_pending_work(now, None);
     }
 
     /// Returns the bytes to send on a connection, or `None` if there are none for now.
     pub fn poll_transmit(&mut self, id: ConnectionId) -> Option<Bytes> {
         let connection = self.state.connections.get_mut(&id)?;
         let output = connection.take_output();
-        self.resume(id);
+        self.resume_deliveries(id);
         if output.is_empty() {
             None
         } else {
@@ -102,7 +102,7 @@ impl Broker {
             return 0;
         };
         let count = connection.read_output(buffer);
-        self.resume(id);
+        self.resume_deliveries(id);
         count
     }
 
@@ -120,7 +120,7 @@ impl Broker {
     #[must_use]
     pub fn wants_input(&self, id: ConnectionId) -> bool {
         self.state.connections.get(&id).is_some_and(|connection| {
-            let backlog = connection.blocked && connection.decoder.pending().len() >= BACKLOG;
+            let backlog = connection.blocked && connection.decoder.pending().len() >= MAX_BACKLOG;
             !backlog && connection.output_len() < self.state.config.output_limit.saturating_mul(2)
         })
     }
@@ -146,31 +146,33 @@ impl Broker {
     /// Handles everything that is due: heartbeats, handshake timeouts, messages and queues that
     /// expire, delayed confirms.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let now = self.state.tell_time(now);
+        let now = self.state.advance_clock(now);
         while let Some(timer) = self.state.timers.pop_due(now) {
             match timer {
                 Timer::Connection(id) => {
                     if let Some(connection) = self.state.connections.get_mut(&id) {
                         connection.handle_timeout(now);
                         if connection.phase == Phase::Closed {
-                            release::release_connection(&mut self.state, id, now);
+                            removal::clear_connection(&mut self.state, id, now);
                         }
                     }
                     self.arm(id);
                 }
-                Timer::Channel(id, channel) => quiesce::confirm(&mut self.state, id, channel, now),
+                Timer::Channel(id, channel) => {
+                    pending_work::send_due_confirms(&mut self.state, id, channel, now)
+                }
                 Timer::Queue(id) => delivery::handle_timeout(&mut self.state, id, now),
             }
-            self.settle(now, None);
+            self.run_pending_work(now, None);
         }
     }
 
-    /// Processes everything that a call has caused, and arms the timer of its connection.
-    pub(crate) fn settle(&mut self, now: Instant, id: Option<ConnectionId>) {
+    /// Performs all work that a call has caused, and arms the timer of its connection.
+    pub(crate) fn run_pending_work(&mut self, now: Instant, id: Option<ConnectionId>) {
         loop {
-            stuck::resume(&mut self.state, now);
-            quiesce::quiesce(&mut self.state, now);
-            quiesce::confirm_all(&mut self.state, now);
+            stuck_queues::resume(&mut self.state, now);
+            pending_work::run(&mut self.state, now);
+            pending_work::send_all_due_confirms(&mut self.state, now);
             if !self.unblock_if_possible(now) {
                 break;
             }
@@ -191,8 +193,8 @@ impl Broker {
         }
     }
 
-    /// Continues deliveries that were waiting for output to be taken.
-    fn resume(&mut self, id: ConnectionId) {
+    /// Continues deliveries on a connection if enough of its output was taken.
+    fn resume_deliveries(&mut self, id: ConnectionId) {
         let Some((now, _)) = self.state.clock else {
             return;
         };
@@ -210,11 +212,11 @@ impl Broker {
             .flat_map(crate::channel::Channel::queues)
             .collect();
         self.state.dirty.extend(queues);
-        self.settle(now, Some(id));
+        self.run_pending_work(now, Some(id));
     }
 
-    /// Processes the blocked connections, unless there is an alarm. Returns `true` if there were
-    /// any.
+    /// Unblocks all connections and processes their input, unless there is an alarm. Returns `true` if
+    /// any connection was blocked.
     fn unblock_if_possible(&mut self, now: Instant) -> bool {
         if self.state.alarm().is_some() {
             return false;
@@ -233,7 +235,7 @@ impl Broker {
                     connection.send(now, 0, &connection::Unblocked {});
                 }
             }
-            dispatch::process(&mut self.state, id, now);
+            dispatch::process_input(&mut self.state, id, now);
             self.arm(id);
         }
         !blocked.is_empty()

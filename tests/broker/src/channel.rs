@@ -30,12 +30,13 @@ pub(crate) struct Channel {
     pub(crate) outstanding: usize,
     /// The queue that an empty queue name refers to.
     pub(crate) last_queue: Option<Arc<str>>,
-    /// The stuck queue that the first frame of the backlog waits for.
+    /// The stuck queue that the first frame of the backlog needs.
     pub(crate) waits_for: Option<QueueId>,
+    /// The frames that are processed when the stuck queue is released.
     pub(crate) backlog: Vec<(FrameKind, Bytes)>,
 }
 
-/// Whether publishes are confirmed, or wait for a commit, or neither.
+/// The mode of a channel: publishes are confirmed, or wait for a commit, or neither.
 #[derive(Debug, Default)]
 pub(crate) enum Mode {
     #[default]
@@ -59,7 +60,7 @@ pub(crate) struct Publish {
     pub(crate) mandatory: bool,
 }
 
-/// How a delivery is settled.
+/// The kind of a settlement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Settlement {
     Ack,
@@ -113,7 +114,8 @@ impl Content {
 }
 
 impl Channel {
-    /// "Delivery tags: per channel, from 1, counting deliveries and get-oks alike."
+    /// Returns the next delivery tag. Each channel counts its deliveries and the messages of its
+    /// `basic.get` together, from 1.
     pub(crate) fn next_tag(&mut self) -> u64 {
         self.last_tag += 1;
         self.last_tag
@@ -132,8 +134,8 @@ impl Channel {
             })
     }
 
-    /// Stores an unsettled delivery.
-    pub(crate) fn hold(&mut self, tag: u64, unacked: Unacked) {
+    /// Records an unsettled delivery, which takes credit of its consumer.
+    pub(crate) fn add_unacked(&mut self, tag: u64, unacked: Unacked) {
         if let Some(name) = &unacked.consumer {
             self.outstanding += 1;
             if let Some(consumer) = self.consumers.get_mut(name) {
@@ -143,12 +145,12 @@ impl Channel {
         self.unacked.insert(tag, unacked);
     }
 
-    /// Returns the credit of a settled delivery.
-    pub(crate) fn release(&mut self, unacked: &Unacked) {
+    /// Returns the credit of a settled delivery to its consumer.
+    pub(crate) fn return_credit(&mut self, unacked: &Unacked) {
         if let Some(name) = &unacked.consumer {
             self.outstanding = self.outstanding.saturating_sub(1);
-            // A new consumer with the same tag may have started since; this delivery does not count
-            // for it.
+            // A new consumer with the same tag may have started since. It has not taken this credit, so
+            // its count may be 0.
             if let Some(consumer) = self.consumers.get_mut(name) {
                 consumer.outstanding = consumer.outstanding.saturating_sub(1);
             }

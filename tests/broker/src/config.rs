@@ -26,7 +26,7 @@ pub struct Config {
     /// The user that `ANONYMOUS` logs in, like RabbitMQ's `anonymous_login_user`; `guest` by
     /// default.
     pub anonymous_user: String,
-    /// The user that `EXTERNAL` logs in, in place of the name in a certificate; none by default.
+    /// The user that `EXTERNAL` logs in, in context of the name in a certificate; none by default.
     pub external_user: Option<String>,
     /// The `channel_max` to propose in `tune`; 0 for no limit.
     pub channel_max: u16,
@@ -186,7 +186,7 @@ impl fmt::Debug for User {
     }
 }
 
-/// The names that a permission covers, in place of RabbitMQ's regular expressions.
+/// The names that a permission covers, in context of RabbitMQ's regular expressions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pattern {
     /// Every name.

@@ -29,11 +29,12 @@ pub(crate) enum Phase {
     Running,
     /// Has sent `close`, and waits for `close-ok`.
     Closing { deadline: Instant },
-    /// Has answered `close`, and waits for the client to close the transport.
-    Parting { deadline: Instant },
-    /// The client has failed to log in. The transport is closed at the deadline, without a frame.
-    Doomed { deadline: Instant },
-    /// The transport is to be closed.
+    /// Has sent `close-ok`, and waits for the client to close the transport.
+    CloseOkSent { deadline: Instant },
+    /// The client has failed to log in. The broker closes the transport at the deadline, without a
+    /// frame.
+    LoginRefused { deadline: Instant },
+    /// The transport must be closed.
     Closed,
 }
 
@@ -100,25 +101,22 @@ impl Connection {
             .unwrap_or(false)
     }
 
-    /// Returns `true` if arriving frames are processed.
-    pub(crate) fn reads(&self) -> bool {
-        !self.blocked
-            && !matches!(
-                self.phase,
-                Phase::Closed | Phase::Parting { .. } | Phase::Doomed { .. }
-            )
+    /// Returns `true` if frames of the client are processed.
+    pub(crate) fn accepts_input(&self) -> bool {
+        !self.blocked && self.is_usable()
     }
 
-    fn writes(&self) -> bool {
+    /// Returns `true` unless the connection only waits for the end of its transport.
+    pub(crate) fn is_usable(&self) -> bool {
         !matches!(
             self.phase,
-            Phase::Closed | Phase::Parting { .. } | Phase::Doomed { .. }
+            Phase::Closed | Phase::CloseOkSent { .. } | Phase::LoginRefused { .. }
         )
     }
 
     /// Writes a method. A method cannot be split, so `frame_max` is not applied.
     pub(crate) fn send(&mut self, now: Instant, channel: u16, method: &impl Encode) {
-        if self.writes() {
+        if self.is_usable() {
             frame::method(&mut self.output, channel, u32::MAX, method).unwrap_or_default();
             self.last_sent = now;
         }
@@ -133,7 +131,7 @@ impl Connection {
         properties: &Properties<'_>,
         body: &[u8],
     ) {
-        if !self.writes() {
+        if !self.is_usable() {
             return;
         }
         self.send(now, channel, method);
@@ -155,24 +153,24 @@ impl Connection {
         self.output.extend_from_slice(bytes);
     }
 
-    /// Sends `connection.close`, and waits for `close-ok`: for the heartbeat interval or 30 s,
-    /// whichever is shorter.
+    /// Sends `connection.close`. The client must reply with `close-ok` within the heartbeat interval,
+    /// and within 30 s.
     pub(crate) fn send_close(&mut self, now: Instant, close: &connection::Close<'_>) {
         self.send(now, 0, close);
-        let patience = if self.heartbeat.is_zero() {
+        let timeout = if self.heartbeat.is_zero() {
             CLOSE_TIMEOUT
         } else {
             self.heartbeat.min(CLOSE_TIMEOUT)
         };
         self.phase = Phase::Closing {
-            deadline: now + patience,
+            deadline: now + timeout,
         };
     }
 
     /// Answers `close`, and sends nothing afterwards.
     pub(crate) fn send_close_ok(&mut self, now: Instant) {
         self.send(now, 0, &connection::CloseOk {});
-        self.phase = Phase::Parting {
+        self.phase = Phase::CloseOkSent {
             deadline: now + CLOSE_TIMEOUT,
         };
     }
@@ -213,31 +211,31 @@ impl Connection {
     /// Returns the next deadline.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Running => [self.next_heartbeat(), self.given_up()]
+            Phase::Running => [self.next_heartbeat(), self.silence_deadline()]
                 .into_iter()
                 .flatten()
                 .min(),
-            // "Heartbeats may come from tune-ok on."
+            // RabbitMQ sends heartbeats once it has received `tune-ok`.
             Phase::Open { deadline } => self.next_heartbeat().into_iter().chain([deadline]).min(),
             Phase::ProtocolHeader { deadline }
             | Phase::StartOk { deadline }
             | Phase::SecureOk { deadline }
             | Phase::TuneOk { deadline }
             | Phase::Closing { deadline }
-            | Phase::Parting { deadline }
-            | Phase::Doomed { deadline } => Some(deadline),
+            | Phase::CloseOkSent { deadline }
+            | Phase::LoginRefused { deadline } => Some(deadline),
             Phase::Closed => None,
         }
     }
 
-    /// "Send one when nothing was written for T/2."
+    /// Returns when to send a heartbeat: half of the timeout after the last output.
     fn next_heartbeat(&self) -> Option<Instant> {
         (!self.heartbeat.is_zero()).then(|| self.last_sent + self.heartbeat / 2)
     }
 
-    /// "The server gives up 2T to 3T after the last one". It does not monitor a client that it has
-    /// blocked.
-    fn given_up(&self) -> Option<Instant> {
+    /// Returns when the client counts as lost: RabbitMQ waits two to three timeouts after the last
+    /// input. It does not monitor a client that it has blocked.
+    fn silence_deadline(&self) -> Option<Instant> {
         (!self.heartbeat.is_zero() && !self.blocked)
             .then(|| self.last_received + 2 * self.heartbeat)
     }
@@ -246,7 +244,7 @@ impl Connection {
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         match self.phase {
-            Phase::Running if due(self.given_up()) => self.drop_transport(),
+            Phase::Running if due(self.silence_deadline()) => self.drop_transport(),
             Phase::Running | Phase::Open { .. } if due(self.next_heartbeat()) => {
                 frame::heartbeat(&mut self.output);
                 self.last_sent = now;
@@ -258,8 +256,8 @@ impl Connection {
             | Phase::SecureOk { deadline }
             | Phase::TuneOk { deadline }
             | Phase::Closing { deadline }
-            | Phase::Parting { deadline }
-            | Phase::Doomed { deadline } => {
+            | Phase::CloseOkSent { deadline }
+            | Phase::LoginRefused { deadline } => {
                 if deadline <= now {
                     self.drop_transport();
                 }

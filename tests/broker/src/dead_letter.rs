@@ -47,7 +47,7 @@ pub(crate) fn forward(state: &mut State, letter: &DeadLetter, now: Instant) {
     }
 }
 
-/// "One entry per queue and reason, newest first."
+/// Returns the entries of `x-death` with this death: one for each queue and reason, newest first.
 fn deaths(letter: &DeadLetter, time: u64) -> Vec<Death> {
     let mut deaths = letter.message.deaths.clone();
     let known = deaths
@@ -77,7 +77,8 @@ fn deaths(letter: &DeadLetter, time: u64) -> Vec<Death> {
     deaths
 }
 
-/// "A cycle without a rejection drops the message."
+/// Returns `true` if the message has been in this queue before and no client has rejected it since. Such
+/// a cycle would never end, so RabbitMQ drops the message.
 fn is_cycle(deaths: &[Death], queue: &str, reason: Reason) -> bool {
     if reason == Reason::Rejected {
         return false;

@@ -5,8 +5,8 @@ use crate::channel::Unacked;
 use crate::ids::QueueId;
 use crate::message::{Message, Reason};
 use crate::queue::{Entry, Queue};
-use crate::release;
-use crate::settle::bury;
+use crate::removal;
+use crate::settlement::queue_dead_letter;
 use crate::state::State;
 use crate::timers::Timer;
 use puka::protocol::method::basic;
@@ -27,7 +27,7 @@ pub(crate) fn enqueue(
     let overflow = queue.arguments.overflow;
     if overflow != Overflow::DropHead && queue.would_overflow(message.body.len()) {
         if overflow == Overflow::RejectPublishDlx {
-            bury(state, id, Arc::clone(message), Reason::MaxLength);
+            queue_dead_letter(state, id, Arc::clone(message), Reason::MaxLength);
         }
         return false;
     }
@@ -36,10 +36,10 @@ pub(crate) fn enqueue(
     true
 }
 
-/// Moves everything that can be moved in a queue: drops expired messages, delivers to consumers
-/// with credit, and drops what exceeds the length limit. Requeued messages count for that limit
-/// before the deliveries, new messages after them.
-pub(crate) fn pump(state: &mut State, id: QueueId, now: Instant) {
+/// Drops expired messages of a queue, delivers to consumers with credit, and drops messages above the
+/// length limit. That limit applies to requeued messages before the deliveries, and to new messages
+/// after them.
+pub(crate) fn deliver_ready(state: &mut State, id: QueueId, now: Instant) {
     if state.stuck.contains(&id) {
         return;
     }
@@ -68,12 +68,12 @@ fn drop_excess(state: &mut State, id: QueueId) {
             return;
         }
         let Some(entry) = queue.pop() else { return };
-        bury(state, id, entry.message, Reason::MaxLength);
+        queue_dead_letter(state, id, entry.message, Reason::MaxLength);
     }
 }
 
-/// Drops expired messages from the head. "Classic queues expire messages only when they reach the
-/// head."
+/// Drops expired messages from the head. In a classic queue, a message expires only when it reaches the
+/// head.
 pub(crate) fn expire(state: &mut State, id: QueueId, expired: impl Fn(Instant) -> bool) {
     while let Some(queue) = state.queues.get_mut(&id) {
         if !queue
@@ -84,7 +84,7 @@ pub(crate) fn expire(state: &mut State, id: QueueId, expired: impl Fn(Instant) -
             return;
         }
         let Some(entry) = queue.pop() else { return };
-        bury(state, id, entry.message, Reason::Expired);
+        queue_dead_letter(state, id, entry.message, Reason::Expired);
     }
 }
 
@@ -113,7 +113,7 @@ fn unused_until(queue: &Queue) -> Option<Instant> {
 pub(crate) fn handle_timeout(state: &mut State, id: QueueId, now: Instant) {
     let unused = state.queues.get(&id).and_then(unused_until);
     if unused.is_some_and(|at| at <= now) {
-        release::delete_queue(state, id, now);
+        removal::delete_queue(state, id, now);
     } else {
         state.dirty.insert(id);
     }
@@ -180,7 +180,7 @@ fn deliver(state: &mut State, id: QueueId, index: usize, now: Instant) {
     let redelivered = entry.redelivered;
     if !no_ack {
         queue.unacked += 1;
-        channel.hold(
+        channel.add_unacked(
             delivery_tag,
             Unacked {
                 queue: id,

@@ -1,27 +1,28 @@
-//! Decodes arriving frames, checks that they are allowed in the current state, and passes them to
-//! the module of their class (spec 4.2.3).
+//! Decodes the frames of clients, checks that they are allowed in the current state, and passes them
+//! to the file of their class in `methods/` (spec 4.2.3).
 
 use crate::channel::Content;
 use crate::connection::Phase;
 use crate::fault::{Fault, Outcome};
-use crate::ids::{ConnectionId, Place};
+use crate::ids::{ConnectionId, FrameContext};
 use crate::state::State;
-use crate::{methods, publish, quiesce, release, stuck};
+use crate::{methods, pending_work, publish, removal, stuck_queues};
 use bytes::Bytes;
 use puka::protocol::method::{access, basic, channel, connection};
 use puka::protocol::wire::Reader;
 use puka::protocol::{FrameKind, Method, MethodId, ReplyCode, ShortStr};
 use std::time::Instant;
 
-/// A larger body is refused when its header arrives (RabbitMQ 4.2.6): 512 MiB.
-const LARGEST_BODY: u64 = 512 << 20;
+/// The maximum size of a body, 512 MiB. Like RabbitMQ 4.2.6, the broker refuses a larger one when its
+/// header arrives.
+const MAX_BODY_SIZE: u64 = 512 << 20;
 
-/// Receives bytes, in pieces of any size.
-pub(crate) fn receive(state: &mut State, id: ConnectionId, bytes: &[u8], now: Instant) {
+/// Handles bytes of a client, in pieces of any size.
+pub(crate) fn handle_input(state: &mut State, id: ConnectionId, bytes: &[u8], now: Instant) {
     let Some(connection) = state.connections.get_mut(&id) else {
         return;
     };
-    // Every received byte counts as a sign of life.
+    // Any received byte proves that the client is alive (spec 4.2.7), so it counts as a heartbeat.
     connection.last_received = now;
     let mut bytes = bytes;
     if matches!(connection.phase, Phase::ProtocolHeader { .. }) {
@@ -33,29 +34,31 @@ pub(crate) fn receive(state: &mut State, id: ConnectionId, bytes: &[u8], now: In
         bytes = rest;
         if connection.protocol_header.len() == 8 {
             let header = std::mem::take(&mut connection.protocol_header);
-            let place = Place {
+            let context = FrameContext {
                 now,
                 connection: id,
                 channel: 0,
             };
-            methods::connection::protocol_header(state, place, &header);
+            methods::connection::handle_protocol_header(state, context, &header);
         }
     }
     if let Some(connection) = state.connections.get_mut(&id)
-        && !matches!(
-            connection.phase,
-            Phase::Closed | Phase::Parting { .. } | Phase::Doomed { .. }
-        )
+        && connection.is_usable()
     {
         connection.decoder.extend(bytes);
     }
-    process(state, id, now);
+    process_input(state, id, now);
 }
 
-/// Processes the frames that have arrived, unless the connection is blocked.
-pub(crate) fn process(state: &mut State, id: ConnectionId, now: Instant) {
+/// Handles the complete frames of a connection, unless it is blocked.
+pub(crate) fn process_input(state: &mut State, id: ConnectionId, now: Instant) {
+    let context_of = |channel| FrameContext {
+        now,
+        connection: id,
+        channel,
+    };
     while let Some(connection) = state.connections.get_mut(&id) {
-        if !connection.reads() || matches!(connection.phase, Phase::ProtocolHeader { .. }) {
+        if !connection.accepts_input() || matches!(connection.phase, Phase::ProtocolHeader { .. }) {
             break;
         }
         let frame = connection.decoder.next_frame();
@@ -64,24 +67,11 @@ pub(crate) fn process(state: &mut State, id: ConnectionId, now: Instant) {
         match frame {
             Ok(None) => break,
             Ok(Some((kind, channel, payload))) => {
-                arrived(
-                    state,
-                    Place {
-                        now,
-                        connection: id,
-                        channel,
-                    },
-                    kind,
-                    payload,
-                );
+                handle_frame(state, context_of(channel), kind, payload);
             }
             Err(error) => {
-                let place = Place {
-                    now,
-                    connection: id,
-                    channel: 0,
-                };
-                fail(state, place, Fault::undecodable(error), MethodId::NONE);
+                let fault = Fault::undecodable(error);
+                close_for_fault(state, context_of(0), fault, MethodId::NONE);
                 // The decoder cannot find the next frame.
                 break;
             }
@@ -89,75 +79,84 @@ pub(crate) fn process(state: &mut State, id: ConnectionId, now: Instant) {
     }
 }
 
-/// Processes a frame.
-pub(crate) fn arrived(state: &mut State, place: Place, kind: FrameKind, payload: Bytes) {
-    if let Err((fault, method)) = frame_arrived(state, place, kind, payload) {
-        fail(state, place, fault, method);
+/// Handles a frame, and everything that it causes.
+pub(crate) fn handle_frame(
+    state: &mut State,
+    context: FrameContext,
+    kind: FrameKind,
+    payload: Bytes,
+) {
+    if let Err((fault, method)) = check_frame(state, context, kind, payload) {
+        close_for_fault(state, context, fault, method);
     }
-    quiesce::quiesce(state, place.now);
+    pending_work::run(state, context.now);
 }
 
 /// A fault, and the method that has caused it.
-type Failed = (Fault, MethodId);
+type MethodFault = (Fault, MethodId);
 
-fn frame_arrived(
+/// Returns a fault that no method has caused.
+fn frame_fault(code: ReplyCode, why: impl std::fmt::Display) -> MethodFault {
+    (Fault::new(code, why), MethodId::NONE)
+}
+
+/// Checks that a frame is allowed in the current phase, and handles it.
+fn check_frame(
     state: &mut State,
-    place: Place,
+    context: FrameContext,
     kind: FrameKind,
     payload: Bytes,
-) -> Result<(), Failed> {
-    let failed = |fault| (fault, MethodId::NONE);
-    let Some(connection) = state.connections.get(&place.connection) else {
+) -> Result<(), MethodFault> {
+    let Some(connection) = state.connections.get(&context.connection) else {
         return Ok(());
     };
-    let largest = if connection.frame_max == 0 {
+    let max_size = if connection.frame_max == 0 {
         state.config.frame_limit
     } else {
         connection.frame_max
     };
-    // "The server tolerates payloads up to frame_max, one byte more is 501, whatever the frame
-    // type."
-    if u32::try_from(payload.len()).map_or(true, |size| size > largest) {
+    // The limit of RabbitMQ is about the payload alone, so its frames may have 8 bytes more than
+    // `frame_max`. It applies to frames of every kind.
+    if u32::try_from(payload.len()).map_or(true, |size| size > max_size) {
         let why = format!(
-            "frame of {} bytes, negotiated maximum {largest}",
+            "frame of {} bytes, negotiated maximum {max_size}",
             payload.len()
         );
-        return Err(failed(Fault::new(ReplyCode::FRAME_ERROR, why)));
+        return Err(frame_fault(ReplyCode::FRAME_ERROR, why));
     }
-    let running = connection.phase == Phase::Running;
+    let is_running = connection.phase == Phase::Running;
     match kind {
         FrameKind::Heartbeat => Ok(()),
-        FrameKind::ProtocolHeader => Err(failed(Fault::new(
+        FrameKind::ProtocolHeader => Err(frame_fault(
             ReplyCode::FRAME_ERROR,
             "a second protocol header",
-        ))),
-        FrameKind::Method if place.channel == 0 => {
+        )),
+        FrameKind::Method if context.channel == 0 => {
             let method = Method::decode(&payload)
-                .map_err(Fault::undecodable)
-                .map_err(failed)?;
-            methods::connection::handle(state, place, method)
-                .map_err(|fault| (fault, id_of(&payload)))
+                .map_err(|error| (Fault::undecodable(error), MethodId::NONE))?;
+            methods::connection::handle(state, context, method)
+                .map_err(|fault| (fault, method_id(&payload)))
         }
-        // Before `open` there is only channel 0, and after `close` other frames are ignored.
+        // After the broker's `connection.close`, frames on other channels are ignored.
         _ if matches!(connection.phase, Phase::Closing { .. }) => Ok(()),
-        FrameKind::Header | FrameKind::Body if place.channel == 0 || !running => {
-            Err(failed(Fault::new(
+        FrameKind::Header | FrameKind::Body if context.channel == 0 || !is_running => {
+            Err(frame_fault(
                 ReplyCode::UNEXPECTED_FRAME,
                 "expected method frame on channel 0",
-            )))
+            ))
         }
-        FrameKind::Method if !running => {
-            let why = format!("channel {} before the connection is open", place.channel);
-            Err(failed(Fault::new(ReplyCode::CHANNEL_ERROR, why)))
+        FrameKind::Method if !is_running => {
+            let why = format!("channel {} before the connection is open", context.channel);
+            Err(frame_fault(ReplyCode::CHANNEL_ERROR, why))
         }
-        _ if stuck::keep(state, place, kind, &payload) => Ok(()),
-        FrameKind::Method => method_arrived(state, place, payload),
-        FrameKind::Header | FrameKind::Body => content_arrived(state, place, kind, payload),
+        _ if stuck_queues::store_if_waiting(state, context, kind, &payload) => Ok(()),
+        FrameKind::Method => handle_channel_method(state, context, payload),
+        FrameKind::Header | FrameKind::Body => handle_content(state, context, kind, payload),
     }
 }
 
 /// Returns the class and method at the start of a payload.
-fn id_of(payload: &[u8]) -> MethodId {
+fn method_id(payload: &[u8]) -> MethodId {
     let mut reader = Reader::new(payload);
     match (reader.short(), reader.short()) {
         (Ok(class), Ok(method)) => MethodId { class, method },
@@ -165,13 +164,18 @@ fn id_of(payload: &[u8]) -> MethodId {
     }
 }
 
-fn method_arrived(state: &mut State, place: Place, payload: Bytes) -> Result<(), Failed> {
-    let id = id_of(&payload);
+/// Handles a method on a channel other than 0.
+fn handle_channel_method(
+    state: &mut State,
+    context: FrameContext,
+    payload: Bytes,
+) -> Result<(), MethodFault> {
+    let id = method_id(&payload);
     let method = Method::decode(&payload).map_err(|error| (Fault::undecodable(error), id))?;
-    let connection = state.connection(place).map_err(|fault| (fault, id))?;
-    let Some(found) = connection.channels.get(&place.channel) else {
+    let connection = state.connection(context).map_err(|fault| (fault, id))?;
+    let Some(found) = connection.channels.get(&context.channel) else {
         return match method {
-            Method::Channel(channel::Method::Open(_)) => methods::channel::open(state, place),
+            Method::Channel(channel::Method::Open(_)) => methods::channel::open(state, context),
             _ => Err(Fault::new(
                 ReplyCode::CHANNEL_ERROR,
                 "expected 'channel.open'",
@@ -181,12 +185,12 @@ fn method_arrived(state: &mut State, place: Place, payload: Bytes) -> Result<(),
     };
     if found.closing {
         if let Method::Channel(method) = method {
-            methods::channel::handle_closing(state, place, method);
+            methods::channel::handle_closing(state, context, method);
         }
         return Ok(());
     }
-    // "Until the content is complete, any other method on that channel is 505, channel.close-ok
-    // included."
+    // No method is allowed inside a content, not even `channel.close-ok`. RabbitMQ's close names the
+    // method of the content.
     if let Some(content) = &found.content {
         let what = if content.header.is_none() {
             "content header"
@@ -196,121 +200,130 @@ fn method_arrived(state: &mut State, place: Place, payload: Bytes) -> Result<(),
         let why = format!("expected {what} for class 60, got method frame instead");
         return Err((
             Fault::new(ReplyCode::UNEXPECTED_FRAME, why),
-            id_of(&content.method),
+            method_id(&content.method),
         ));
     }
     if let Method::Basic(basic::Method::Publish(_)) = method {
-        begin_publish(state, place, payload).map_err(|fault| (fault, id))
+        begin_publish(state, context, payload).map_err(|fault| (fault, id))
     } else {
-        // Confirms are sent before the reply to a later method.
-        quiesce::confirm(state, place.connection, place.channel, place.now);
-        handle(state, place, method).map_err(|fault| (fault, id))
+        // The reply to this method must not overtake confirms that are due.
+        pending_work::send_due_confirms(state, context.connection, context.channel, context.now);
+        handle_method(state, context, method).map_err(|fault| (fault, id))
     }
 }
 
-/// "After the next publish of the connection the server stops reading its socket and sends
-/// connection.blocked."
-fn begin_publish(state: &mut State, place: Place, payload: Bytes) -> Outcome {
-    state.channel(place)?.content = Some(Content::new(payload));
+/// Begins the content of a publish. During an alarm, the broker stops reading from a connection that
+/// publishes, and sends `connection.blocked` if the client has that capability.
+fn begin_publish(state: &mut State, context: FrameContext, payload: Bytes) -> Outcome {
+    state.channel(context)?.content = Some(Content::new(payload));
     let Some(reason) = state.alarm().map(String::from) else {
         return Ok(());
     };
-    if let Some(connection) = state.connections.get_mut(&place.connection) {
+    if let Some(connection) = state.connections.get_mut(&context.connection) {
         connection.blocked = true;
         if connection.has_capability("connection.blocked") {
-            connection.send(
-                place.now,
-                0,
-                &connection::Blocked {
-                    reason: ShortStr::cut(&reason),
-                },
-            );
+            let blocked = connection::Blocked {
+                reason: ShortStr::cut(&reason),
+            };
+            connection.send(context.now, 0, &blocked);
         }
     }
     Ok(())
 }
 
-fn handle(state: &mut State, place: Place, method: Method<'_>) -> Outcome {
+/// Handles a method on an open channel.
+fn handle_method(state: &mut State, context: FrameContext, method: Method<'_>) -> Outcome {
     match method {
-        Method::Channel(method) => methods::channel::handle(state, place, method),
-        Method::Exchange(method) => methods::exchange::handle(state, place, &method),
-        Method::Queue(method) => methods::queue::handle(state, place, &method),
-        Method::Basic(method) => methods::basic::handle(state, place, &method),
-        Method::Confirm(method) => methods::tx::handle_confirm(state, place, method),
-        Method::Tx(method) => methods::tx::handle(state, place, method),
-        // Deprecated, and answered without an effect; the ticket is always 1.
+        Method::Channel(method) => methods::channel::handle(state, context, method),
+        Method::Exchange(method) => methods::exchange::handle(state, context, &method),
+        Method::Queue(method) => methods::queue::handle(state, context, &method),
+        Method::Basic(method) => methods::basic::handle(state, context, &method),
+        Method::Confirm(method) => methods::confirm::handle(state, context, method),
+        Method::Tx(method) => methods::tx::handle(state, context, method),
+        // The class is deprecated. RabbitMQ grants every request, with the ticket 1.
         Method::Access(access::Method::Request(_)) => {
-            state.send(place, &access::RequestOk { ticket: 1 });
+            state.send(context, &access::RequestOk { ticket: 1 });
             Ok(())
         }
-        Method::Access(_) => Err(Fault::unimplemented()),
-        // "Connection method on another channel: 503."
-        Method::Connection(_) => Err(Fault::unimplemented()),
+        // Methods of the class `connection` are allowed on channel 0 only.
+        Method::Access(_) | Method::Connection(_) => Err(Fault::command_invalid()),
     }
 }
 
-fn content_arrived(
+/// Handles a header or body frame on a channel. Publishes the message if the frame completes it.
+fn handle_content(
     state: &mut State,
-    place: Place,
+    context: FrameContext,
     kind: FrameKind,
     payload: Bytes,
-) -> Result<(), Failed> {
-    let failed = |fault| (fault, MethodId::NONE);
-    let limit = state.config.max_message_size;
-    let connection = state.connections.get_mut(&place.connection);
+) -> Result<(), MethodFault> {
+    let max_stored_size = state.config.max_message_size;
+    let connection = state.connections.get_mut(&context.connection);
     let Some(channel) =
-        connection.and_then(|connection| connection.channels.get_mut(&place.channel))
+        connection.and_then(|connection| connection.channels.get_mut(&context.channel))
     else {
-        return Err(failed(Fault::new(
+        return Err(frame_fault(
             ReplyCode::CHANNEL_ERROR,
             "expected 'channel.open'",
-        )));
+        ));
     };
     if channel.closing {
         return Ok(());
     }
-    let Some(content) = &mut channel.content else {
+    let Some(mut content) = channel.content.take() else {
         let why = "expected method frame, got non method frame instead";
-        return Err(failed(Fault::new(ReplyCode::UNEXPECTED_FRAME, why)));
+        return Err(frame_fault(ReplyCode::UNEXPECTED_FRAME, why));
     };
     let id = basic::Publish::ID;
-    match (kind, content.header.is_some()) {
-        (FrameKind::Header, false) => header_arrived(content, payload),
-        (FrameKind::Body, true) => body_arrived(content, &payload, limit),
-        (FrameKind::Header, true) => {
-            Err("expected content body, got non content body frame instead")
-        }
-        _ => Err("expected content header for class 60, got non content header frame instead"),
-    }
-    .map_err(|why| (Fault::new(ReplyCode::UNEXPECTED_FRAME, why), id))?;
-    if content.body_size > LARGEST_BODY {
-        return Err((
-            Fault::new(ReplyCode::FRAME_ERROR, "body size over 512 MiB"),
-            id,
-        ));
-    }
-    if content.received > content.body_size {
-        return Err((
-            Fault::new(ReplyCode::FRAME_ERROR, "more body bytes than announced"),
-            id,
-        ));
-    }
+    add_to_content(&mut content, kind, payload, max_stored_size)
+        .map_err(|(code, why)| (Fault::new(code, why), id))?;
     if content.received < content.body_size {
+        channel.content = Some(content);
         return Ok(());
     }
-    let Some(content) = channel.content.take() else {
-        return Ok(());
-    };
     let method = content.method.clone();
     match Method::decode(&method) {
         Ok(Method::Basic(basic::Method::Publish(method))) => {
-            publish::publish(state, place, &method, content).map_err(|fault| (fault, id))
+            publish::publish(state, context, &method, content).map_err(|fault| (fault, id))
         }
+        // Unreachable: `handle_channel_method` has decoded this payload as a publish.
         _ => Ok(()),
     }
 }
 
-fn header_arrived(content: &mut Content, payload: Bytes) -> Result<(), &'static str> {
+/// Adds a header or body frame to a content. Returns the code and the text of the fault if the frame
+/// does not belong there.
+fn add_to_content(
+    content: &mut Content,
+    kind: FrameKind,
+    payload: Bytes,
+    max_stored_size: u64,
+) -> Result<(), (ReplyCode, &'static str)> {
+    match (kind, content.header.is_some()) {
+        (FrameKind::Header, false) => {
+            add_header(content, payload).map_err(|why| (ReplyCode::UNEXPECTED_FRAME, why))?;
+        }
+        (FrameKind::Body, true) => add_body(content, &payload, max_stored_size),
+        (FrameKind::Header, true) => {
+            let why = "expected content body, got non content body frame instead";
+            return Err((ReplyCode::UNEXPECTED_FRAME, why));
+        }
+        _ => {
+            let why = "expected content header for class 60, got non content header frame instead";
+            return Err((ReplyCode::UNEXPECTED_FRAME, why));
+        }
+    }
+    if content.body_size > MAX_BODY_SIZE {
+        return Err((ReplyCode::FRAME_ERROR, "body size over 512 MiB"));
+    }
+    if content.received > content.body_size {
+        return Err((ReplyCode::FRAME_ERROR, "more body bytes than announced"));
+    }
+    Ok(())
+}
+
+/// Adds the header to a content.
+fn add_header(content: &mut Content, payload: Bytes) -> Result<(), &'static str> {
     let mut reader = Reader::new(&payload);
     let (Ok(class), Ok(weight), Ok(body_size)) =
         (reader.short(), reader.short(), reader.longlong())
@@ -328,19 +341,24 @@ fn header_arrived(content: &mut Content, payload: Bytes) -> Result<(), &'static 
     Ok(())
 }
 
-/// Adds a body frame to a content. "While bytes are missing an empty body frame is legal and adds
-/// nothing." Bytes beyond the limit are counted, but not stored.
-fn body_arrived(content: &mut Content, payload: &[u8], limit: u64) -> Result<(), &'static str> {
+/// Adds a body frame to a content. The frame may be empty while bytes are missing. A body above the
+/// maximum is counted, but not stored: the publish is refused when the body is complete.
+fn add_body(content: &mut Content, payload: &[u8], max_stored_size: u64) {
     content.received += u64::try_from(payload.len()).unwrap_or(u64::MAX);
-    if content.body_size <= limit {
+    if content.body_size <= max_stored_size {
         content.body.extend_from_slice(payload);
     }
-    Ok(())
 }
 
-/// Closes a channel or a connection because of a fault of its client.
-pub(crate) fn fail(state: &mut State, place: Place, fault: Fault, method: MethodId) {
-    let Some(connection) = state.connections.get_mut(&place.connection) else {
+/// Closes a channel or a connection because of a fault of its client. A soft reply code closes the
+/// channel, a hard one the connection.
+pub(crate) fn close_for_fault(
+    state: &mut State,
+    context: FrameContext,
+    fault: Fault,
+    method: MethodId,
+) {
+    let Some(connection) = state.connections.get_mut(&context.connection) else {
         return;
     };
     let MethodId {
@@ -348,25 +366,27 @@ pub(crate) fn fail(state: &mut State, place: Place, fault: Fault, method: Method
         method: method_id,
     } = method;
     let Fault::Reply(code, text) = fault else {
-        silent(state, place);
+        end_without_frame(state, context);
         return;
     };
     let (reply_code, reply_text) = (code.value(), ShortStr::cut(&text));
     match connection.phase {
         Phase::Running if !code.is_hard_error() => {
-            quiesce::confirm(state, place.connection, place.channel, place.now);
-            let Some(connection) = state.connections.get_mut(&place.connection) else {
-                return;
-            };
+            let FrameContext {
+                now,
+                connection,
+                channel,
+            } = context;
+            pending_work::send_due_confirms(state, connection, channel, now);
             let close = channel::Close {
                 reply_code,
                 reply_text,
                 class_id,
                 method_id,
             };
-            connection.send(place.now, place.channel, &close);
-            release::release_channel(state, place.connection, place.channel, place.now);
-            if let Ok(channel) = state.channel(place) {
+            state.send(context, &close);
+            removal::clear_channel(state, connection, channel, now);
+            if let Ok(channel) = state.channel(context) {
                 channel.closing = true;
             }
         }
@@ -377,30 +397,31 @@ pub(crate) fn fail(state: &mut State, place: Place, fault: Fault, method: Method
                 class_id,
                 method_id,
             };
-            connection.send_close(place.now, &close);
-            release::release_connection(state, place.connection, place.now);
+            connection.send_close(context.now, &close);
+            removal::clear_connection(state, context.connection, context.now);
         }
         // A second fault ends the connection without another `close`.
         Phase::Closing { .. } => connection.drop_transport(),
-        _ => silent(state, place),
+        _ => end_without_frame(state, context),
     }
 }
 
-/// Ends a connection without a frame, after a delay if the client has not logged in.
-fn silent(state: &mut State, place: Place) {
+/// Ends a connection without a frame. As in RabbitMQ, a client that has not logged in must wait before
+/// its transport is closed, so that failed logins cannot be repeated quickly.
+fn end_without_frame(state: &mut State, context: FrameContext) {
     let delay = state.config.refusal_delay;
-    let Some(connection) = state.connections.get_mut(&place.connection) else {
+    let Some(connection) = state.connections.get_mut(&context.connection) else {
         return;
     };
     match connection.phase {
         Phase::StartOk { .. } | Phase::SecureOk { .. } | Phase::TuneOk { .. } => {
-            connection.phase = Phase::Doomed {
-                deadline: place.now + delay,
+            connection.phase = Phase::LoginRefused {
+                deadline: context.now + delay,
             };
         }
         _ => {
             connection.drop_transport();
-            release::release_connection(state, place.connection, place.now);
+            removal::clear_connection(state, context.connection, context.now);
         }
     }
 }

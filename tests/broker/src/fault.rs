@@ -25,23 +25,27 @@ impl Fault {
         )
     }
 
+    /// Returns the fault of a request that does not fit the state or the declared properties (406).
     pub(crate) fn precondition(why: impl fmt::Display) -> Self {
         Self::new(ReplyCode::PRECONDITION_FAILED, why)
     }
 
+    /// Returns the fault of a request for which the client has no permission (403).
     pub(crate) fn refused(why: impl fmt::Display) -> Self {
         Self::new(ReplyCode::ACCESS_REFUSED, why)
     }
 
+    /// Returns the fault of a request that the broker does not support (540).
     pub(crate) fn not_implemented(why: impl fmt::Display) -> Self {
         Self::new(ReplyCode::NOT_IMPLEMENTED, why)
     }
 
-    /// Returns the fault of a method that a client must not send, or not on this channel.
-    pub(crate) fn unimplemented() -> Self {
+    /// Returns the fault of a method that a client must not send at all, or not on this channel (503).
+    pub(crate) fn command_invalid() -> Self {
         Self::new(ReplyCode::COMMAND_INVALID, "unimplemented method")
     }
 
+    /// Returns the fault of a queue that does not exist (404).
     pub(crate) fn no_queue(vhost: &str, name: &str) -> Self {
         Self::new(
             ReplyCode::NOT_FOUND,
@@ -49,6 +53,7 @@ impl Fault {
         )
     }
 
+    /// Returns the fault of an exchange that does not exist (404).
     pub(crate) fn no_exchange(vhost: &str, name: &str) -> Self {
         Self::new(
             ReplyCode::NOT_FOUND,
@@ -56,8 +61,7 @@ impl Fault {
         )
     }
 
-    /// Returns the fault of an entity that is missing although it must exist, which is the broker's
-    /// error.
+    /// Returns the fault of an error in the broker itself (541).
     pub(crate) fn internal(why: impl fmt::Display) -> Self {
         Self::new(ReplyCode::INTERNAL_ERROR, why)
     }

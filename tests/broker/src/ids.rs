@@ -1,4 +1,4 @@
-//! The identifiers of connections, queues and consumers.
+//! The identifiers of connections, queues and consumers, and the context of a frame.
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,9 +26,9 @@ pub(crate) struct ConsumerKey {
     pub(crate) tag: Arc<str>,
 }
 
-/// When and where a frame has arrived.
+/// The instant, the connection and the channel at which a frame arrived.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
+pub(crate) struct FrameContext {
     pub(crate) now: Instant,
     pub(crate) connection: ConnectionId,
     pub(crate) channel: u16,

@@ -1,4 +1,4 @@
-//! A small, honest AMQP 0-9-1 broker in memory, for testing clients.
+//! A small AMQP 0-9-1 broker in memory, for testing clients.
 //!
 //! It answers as RabbitMQ does, with RabbitMQ's reply codes and similar texts, so that a client
 //! that works with it works with RabbitMQ. It refuses unsupported requests with
@@ -23,11 +23,13 @@
 //! `flow` off): quorum queues and streams, exchange types of plugins.
 //!
 //! # Not supported
-//! Clusters, policies, limits of virtual hosts, acknowledgement timeouts, TLS. Messages are lost
-//! when it ends.
+//! Clusters, policies, limits of virtual hosts, TLS. Acknowledgement timeouts expire only when a test
+//! says so: see [`Broker::time_out_deliveries`] and [`Broker::time_out_consumers`]. Messages are lost
+//! when the broker ends.
 
 #![forbid(unsafe_code)]
 
+mod ack_timeout;
 mod arguments;
 mod broker;
 mod channel;
@@ -44,19 +46,18 @@ mod inspect;
 mod listen;
 mod message;
 mod methods;
-mod operate;
-mod overdue;
+mod operator_actions;
+mod pending_work;
 mod publish;
 mod queue;
-mod quiesce;
 mod random;
-mod release;
+mod removal;
 mod reply_to;
 mod server;
-mod settle;
+mod settlement;
 mod state;
 mod stream;
-mod stuck;
+mod stuck_queues;
 mod timers;
 mod topic;
 mod vhost;

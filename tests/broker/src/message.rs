@@ -56,7 +56,7 @@ pub(crate) struct Message {
     pub(crate) expiration: Option<Duration>,
     /// The entries of `x-death`, newest first.
     pub(crate) deaths: Vec<Death>,
-    _weight: Weight,
+    _memory_share: MemoryShare,
 }
 
 impl Message {
@@ -80,7 +80,7 @@ impl Message {
             priority: properties.priority.unwrap_or(0),
             expiration,
             deaths,
-            _weight: memory.take(bytes),
+            _memory_share: memory.take(bytes),
         }
     }
 
@@ -135,9 +135,9 @@ impl Memory {
         self.0.load(Ordering::Relaxed)
     }
 
-    fn take(&self, bytes: usize) -> Weight {
+    fn take(&self, bytes: usize) -> MemoryShare {
         self.0.fetch_add(bytes, Ordering::Relaxed);
-        Weight {
+        MemoryShare {
             memory: Self(Arc::clone(&self.0)),
             bytes,
         }
@@ -145,12 +145,12 @@ impl Memory {
 }
 
 #[derive(Debug)]
-struct Weight {
+struct MemoryShare {
     memory: Memory,
     bytes: usize,
 }
 
-impl Drop for Weight {
+impl Drop for MemoryShare {
     fn drop(&mut self) {
         self.memory.0.fetch_sub(self.bytes, Ordering::Relaxed);
     }

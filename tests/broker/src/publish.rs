@@ -1,11 +1,11 @@
 //! A publish with its complete content: checks it, routes it, enqueues or returns it, and numbers
 //! it for its confirm.
 
-use crate::arguments::LONGEST;
+use crate::arguments::MAX_MILLIS;
 use crate::channel::{Content, Mode, Publish};
 use crate::delivery::enqueue;
 use crate::fault::{Fault, Outcome, text};
-use crate::ids::Place;
+use crate::ids::FrameContext;
 use crate::message::{Message, headers};
 use crate::reply_to;
 use crate::state::{Permission, State};
@@ -19,7 +19,7 @@ use std::time::Duration;
 /// Processes a complete message.
 pub(crate) fn publish(
     state: &mut State,
-    place: Place,
+    context: FrameContext,
     method: &basic::Publish<'_>,
     content: Content,
 ) -> Outcome {
@@ -33,7 +33,7 @@ pub(crate) fn publish(
         )));
     }
     let exchange = Arc::<str>::from(text(method.exchange)?);
-    check_exchange(state, place, &exchange)?;
+    check_exchange(state, context, &exchange)?;
     let header = content.header.unwrap_or_default();
     let mut list = header
         .slice(ContentHeader::PROPERTY_LIST.min(header.len())..)
@@ -42,7 +42,7 @@ pub(crate) fn publish(
     if let [_, flags, ..] = &mut list[..] {
         *flags &= !1;
     }
-    // "Unparsable: 541 in message headers."
+    // RabbitMQ fails with 541 if it cannot parse the properties or headers.
     let mut properties = Properties::decode(&list).map_err(Fault::internal)?;
     if let Some(headers) = properties.headers {
         let table = headers.table().map_err(Fault::internal)?;
@@ -52,18 +52,18 @@ pub(crate) fn publish(
             ));
         }
     }
-    let expiration = check_properties(state, place, &properties)?;
+    let expiration = check_properties(state, context, &properties)?;
     let mut routing_keys = vec![Bytes::copy_from_slice(method.routing_key.as_bytes())];
     let table = headers(&properties);
     for name in ["CC", "BCC"] {
         further_keys(&mut routing_keys, name, table.get(name))?;
     }
-    // "BCC is removed before delivery."
+    // Receivers must not see the header BCC.
     let without_bcc = table.get("BCC").is_some().then(|| without(table, "BCC"));
     if let Some(table) = &without_bcc {
         properties.headers = Some(table.as_ref().into());
     }
-    let reply_to = reply_to::address(state, place, &properties)?;
+    let reply_to = reply_to::address(state, context, &properties)?;
     if let Some(address) = &reply_to {
         properties.reply_to = Some(ShortStr::cut(address));
     }
@@ -77,36 +77,38 @@ pub(crate) fn publish(
         Vec::new(),
         &state.memory,
     );
-    let (_, vhost) = state.vhost(place)?;
+    let (_, vhost) = state.vhost(context)?;
     let queues = vhost.route(&message);
     let publish = Publish {
         message: Arc::new(message),
         queues,
         mandatory: method.mandatory,
     };
-    if let Mode::Transaction(transaction) = &mut state.channel(place)?.mode {
+    if let Mode::Transaction(transaction) = &mut state.channel(context)?.mode {
         transaction.publishes.push(publish);
         return Ok(());
     }
-    let accepted = put_through(state, place, &publish)?;
-    let due = place.now + state.random.within(&state.config.confirm_delay);
+    let accepted = enqueue_or_return(state, context, &publish)?;
+    let due = context.now + state.random.within(&state.config.confirm_delay);
     let stuck = publish.queues.intersection(&state.stuck).copied().collect();
-    if let Mode::Confirm(confirms) = &mut state.channel(place)?.mode {
+    if let Mode::Confirm(confirms) = &mut state.channel(context)?.mode {
         confirms.add(due, accepted, stuck);
-        state.unconfirmed.insert((place.connection, place.channel));
+        state
+            .unconfirmed
+            .insert((context.connection, context.channel));
     }
     Ok(())
 }
 
 /// Enqueues a message, or returns it to the client. Returns `false` if a queue refused it.
-pub(crate) fn put_through(
+pub(crate) fn enqueue_or_return(
     state: &mut State,
-    place: Place,
+    context: FrameContext,
     publish: &Publish,
 ) -> Result<bool, Fault> {
     let message = &publish.message;
     // Before 4.2, RabbitMQ returns a mandatory reply although it delivers it.
-    if reply_to::deliver(state, place, message) && !publish.mandatory {
+    if reply_to::deliver(state, context, message) && !publish.mandatory {
         return Ok(true);
     }
     if publish.queues.is_empty() && publish.mandatory {
@@ -116,10 +118,10 @@ pub(crate) fn put_through(
             exchange: ShortStr::cut(&message.exchange),
             routing_key: ShortStr::from_bytes(message.routing_key()).unwrap_or_default(),
         };
-        if let Some(connection) = state.connections.get_mut(&place.connection) {
+        if let Some(connection) = state.connections.get_mut(&context.connection) {
             connection.send_content(
-                place.now,
-                place.channel,
+                context.now,
+                context.channel,
                 &method,
                 &message.properties(),
                 &message.body,
@@ -128,21 +130,21 @@ pub(crate) fn put_through(
     }
     let mut accepted = true;
     for &id in &publish.queues {
-        accepted &= enqueue(state, id, message, place.now);
+        accepted &= enqueue(state, id, message, context.now);
     }
     if accepted {
-        log(state, place, publish)?;
+        log(state, context, publish)?;
     }
     Ok(accepted)
 }
 
 /// Records an accepted message for tests.
-fn log(state: &mut State, place: Place, publish: &Publish) -> Outcome {
+fn log(state: &mut State, context: FrameContext, publish: &Publish) -> Outcome {
     let names = publish.queues.iter().filter_map(|id| state.queues.get(id));
     let queues = names.map(|queue| queue.name.to_string()).collect();
     let message = &publish.message;
     let entry = Published {
-        vhost: state.connection(place)?.vhost.to_string(),
+        vhost: state.connection(context)?.vhost.to_string(),
         exchange: message.exchange.to_string(),
         routing_key: message.routing_keys.first().cloned().unwrap_or_default(),
         body: message.body.clone(),
@@ -162,9 +164,9 @@ fn log(state: &mut State, place: Place, publish: &Publish) -> Outcome {
     Ok(())
 }
 
-fn check_exchange(state: &State, place: Place, name: &Arc<str>) -> Outcome {
-    state.check_permission(place, Permission::Write, "exchange", name)?;
-    let (vhost_name, vhost) = state.vhost(place)?;
+fn check_exchange(state: &State, context: FrameContext, name: &Arc<str>) -> Outcome {
+    state.check_permission(context, Permission::Write, "exchange", name)?;
+    let (vhost_name, vhost) = state.vhost(context)?;
     if name.is_empty() {
         return Ok(());
     }
@@ -183,10 +185,10 @@ fn check_exchange(state: &State, place: Place, name: &Arc<str>) -> Outcome {
 /// Checks the properties as RabbitMQ does. Returns the time to live.
 fn check_properties(
     state: &State,
-    place: Place,
+    context: FrameContext,
     properties: &Properties<'_>,
 ) -> Result<Option<Duration>, Fault> {
-    let user = &state.connection(place)?.user;
+    let user = &state.connection(context)?.user;
     if let Some(id) = properties.user_id
         && id.as_bytes() != user.name.as_bytes()
         && !user.impersonator
@@ -213,17 +215,17 @@ fn check_properties(
     }
 }
 
-/// "A string of decimal digits, 0..315360000000 ms; anything else 406."
+/// Parses an expiration: decimal digits, at most ten years in milliseconds.
 fn expiration(bytes: &[u8]) -> Option<Duration> {
     let text = std::str::from_utf8(bytes).ok()?;
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
     let millis: u64 = text.parse().ok()?;
-    (millis <= LONGEST.unsigned_abs()).then(|| Duration::from_millis(millis))
+    (millis <= MAX_MILLIS.unsigned_abs()).then(|| Duration::from_millis(millis))
 }
 
-/// "CC and BCC: `A` of `S`, further routing keys; another type: 406."
+/// Adds the routing keys of a header CC or BCC, which must be an array of strings.
 fn further_keys(keys: &mut Vec<Bytes>, name: &str, value: Option<Value<'_>>) -> Outcome {
     let bad = || {
         Fault::precondition(format_args!(

@@ -114,7 +114,7 @@ impl Queue {
             sequence: self.sequence,
         };
         self.sequence += 1;
-        // "The lower of queue and message TTL counts."
+        // The lower one of the queue's and the message's time to live applies.
         let ttl = self
             .arguments
             .message_ttl
@@ -188,10 +188,10 @@ impl Queue {
         if self.arguments.single_active_consumer && self.active.is_none() {
             self.active = Some(subscription.key.clone());
         }
-        let place = self
+        let index = self
             .consumers
             .partition_point(|other| other.priority >= subscription.priority);
-        self.consumers.insert(place, subscription);
+        self.consumers.insert(index, subscription);
     }
 
     /// Removes a consumer. If it was the active one, the next one becomes active.
@@ -212,10 +212,10 @@ impl Queue {
     pub(crate) fn rotate(&mut self, index: usize) {
         if index < self.consumers.len() {
             let subscription = self.consumers.remove(index);
-            let place = self
+            let index = self
                 .consumers
                 .partition_point(|other| other.priority >= subscription.priority);
-            self.consumers.insert(place, subscription);
+            self.consumers.insert(index, subscription);
         }
     }
 }

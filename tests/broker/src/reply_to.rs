@@ -6,7 +6,7 @@
 //! as its routing key is delivered there, or is unroutable.
 
 use crate::fault::{Fault, Outcome};
-use crate::ids::{ConnectionId, Place};
+use crate::ids::{ConnectionId, FrameContext};
 use crate::message::Message;
 use crate::state::State;
 use puka::protocol::method::{basic, queue};
@@ -23,23 +23,24 @@ pub(crate) struct ReplyConsumer {
     secret: String,
 }
 
+/// Starts the consumer of replies.
 pub(crate) fn consume(
     state: &mut State,
-    place: Place,
+    context: FrameContext,
     method: &basic::Consume<'_>,
     tag: Arc<str>,
 ) -> Outcome {
     if !method.no_ack {
         return Err(Fault::precondition("reply consumer cannot acknowledge"));
     }
-    if state.channel(place)?.reply_consumer.is_some() {
+    if state.channel(context)?.reply_consumer.is_some() {
         return Err(Fault::precondition("reply consumer already set"));
     }
     let secret = state.random.name("");
     let consumer_tag = Arc::clone(&tag);
-    state.channel(place)?.reply_consumer = Some(ReplyConsumer { tag, secret });
+    state.channel(context)?.reply_consumer = Some(ReplyConsumer { tag, secret });
     state.reply(
-        place,
+        context,
         method.nowait,
         &basic::ConsumeOk {
             consumer_tag: ShortStr::cut(&consumer_tag),
@@ -49,8 +50,8 @@ pub(crate) fn consume(
 }
 
 /// Ends the consumer with this tag, if it is the consumer of replies.
-pub(crate) fn cancel(state: &mut State, place: Place, tag: &str) -> Outcome {
-    let consumer = &mut state.channel(place)?.reply_consumer;
+pub(crate) fn cancel(state: &mut State, context: FrameContext, tag: &str) -> Outcome {
+    let consumer = &mut state.channel(context)?.reply_consumer;
     if consumer
         .as_ref()
         .is_some_and(|consumer| &*consumer.tag == tag)
@@ -63,7 +64,7 @@ pub(crate) fn cancel(state: &mut State, place: Place, tag: &str) -> Outcome {
 /// Returns the address that replaces the pseudo-queue in a message of the channel.
 pub(crate) fn address(
     state: &mut State,
-    place: Place,
+    context: FrameContext,
     properties: &Properties<'_>,
 ) -> Result<Option<String>, Fault> {
     if properties
@@ -72,12 +73,12 @@ pub(crate) fn address(
     {
         return Ok(None);
     }
-    let consumer = state.channel(place)?.reply_consumer.as_ref();
+    let consumer = state.channel(context)?.reply_consumer.as_ref();
     let consumer =
         consumer.ok_or_else(|| Fault::precondition("fast reply consumer does not exist"))?;
     Ok(Some(format!(
         "{REPLY_TO}.{}.{}.{}",
-        place.connection.0, place.channel, consumer.secret
+        context.connection.0, context.channel, consumer.secret
     )))
 }
 
@@ -94,13 +95,13 @@ fn find(state: &State, address: &[u8]) -> Option<(ConnectionId, u16)> {
         channel.parse().ok()?,
     );
     let found = state.connections.get(&connection)?.channels.get(&channel)?;
-    let is_it = !found.closing && found.reply_consumer.as_ref()?.secret == secret;
-    is_it.then_some((connection, channel))
+    let matches = !found.closing && found.reply_consumer.as_ref()?.secret == secret;
+    matches.then_some((connection, channel))
 }
 
 /// Delivers a reply to its requester. Returns `false` if the message is not a reply, or the
 /// requester is gone.
-pub(crate) fn deliver(state: &mut State, place: Place, message: &Message) -> bool {
+pub(crate) fn deliver(state: &mut State, context: FrameContext, message: &Message) -> bool {
     if !message.exchange.is_empty() {
         return false;
     }
@@ -126,7 +127,7 @@ pub(crate) fn deliver(state: &mut State, place: Place, message: &Message) -> boo
         routing_key: ShortStr::from_bytes(message.routing_key()).unwrap_or_default(),
     };
     connection.send_content(
-        place.now,
+        context.now,
         number,
         &method,
         &message.properties(),
@@ -135,11 +136,11 @@ pub(crate) fn deliver(state: &mut State, place: Place, message: &Message) -> boo
     true
 }
 
-/// Handles a declare of an address. "A declare of that name tells whether the requester lives: 0
-/// messages, 1 consumer, or 404." Returns `false` for other names.
+/// Handles a declare of an address, with which a client finds out whether the requester still exists:
+/// the queue has no messages and one consumer, or does not exist. Returns `false` for other names.
 pub(crate) fn declare(
     state: &mut State,
-    place: Place,
+    context: FrameContext,
     method: &queue::Declare<'_>,
 ) -> Result<bool, Fault> {
     let name = method.queue;
@@ -147,7 +148,7 @@ pub(crate) fn declare(
         return Ok(false);
     }
     if name.as_bytes() != REPLY_TO.as_bytes() && find(state, name.as_bytes()).is_none() {
-        let vhost = Arc::clone(&state.connection(place)?.vhost);
+        let vhost = Arc::clone(&state.connection(context)?.vhost);
         return Err(Fault::no_queue(&vhost, &name.to_str_lossy()));
     }
     let declared = queue::DeclareOk {
@@ -155,6 +156,6 @@ pub(crate) fn declare(
         message_count: 0,
         consumer_count: 1,
     };
-    state.reply(place, method.nowait, &declared);
+    state.reply(context, method.nowait, &declared);
     Ok(true)
 }

@@ -4,7 +4,7 @@ use crate::channel::Channel;
 use crate::config::{Config, Pattern, User};
 use crate::connection::Connection;
 use crate::fault::Fault;
-use crate::ids::{ConnectionId, Place, QueueId};
+use crate::ids::{ConnectionId, FrameContext, QueueId};
 use crate::message::{Memory, Message, Reason};
 use crate::queue::Queue;
 use crate::random::Random;
@@ -30,18 +30,18 @@ pub(crate) struct State {
     /// The reason of an alarm that was raised by a test.
     pub(crate) alarm: Option<String>,
     pub(crate) timers: Timers,
-    /// The queues that may have something to deliver or to drop.
+    /// The queues that may have something to deliver or to drop, because something has changed.
     pub(crate) dirty: BTreeSet<QueueId>,
-    /// The stuck queues, and those that were just released.
     pub(crate) stuck: BTreeSet<QueueId>,
+    /// Queues that are no longer stuck. The frames that need them are not processed yet.
     pub(crate) released: Vec<QueueId>,
     /// The messages to publish to a dead-letter exchange.
-    pub(crate) dead: VecDeque<DeadLetter>,
+    pub(crate) dead_letters: VecDeque<DeadLetter>,
     /// The channels with confirms that are due.
     pub(crate) unconfirmed: BTreeSet<(ConnectionId, u16)>,
     pub(crate) published: VecDeque<Published>,
     pub(crate) published_bytes: usize,
-    /// The latest and the first time passed to the broker.
+    /// The latest and the first instant that callers have passed.
     pub(crate) clock: Option<(Instant, Instant)>,
 }
 
@@ -86,7 +86,7 @@ impl State {
             dirty: BTreeSet::new(),
             stuck: BTreeSet::new(),
             released: Vec::new(),
-            dead: VecDeque::new(),
+            dead_letters: VecDeque::new(),
             unconfirmed: BTreeSet::new(),
             published: VecDeque::new(),
             published_bytes: 0,
@@ -102,7 +102,7 @@ impl State {
     }
 
     /// Records the time. It never goes back.
-    pub(crate) fn tell_time(&mut self, now: Instant) -> Instant {
+    pub(crate) fn advance_clock(&mut self, now: Instant) -> Instant {
         let (latest, _) = self.clock.get_or_insert((now, now));
         *latest = now.max(*latest);
         *latest
@@ -122,37 +122,42 @@ impl State {
         self.alarm.as_deref().or(full.then_some("low on memory"))
     }
 
-    pub(crate) fn send(&mut self, place: Place, method: &impl Encode) {
-        if let Some(connection) = self.connections.get_mut(&place.connection) {
-            connection.send(place.now, place.channel, method);
+    /// Sends a method on the channel of a frame.
+    pub(crate) fn send(&mut self, context: FrameContext, method: &impl Encode) {
+        if let Some(connection) = self.connections.get_mut(&context.connection) {
+            connection.send(context.now, context.channel, method);
         }
     }
 
     /// Sends a reply, unless `nowait` is set.
-    pub(crate) fn reply(&mut self, place: Place, nowait: bool, method: &impl Encode) {
+    pub(crate) fn reply(&mut self, context: FrameContext, nowait: bool, method: &impl Encode) {
         if !nowait {
-            self.send(place, method);
+            self.send(context, method);
         }
     }
 
-    pub(crate) fn connection(&self, place: Place) -> Result<&Connection, Fault> {
-        self.connections.get(&place.connection).ok_or(Fault::Silent)
+    /// Returns the connection of a frame.
+    pub(crate) fn connection(&self, context: FrameContext) -> Result<&Connection, Fault> {
+        self.connections
+            .get(&context.connection)
+            .ok_or(Fault::Silent)
     }
 
-    pub(crate) fn channel(&mut self, place: Place) -> Result<&mut Channel, Fault> {
+    /// Returns the channel of a frame.
+    pub(crate) fn channel(&mut self, context: FrameContext) -> Result<&mut Channel, Fault> {
         let connection = self
             .connections
-            .get_mut(&place.connection)
+            .get_mut(&context.connection)
             .ok_or(Fault::Silent)?;
         connection
             .channels
-            .get_mut(&place.channel)
+            .get_mut(&context.channel)
             .ok_or_else(|| Fault::new(ReplyCode::CHANNEL_ERROR, "expected 'channel.open'"))
     }
 
     /// Returns the virtual host of a connection, with its name.
-    pub(crate) fn vhost(&self, place: Place) -> Result<(Arc<str>, &VHost), Fault> {
-        let name = Arc::clone(&self.connection(place)?.vhost);
+    pub(crate) fn vhost(&self, context: FrameContext) -> Result<(Arc<str>, &VHost), Fault> {
+        let name = Arc::clone(&self.connection(context)?.vhost);
         let vhost = self
             .vhosts
             .get(&name)
@@ -160,8 +165,11 @@ impl State {
         Ok((name, vhost))
     }
 
-    pub(crate) fn vhost_mut(&mut self, place: Place) -> Result<(Arc<str>, &mut VHost), Fault> {
-        let name = Arc::clone(&self.connection(place)?.vhost);
+    pub(crate) fn vhost_mut(
+        &mut self,
+        context: FrameContext,
+    ) -> Result<(Arc<str>, &mut VHost), Fault> {
+        let name = Arc::clone(&self.connection(context)?.vhost);
         let vhost = self
             .vhosts
             .get_mut(&name)
@@ -170,34 +178,40 @@ impl State {
     }
 
     /// Returns a queue, which must exist and not be exclusive to another connection.
-    pub(crate) fn queue(&mut self, place: Place, name: &str) -> Result<&mut Queue, Fault> {
-        let (vhost_name, vhost) = self.vhost(place)?;
+    pub(crate) fn queue(&mut self, context: FrameContext, name: &str) -> Result<&mut Queue, Fault> {
+        let (vhost_name, vhost) = self.vhost(context)?;
         let id = vhost.queues.get(name).copied();
         let queue = id.and_then(|id| self.queues.get_mut(&id));
         let queue = queue.ok_or_else(|| Fault::no_queue(&vhost_name, name))?;
-        if queue.owner.is_some_and(|owner| owner != place.connection) {
+        if queue.owner.is_some_and(|owner| owner != context.connection) {
             return Err(locked(&vhost_name, name));
         }
         Ok(queue)
     }
 
-    /// Resolves a queue field: "empty: the queue last declared on the channel".
-    pub(crate) fn queue_name(&mut self, place: Place, field: &str) -> Result<Arc<str>, Fault> {
+    /// Returns the queue name that a method means. An empty field means the queue last declared on the
+    /// channel.
+    pub(crate) fn queue_name(
+        &mut self,
+        context: FrameContext,
+        field: &str,
+    ) -> Result<Arc<str>, Fault> {
         if !field.is_empty() {
             return Ok(clean(field).into());
         }
-        let last = self.channel(place)?.last_queue.clone();
+        let last = self.channel(context)?.last_queue.clone();
         last.ok_or_else(|| Fault::new(ReplyCode::NOT_FOUND, "no previously declared queue"))
     }
 
+    /// Checks that the user of a connection has a permission on an entity.
     pub(crate) fn check_permission(
         &self,
-        place: Place,
+        context: FrameContext,
         permission: Permission,
         kind: &str,
         name: &str,
     ) -> Result<(), Fault> {
-        let connection = self.connection(place)?;
+        let connection = self.connection(context)?;
         let User {
             configure,
             write,
@@ -210,7 +224,7 @@ impl State {
             Permission::Write => (write, "write"),
             Permission::Read => (read, "read"),
         };
-        // This is the name of the default exchange in permissions.
+        // Permissions name the default exchange `amq.default`.
         let checked = if kind == "exchange" && name.is_empty() {
             "amq.default"
         } else {
@@ -226,6 +240,7 @@ impl State {
     }
 }
 
+/// Returns the fault of a queue that is exclusive to another connection.
 pub(crate) fn locked(vhost: &str, name: &str) -> Fault {
     Fault::new(
         ReplyCode::RESOURCE_LOCKED,
@@ -237,7 +252,7 @@ pub(crate) fn locked(vhost: &str, name: &str) -> Fault {
     )
 }
 
-/// "CR and LF are removed from names."
+/// Returns a name without CR and LF, which RabbitMQ removes.
 pub(crate) fn clean(name: &str) -> String {
     name.chars()
         .filter(|&character| character != '\r' && character != '\n')

@@ -66,7 +66,7 @@ impl VHost {
                     }
                 }
             }
-            // "Takes what the exchange cannot route."
+            // The alternate exchange receives the messages that match no binding.
             if !matched && let Some(alternate) = &exchange.alternate {
                 waiting.push(alternate);
             }
@@ -74,7 +74,7 @@ impl VHost {
         queues
     }
 
-    /// "The default exchange routes to the queue named by the routing key."
+    /// Returns the queue whose name is the routing key, to which the default exchange routes.
     fn queue_of_key(&self, key: &[u8]) -> Option<QueueId> {
         self.queues.get(std::str::from_utf8(key).ok()?).copied()
     }

@@ -4,26 +4,26 @@ use super::settling;
 use crate::channel::{Consumer, Unacked};
 use crate::delivery;
 use crate::fault::{Fault, Outcome, text};
-use crate::ids::{ConsumerKey, Place};
+use crate::ids::{ConsumerKey, FrameContext};
 use crate::queue::Subscription;
 use crate::state::{Permission, State, clean};
-use crate::{release, reply_to};
+use crate::{removal, reply_to};
 use puka::protocol::method::basic::{self, Method};
 use puka::protocol::{ReplyCode, ShortStr, TableRef};
 use std::sync::Arc;
 
-pub(crate) fn handle(state: &mut State, place: Place, method: &Method<'_>) -> Outcome {
+pub(crate) fn handle(state: &mut State, context: FrameContext, method: &Method<'_>) -> Outcome {
     match method {
-        Method::Qos(method) => qos(state, place, *method),
-        Method::Consume(method) => consume(state, place, method),
-        Method::Cancel(method) => cancel(state, place, method),
-        Method::CancelOk(method) => cancel_ok(state, place, method.consumer_tag),
-        Method::Get(method) => get(state, place, method),
+        Method::Qos(method) => qos(state, context, *method),
+        Method::Consume(method) => consume(state, context, method),
+        Method::Cancel(method) => cancel(state, context, method),
+        Method::CancelOk(method) => cancel_ok(state, context, method.consumer_tag),
+        Method::Get(method) => get(state, context, method),
         Method::Ack(_)
         | Method::Nack(_)
         | Method::Reject(_)
         | Method::Recover(_)
-        | Method::RecoverAsync(_) => settling::handle(state, place, *method),
+        | Method::RecoverAsync(_) => settling::handle(state, context, *method),
         // A publish is processed once its content is complete.
         Method::Publish(_) => Ok(()),
         Method::QosOk(_)
@@ -32,45 +32,45 @@ pub(crate) fn handle(state: &mut State, place: Place, method: &Method<'_>) -> Ou
         | Method::Deliver(_)
         | Method::GetOk(_)
         | Method::GetEmpty(_)
-        | Method::RecoverOk(_) => Err(Fault::unimplemented()),
+        | Method::RecoverOk(_) => Err(Fault::command_invalid()),
     }
 }
 
-/// "global=false: applies to each consumer started afterwards on this channel, separately.
-/// global=true: one limit shared by the channel."
-fn qos(state: &mut State, place: Place, method: basic::Qos) -> Outcome {
+/// Sets a prefetch count. As in RabbitMQ, it applies to each later consumer of the channel alone, or to
+/// the whole channel if `global` is set.
+fn qos(state: &mut State, context: FrameContext, method: basic::Qos) -> Outcome {
     if method.prefetch_size != 0 {
         return Err(Fault::not_implemented(format_args!(
             "prefetch_size!=0 ({})",
             method.prefetch_size
         )));
     }
-    let channel = state.channel(place)?;
+    let channel = state.channel(context)?;
     if method.global {
         channel.global_prefetch = method.prefetch_count;
     } else {
         channel.prefetch = method.prefetch_count;
     }
-    wake(state, place)?;
-    state.send(place, &basic::QosOk {});
+    mark_queues(state, context)?;
+    state.send(context, &basic::QosOk {});
     Ok(())
 }
 
 /// Marks the queues of a channel's consumers, which may have credit again.
-pub(super) fn wake(state: &mut State, place: Place) -> Outcome {
-    let queues: Vec<_> = state.channel(place)?.queues().collect();
+pub(super) fn mark_queues(state: &mut State, context: FrameContext) -> Outcome {
+    let queues: Vec<_> = state.channel(context)?.queues().collect();
     state.dirty.extend(queues);
     Ok(())
 }
 
-fn consume(state: &mut State, place: Place, method: &basic::Consume<'_>) -> Outcome {
-    let name = state.queue_name(place, text(method.queue)?)?;
+fn consume(state: &mut State, context: FrameContext, method: &basic::Consume<'_>) -> Outcome {
+    let name = state.queue_name(context, text(method.queue)?)?;
     let replies = &*name == reply_to::REPLY_TO;
     if !replies {
-        state.check_permission(place, Permission::Read, "queue", &name)?;
+        state.check_permission(context, Permission::Read, "queue", &name)?;
     }
     let tag = clean(text(method.consumer_tag)?);
-    if state.channel(place)?.consumers.contains_key(tag.as_str()) {
+    if state.channel(context)?.consumers.contains_key(tag.as_str()) {
         return Err(Fault::new(
             ReplyCode::NOT_ALLOWED,
             format_args!("attempt to reuse consumer tag '{tag}'"),
@@ -82,18 +82,18 @@ fn consume(state: &mut State, place: Place, method: &basic::Consume<'_>) -> Outc
         tag.into()
     };
     if replies {
-        return reply_to::consume(state, place, method, tag);
+        return reply_to::consume(state, context, method, tag);
     }
     let priority = priority(method.arguments)?;
     let key = ConsumerKey {
-        connection: place.connection,
-        channel: place.channel,
+        connection: context.connection,
+        channel: context.channel,
         tag: Arc::clone(&tag),
     };
-    let queue = state.queue(place, &name)?;
+    let queue = state.queue(context, &name)?;
     let id = queue.id;
-    // "Exclusive consumer: 403 if another consumer exists, or for any later one". With a single
-    // active consumer it is always refused.
+    // A queue with an exclusive consumer has no other one. A queue with `x-single-active-consumer`
+    // accepts no exclusive consumer.
     let taken = queue
         .consumers
         .iter()
@@ -109,7 +109,7 @@ fn consume(state: &mut State, place: Place, method: &basic::Consume<'_>) -> Outc
         priority,
         exclusive: method.exclusive,
     });
-    let channel = state.channel(place)?;
+    let channel = state.channel(context)?;
     let prefetch = channel.prefetch;
     let consumer = Consumer {
         queue: id,
@@ -119,9 +119,9 @@ fn consume(state: &mut State, place: Place, method: &basic::Consume<'_>) -> Outc
         timed_out: false,
     };
     channel.consumers.insert(Arc::clone(&tag), consumer);
-    // "consume-ok comes before the first delivery."
+    // The client must know the consumer before its first delivery.
     state.reply(
-        place,
+        context,
         method.nowait,
         &basic::ConsumeOk {
             consumer_tag: ShortStr::cut(&tag),
@@ -140,18 +140,18 @@ fn priority(arguments: TableRef<'_>) -> Result<i64, Fault> {
     })
 }
 
-/// "Not errors: cancelling an unknown consumer tag."
-fn cancel(state: &mut State, place: Place, method: &basic::Cancel<'_>) -> Outcome {
+/// Cancels a consumer. An unknown tag is not an error.
+fn cancel(state: &mut State, context: FrameContext, method: &basic::Cancel<'_>) -> Outcome {
     let tag = text(method.consumer_tag)?;
-    reply_to::cancel(state, place, tag)?;
+    reply_to::cancel(state, context, tag)?;
     let key = ConsumerKey {
-        connection: place.connection,
-        channel: place.channel,
+        connection: context.connection,
+        channel: context.channel,
         tag: tag.into(),
     };
-    release::remove_consumer(state, &key, place.now);
+    removal::remove_consumer(state, &key, context.now);
     state.reply(
-        place,
+        context,
         method.nowait,
         &basic::CancelOk {
             consumer_tag: method.consumer_tag,
@@ -162,31 +162,31 @@ fn cancel(state: &mut State, place: Place, method: &basic::Cancel<'_>) -> Outcom
 
 /// Handles the client's confirmation that a timed-out consumer has ended. Only such consumers need
 /// it.
-fn cancel_ok(state: &mut State, place: Place, tag: ShortStr<'_>) -> Outcome {
+fn cancel_ok(state: &mut State, context: FrameContext, tag: ShortStr<'_>) -> Outcome {
     let tag = text(tag)?;
     if !state
-        .channel(place)?
+        .channel(context)?
         .consumers
         .get(tag)
         .is_some_and(|consumer| consumer.timed_out)
     {
-        return Err(Fault::unimplemented());
+        return Err(Fault::command_invalid());
     }
     let key = ConsumerKey {
-        connection: place.connection,
-        channel: place.channel,
+        connection: context.connection,
+        channel: context.channel,
         tag: tag.into(),
     };
-    release::remove_consumer(state, &key, place.now);
+    removal::remove_consumer(state, &key, context.now);
     Ok(())
 }
 
-fn get(state: &mut State, place: Place, method: &basic::Get<'_>) -> Outcome {
-    let name = state.queue_name(place, text(method.queue)?)?;
-    state.check_permission(place, Permission::Read, "queue", &name)?;
-    let id = state.queue(place, &name)?.id;
-    let Some(entry) = delivery::take(state, id, place.now) else {
-        state.send(place, &basic::GetEmpty {});
+fn get(state: &mut State, context: FrameContext, method: &basic::Get<'_>) -> Outcome {
+    let name = state.queue_name(context, text(method.queue)?)?;
+    state.check_permission(context, Permission::Read, "queue", &name)?;
+    let id = state.queue(context, &name)?.id;
+    let Some(entry) = delivery::take(state, id, context.now) else {
+        state.send(context, &basic::GetEmpty {});
         return Ok(());
     };
     let Some(queue) = state.queues.get_mut(&id) else {
@@ -198,10 +198,10 @@ fn get(state: &mut State, place: Place, method: &basic::Get<'_>) -> Outcome {
     }
     let message = Arc::clone(&entry.message);
     let redelivered = entry.redelivered;
-    let channel = state.channel(place)?;
+    let channel = state.channel(context)?;
     let delivery_tag = channel.next_tag();
     if !method.no_ack {
-        channel.hold(
+        channel.add_unacked(
             delivery_tag,
             Unacked {
                 queue: id,
@@ -217,10 +217,10 @@ fn get(state: &mut State, place: Place, method: &basic::Get<'_>) -> Outcome {
         routing_key: ShortStr::from_bytes(message.routing_key()).unwrap_or_default(),
         message_count,
     };
-    if let Some(connection) = state.connections.get_mut(&place.connection) {
+    if let Some(connection) = state.connections.get_mut(&context.connection) {
         connection.send_content(
-            place.now,
-            place.channel,
+            context.now,
+            context.channel,
             &method,
             &message.properties(),
             &message.body,

@@ -2,8 +2,8 @@
 
 use crate::exchange::{Binding, Destination, Kind, check_headers_binding};
 use crate::fault::{Fault, Outcome};
-use crate::ids::Place;
-use crate::release;
+use crate::ids::FrameContext;
+use crate::removal;
 use crate::state::{Permission, State};
 use bytes::Bytes;
 use puka::protocol::TableRef;
@@ -12,24 +12,24 @@ use std::sync::Arc;
 /// Checks the permissions for a binding: write for the destination, and read for the source.
 pub(crate) fn check(
     state: &State,
-    place: Place,
+    context: FrameContext,
     destination: (&str, &str),
     source: &str,
 ) -> Outcome {
-    state.check_permission(place, Permission::Write, destination.0, destination.1)?;
-    state.check_permission(place, Permission::Read, "exchange", source)
+    state.check_permission(context, Permission::Write, destination.0, destination.1)?;
+    state.check_permission(context, Permission::Read, "exchange", source)
 }
 
 /// Adds a binding, unless the same one exists.
 pub(crate) fn bind(
     state: &mut State,
-    place: Place,
+    context: FrameContext,
     source: &str,
     destination: Destination,
     routing_key: &str,
     arguments: TableRef<'_>,
 ) -> Outcome {
-    let (vhost_name, vhost) = state.vhost_mut(place)?;
+    let (vhost_name, vhost) = state.vhost_mut(context)?;
     let exchange = vhost
         .exchanges
         .get_mut(source)
@@ -47,13 +47,13 @@ pub(crate) fn bind(
 /// Returns `true` if the binding exists.
 pub(crate) fn exists(
     state: &State,
-    place: Place,
+    context: FrameContext,
     source: &str,
     destination: &Destination,
     routing_key: &str,
     arguments: TableRef<'_>,
 ) -> Result<bool, Fault> {
-    let (_, vhost) = state.vhost(place)?;
+    let (_, vhost) = state.vhost(context)?;
     let binding = binding(destination.clone(), routing_key, arguments);
     Ok(vhost
         .exchanges
@@ -61,16 +61,16 @@ pub(crate) fn exists(
         .is_some_and(|exchange| exchange.bindings.contains(&binding)))
 }
 
-/// Removes a binding. "Not errors: unbinding what is not bound or from a missing exchange."
+/// Removes a binding. A missing binding or exchange is not an error.
 pub(crate) fn unbind(
     state: &mut State,
-    place: Place,
+    context: FrameContext,
     source: &str,
     destination: Destination,
     routing_key: &str,
     arguments: TableRef<'_>,
 ) -> Outcome {
-    let (vhost_name, vhost) = state.vhost_mut(place)?;
+    let (vhost_name, vhost) = state.vhost_mut(context)?;
     let Some(exchange) = vhost.exchanges.get_mut(source) else {
         return Ok(());
     };
@@ -79,7 +79,7 @@ pub(crate) fn unbind(
     exchange.bindings.retain(|candidate| *candidate != binding);
     if exchange.bindings.is_empty() && exchange.bindings.len() < before && exchange.auto_delete {
         let name = Arc::clone(&exchange.name);
-        release::delete_exchange(state, &vhost_name, &name);
+        removal::delete_exchange(state, &vhost_name, &name);
     }
     Ok(())
 }

@@ -2,20 +2,20 @@
 
 use crate::channel::Channel;
 use crate::fault::{Fault, Outcome};
-use crate::ids::Place;
-use crate::release;
+use crate::ids::FrameContext;
+use crate::removal;
 use crate::state::State;
 use puka::protocol::ReplyCode;
 use puka::protocol::method::channel::{self, Method};
 
 /// Handles `channel.open` on a free number.
-pub(crate) fn open(state: &mut State, place: Place) -> Outcome {
-    let Some(connection) = state.connections.get_mut(&place.connection) else {
+pub(crate) fn open(state: &mut State, context: FrameContext) -> Outcome {
+    let Some(connection) = state.connections.get_mut(&context.connection) else {
         return Ok(());
     };
     let open = connection.channels.len();
-    // "channel-max limits how many channels are open at once; channel numbers above it are
-    // accepted."
+    // In RabbitMQ, `channel_max` limits the number of open channels, and any channel number is
+    // accepted.
     if connection.channel_max != 0 && open >= usize::from(connection.channel_max) {
         return Err(Fault::new(
             ReplyCode::NOT_ALLOWED,
@@ -27,49 +27,50 @@ pub(crate) fn open(state: &mut State, place: Place) -> Outcome {
     }
     connection
         .channels
-        .insert(place.channel, Channel::default());
-    state.send(place, &channel::OpenOk {});
+        .insert(context.channel, Channel::default());
+    state.send(context, &channel::OpenOk {});
     Ok(())
 }
 
 /// Handles a method of the class on an open channel.
-pub(crate) fn handle(state: &mut State, place: Place, method: Method<'_>) -> Outcome {
+pub(crate) fn handle(state: &mut State, context: FrameContext, method: Method<'_>) -> Outcome {
     match method {
         Method::Open(_) => Err(Fault::new(
             ReplyCode::CHANNEL_ERROR,
             "second 'channel.open' seen",
         )),
         Method::Close(_) => {
-            release::release_channel(state, place.connection, place.channel, place.now);
-            state.send(place, &channel::CloseOk {});
-            forget(state, place);
+            removal::clear_channel(state, context.connection, context.channel, context.now);
+            state.send(context, &channel::CloseOk {});
+            forget(state, context);
             Ok(())
         }
-        // A reply to nothing is ignored.
+        // RabbitMQ ignores replies that it has not asked for.
         Method::CloseOk(_) | Method::FlowOk(_) => Ok(()),
         Method::Flow(channel::Flow { active: true }) => {
-            state.send(place, &channel::FlowOk { active: true });
+            state.send(context, &channel::FlowOk { active: true });
             Ok(())
         }
         Method::Flow(channel::Flow { active: false }) => {
             Err(Fault::not_implemented("active=false"))
         }
-        Method::OpenOk(_) => Err(Fault::unimplemented()),
+        Method::OpenOk(_) => Err(Fault::command_invalid()),
     }
 }
 
-/// Handles a method on a channel that the broker has closed: "everything the client sent after the
-/// fault is ignored up to close-ok". A `close` that crosses the broker's own still gets a reply.
-pub(crate) fn handle_closing(state: &mut State, place: Place, method: Method<'_>) {
+/// Handles a method on a channel that the broker has closed. Everything before `close-ok` is ignored,
+/// because the client sent it before it knew. A `close` that crosses the broker's own gets a reply.
+pub(crate) fn handle_closing(state: &mut State, context: FrameContext, method: Method<'_>) {
     match method {
-        Method::Close(_) => state.send(place, &channel::CloseOk {}),
-        Method::CloseOk(_) => forget(state, place),
+        Method::Close(_) => state.send(context, &channel::CloseOk {}),
+        Method::CloseOk(_) => forget(state, context),
         _ => {}
     }
 }
 
-fn forget(state: &mut State, place: Place) {
-    if let Some(connection) = state.connections.get_mut(&place.connection) {
-        connection.channels.remove(&place.channel);
+/// Removes the channel.
+fn forget(state: &mut State, context: FrameContext) {
+    if let Some(connection) = state.connections.get_mut(&context.connection) {
+        connection.channels.remove(&context.channel);
     }
 }

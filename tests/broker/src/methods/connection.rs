@@ -3,9 +3,9 @@
 use crate::config::User;
 use crate::connection::Phase;
 use crate::fault::{Fault, Outcome, text};
-use crate::ids::Place;
+use crate::ids::FrameContext;
 use crate::state::State;
-use crate::{quiesce, release};
+use crate::{pending_work, removal};
 use puka::protocol::frame::FRAME_MIN_SIZE;
 use puka::protocol::method::connection::{self, Method};
 use puka::protocol::method::{Encode, Method as AnyMethod};
@@ -14,12 +14,12 @@ use std::time::Duration;
 
 /// Handles the protocol header of eight bytes. A server that does not accept it sends its own and
 /// closes the transport.
-pub(crate) fn protocol_header(state: &mut State, place: Place, bytes: &[u8]) {
+pub(crate) fn handle_protocol_header(state: &mut State, context: FrameContext, bytes: &[u8]) {
     // `AMQP,1,1,0,9` is 0-9, which RabbitMQ accepts.
     let accepted =
         bytes == ProtocolHeader::AMQP_0_9_1.to_bytes() || bytes == b"AMQP\x01\x01\x00\x09";
     if !accepted {
-        if let Some(connection) = state.connections.get_mut(&place.connection) {
+        if let Some(connection) = state.connections.get_mut(&context.connection) {
             connection.send_bytes(&ProtocolHeader::AMQP_0_9_1.to_bytes());
             connection.drop_transport();
         }
@@ -34,46 +34,47 @@ pub(crate) fn protocol_header(state: &mut State, place: Place, bytes: &[u8]) {
         mechanisms: mechanisms.as_bytes(),
         locales: b"en_US",
     };
-    state.send(place, &start);
-    let deadline = deadline(state, place);
-    set_phase(state, place, Phase::StartOk { deadline });
+    state.send(context, &start);
+    let deadline = deadline(state, context);
+    set_phase(state, context, Phase::StartOk { deadline });
 }
 
 /// Handles a method on channel 0.
-pub(crate) fn handle(state: &mut State, place: Place, method: AnyMethod<'_>) -> Outcome {
-    let phase = state.connection(place)?.phase;
+pub(crate) fn handle(state: &mut State, context: FrameContext, method: AnyMethod<'_>) -> Outcome {
+    let phase = state.connection(context)?.phase;
     let AnyMethod::Connection(method) = method else {
         return Err(unexpected(&method));
     };
     match (phase, method) {
-        (Phase::StartOk { .. }, Method::StartOk(method)) => start_ok(state, place, &method),
-        (Phase::SecureOk { .. }, Method::SecureOk(method)) => secure_ok(state, place, &method),
-        (Phase::TuneOk { .. }, Method::TuneOk(method)) => tune_ok(state, place, method),
-        (Phase::Open { .. }, Method::Open(method)) => open(state, place, &method),
+        (Phase::StartOk { .. }, Method::StartOk(method)) => start_ok(state, context, &method),
+        (Phase::SecureOk { .. }, Method::SecureOk(method)) => secure_ok(state, context, &method),
+        (Phase::TuneOk { .. }, Method::TuneOk(method)) => tune_ok(state, context, method),
+        (Phase::Open { .. }, Method::Open(method)) => open(state, context, &method),
         (Phase::Running, Method::UpdateSecret(method)) => {
             let secret = String::from_utf8_lossy(method.new_secret).into_owned();
-            if let Some(connection) = state.connections.get_mut(&place.connection) {
+            if let Some(connection) = state.connections.get_mut(&context.connection) {
                 connection.user.password = secret;
             }
-            state.send(place, &connection::UpdateSecretOk {});
+            state.send(context, &connection::UpdateSecretOk {});
             Ok(())
         }
-        // "Both may cross: answer close with close-ok even then", and continue to wait.
+        // The two closes have crossed. The client's close gets its reply, and the broker continues to
+        // wait for its own.
         (Phase::Closing { .. }, Method::Close(_)) => {
-            state.send(place, &connection::CloseOk {});
+            state.send(context, &connection::CloseOk {});
             Ok(())
         }
         (Phase::Closing { .. }, Method::CloseOk(_)) => {
-            set_phase(state, place, Phase::Closed);
+            set_phase(state, context, Phase::Closed);
             Ok(())
         }
         // After `close` was sent, everything else is discarded.
         (Phase::Closing { .. }, _) => Ok(()),
         (_, Method::Close(_)) => {
-            quiesce::confirm_all(state, place.now);
-            release::release_connection(state, place.connection, place.now);
-            if let Some(connection) = state.connections.get_mut(&place.connection) {
-                connection.send_close_ok(place.now);
+            pending_work::send_all_due_confirms(state, context.now);
+            removal::clear_connection(state, context.connection, context.now);
+            if let Some(connection) = state.connections.get_mut(&context.connection) {
+                connection.send_close_ok(context.now);
             }
             Ok(())
         }
@@ -88,17 +89,17 @@ fn unexpected(method: &impl Encode) -> Fault {
     )
 }
 
-fn set_phase(state: &mut State, place: Place, phase: Phase) {
-    if let Some(connection) = state.connections.get_mut(&place.connection) {
+fn set_phase(state: &mut State, context: FrameContext, phase: Phase) {
+    if let Some(connection) = state.connections.get_mut(&context.connection) {
         connection.phase = phase;
     }
 }
 
-/// "The server gives the whole handshake 10 s."
-fn deadline(state: &State, place: Place) -> std::time::Instant {
+/// Returns the deadline of the whole handshake.
+fn deadline(state: &State, context: FrameContext) -> std::time::Instant {
     match state
         .connections
-        .get(&place.connection)
+        .get(&context.connection)
         .map(|connection| connection.phase)
     {
         Some(
@@ -108,13 +109,13 @@ fn deadline(state: &State, place: Place) -> std::time::Instant {
             | Phase::TuneOk { deadline }
             | Phase::Open { deadline },
         ) => deadline,
-        _ => place.now + state.config.handshake_timeout,
+        _ => context.now + state.config.handshake_timeout,
     }
 }
 
-fn start_ok(state: &mut State, place: Place, method: &connection::StartOk<'_>) -> Outcome {
+fn start_ok(state: &mut State, context: FrameContext, method: &connection::StartOk<'_>) -> Outcome {
     let mechanism = text(method.mechanism)?;
-    // "A mechanism that was not offered: silent close."
+    // RabbitMQ closes the transport without a frame if the mechanism was not offered.
     if !state
         .config
         .mechanisms
@@ -123,7 +124,7 @@ fn start_ok(state: &mut State, place: Place, method: &connection::StartOk<'_>) -
     {
         return Err(Fault::Silent);
     }
-    let Some(connection) = state.connections.get_mut(&place.connection) else {
+    let Some(connection) = state.connections.get_mut(&context.connection) else {
         return Ok(());
     };
     connection.client_properties = method.client_properties.to_table();
@@ -136,40 +137,44 @@ fn start_ok(state: &mut State, place: Place, method: &connection::StartOk<'_>) -
             .external_user
             .as_ref()
             .and_then(|name| user(state, name)),
-        "RABBIT-CR-DEMO" => return ask_for_password(state, place, method.response),
+        "RABBIT-CR-DEMO" => return ask_for_password(state, context, method.response),
         _ => return Err(Fault::Silent),
     };
-    log_in(state, place, mechanism, user)
+    log_in(state, context, mechanism, user)
 }
 
 /// Continues RABBIT-CR-DEMO: the response is the user name, and the challenge asks for the
 /// password.
-fn ask_for_password(state: &mut State, place: Place, username: &[u8]) -> Outcome {
+fn ask_for_password(state: &mut State, context: FrameContext, username: &[u8]) -> Outcome {
     let name = String::from_utf8(username.to_vec()).map_err(|_| Fault::Silent)?;
-    let Some(connection) = state.connections.get_mut(&place.connection) else {
+    let Some(connection) = state.connections.get_mut(&context.connection) else {
         return Ok(());
     };
     connection.user.name = name;
     state.send(
-        place,
+        context,
         &connection::Secure {
             challenge: b"Please tell me your password",
         },
     );
-    let deadline = deadline(state, place);
-    set_phase(state, place, Phase::SecureOk { deadline });
+    let deadline = deadline(state, context);
+    set_phase(state, context, Phase::SecureOk { deadline });
     Ok(())
 }
 
-fn secure_ok(state: &mut State, place: Place, method: &connection::SecureOk<'_>) -> Outcome {
+fn secure_ok(
+    state: &mut State,
+    context: FrameContext,
+    method: &connection::SecureOk<'_>,
+) -> Outcome {
     let password = method
         .response
         .strip_prefix(b"My password is ")
         .ok_or(Fault::Silent)?;
     let password = String::from_utf8(password.to_vec()).map_err(|_| Fault::Silent)?;
-    let name = state.connection(place)?.user.name.clone();
+    let name = state.connection(context)?.user.name.clone();
     let user = user_with_password(state, (name, password));
-    log_in(state, place, "RABBIT-CR-DEMO", user)
+    log_in(state, context, "RABBIT-CR-DEMO", user)
 }
 
 fn user(state: &State, name: &str) -> Option<User> {
@@ -186,11 +191,16 @@ fn user_with_password(state: &State, (name, password): (String, String)) -> Opti
 }
 
 /// Sends `tune`, or refuses the login.
-fn log_in(state: &mut State, place: Place, mechanism: &str, user: Option<User>) -> Outcome {
+fn log_in(
+    state: &mut State,
+    context: FrameContext,
+    mechanism: &str,
+    user: Option<User>,
+) -> Outcome {
     let Some(user) = user else {
-        return refuse_login(state, place, mechanism);
+        return refuse_login(state, context, mechanism);
     };
-    let Some(connection) = state.connections.get_mut(&place.connection) else {
+    let Some(connection) = state.connections.get_mut(&context.connection) else {
         return Ok(());
     };
     connection.user = user;
@@ -199,16 +209,16 @@ fn log_in(state: &mut State, place: Place, mechanism: &str, user: Option<User>) 
         frame_max: state.config.frame_max,
         heartbeat: seconds(state.config.heartbeat),
     };
-    state.send(place, &tune);
-    let deadline = deadline(state, place);
-    set_phase(state, place, Phase::TuneOk { deadline });
+    state.send(context, &tune);
+    let deadline = deadline(state, context);
+    set_phase(state, context, Phase::TuneOk { deadline });
     Ok(())
 }
 
-/// "Close 403 when the client has authentication_failure_close, else TCP closed after 3 s without a
-/// frame. The text never says why."
-fn refuse_login(state: &mut State, place: Place, mechanism: &str) -> Outcome {
-    let Some(connection) = state.connections.get_mut(&place.connection) else {
+/// Refuses a login: with a close if the client has that capability, otherwise by closing the transport
+/// without a frame. The text must not say whether the user or the password is wrong.
+fn refuse_login(state: &mut State, context: FrameContext, mechanism: &str) -> Outcome {
+    let Some(connection) = state.connections.get_mut(&context.connection) else {
         return Ok(());
     };
     if !connection.has_capability("authentication_failure_close") {
@@ -224,7 +234,7 @@ fn refuse_login(state: &mut State, place: Place, mechanism: &str) -> Outcome {
     } = MethodId::NONE;
     let reply_code = ReplyCode::ACCESS_REFUSED.value();
     connection.send_close(
-        place.now,
+        context.now,
         &connection::Close {
             reply_code,
             reply_text: ShortStr::cut(&text),
@@ -235,8 +245,8 @@ fn refuse_login(state: &mut State, place: Place, mechanism: &str) -> Outcome {
     Ok(())
 }
 
-/// PLAIN: `NUL user NUL password`. "The authzid before the first NUL must be empty." A malformed
-/// response is "seen as silent close".
+/// Parses a PLAIN response: `NUL user NUL password`. RabbitMQ accepts no authorization identity before
+/// the first NUL, and closes the transport without a frame if the response is malformed.
 fn plain(response: &[u8]) -> Result<(String, String), Fault> {
     plain_parts(response).ok_or(Fault::Silent)
 }
@@ -268,44 +278,43 @@ fn amqplain_entries(response: &[u8]) -> Option<(String, String)> {
     Some((entry("LOGIN")?, entry("PASSWORD")?))
 }
 
-/// Checks the negotiated limits. "Refusal of tune-ok comes as a silent TCP close."
-fn tune_ok(state: &mut State, place: Place, method: connection::TuneOk) -> Outcome {
+/// Adopts the negotiated limits. Closes the transport without a frame if they exceed the proposed ones.
+fn tune_ok(state: &mut State, context: FrameContext, method: connection::TuneOk) -> Outcome {
     let connection::TuneOk {
         channel_max,
         frame_max,
         heartbeat,
     } = method;
-    // "Never answer 0 for channel-max or frame-max when the server named a limit: refused, as is a
-    // larger value."
+    // The value 0 means no limit, so it exceeds any limit.
     let exceeds = |value: u32, limit: u32| limit != 0 && (value == 0 || value > limit);
     // The limit proposed for this connection. The configuration may have changed since.
-    let proposed = state.connection(place)?.channel_max;
+    let proposed = state.connection(context)?.channel_max;
     if exceeds(channel_max.into(), proposed.into())
         || exceeds(frame_max, state.config.frame_max)
         || (frame_max != 0 && frame_max < FRAME_MIN_SIZE)
     {
         return Err(Fault::Silent);
     }
-    let deadline = deadline(state, place);
+    let deadline = deadline(state, context);
     let limit = state.config.frame_limit;
-    let Some(connection) = state.connections.get_mut(&place.connection) else {
+    let Some(connection) = state.connections.get_mut(&context.connection) else {
         return Ok(());
     };
     connection.channel_max = channel_max;
     connection.frame_max = frame_max;
-    // "The server tolerates payloads up to frame_max": frames may be 8 bytes longer than
-    // negotiated.
+    // The limit of RabbitMQ is about the payload alone, so its frames may have 8 bytes more than
+    // `frame_max`.
     let largest = if frame_max == 0 { limit } else { frame_max };
     connection
         .decoder
         .set_frame_max(largest.saturating_add(puka::protocol::frame::OVERHEAD));
-    // "The server adopts the client's value for both directions."
+    // RabbitMQ adopts the client's value for both directions.
     connection.heartbeat = Duration::from_secs(heartbeat.into());
     connection.phase = Phase::Open { deadline };
     Ok(())
 }
 
-fn open(state: &mut State, place: Place, method: &connection::Open<'_>) -> Outcome {
+fn open(state: &mut State, context: FrameContext, method: &connection::Open<'_>) -> Outcome {
     let name = text(method.virtual_host)?;
     let Some((name, _)) = state.vhosts.get_key_value(name) else {
         return Err(Fault::new(
@@ -314,7 +323,7 @@ fn open(state: &mut State, place: Place, method: &connection::Open<'_>) -> Outco
         ));
     };
     let name = name.clone();
-    let Some(connection) = state.connections.get_mut(&place.connection) else {
+    let Some(connection) = state.connections.get_mut(&context.connection) else {
         return Ok(());
     };
     let user = &connection.user;
@@ -330,8 +339,8 @@ fn open(state: &mut State, place: Place, method: &connection::Open<'_>) -> Outco
     }
     connection.vhost = name;
     connection.phase = Phase::Running;
-    connection.last_received = place.now;
-    state.send(place, &connection::OpenOk {});
+    connection.last_received = context.now;
+    state.send(context, &connection::OpenOk {});
     Ok(())
 }
 

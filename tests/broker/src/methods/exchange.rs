@@ -3,57 +3,57 @@
 use super::binding;
 use crate::exchange::{Destination, Exchange, Kind};
 use crate::fault::{Fault, Outcome, text};
-use crate::ids::Place;
-use crate::release;
+use crate::ids::FrameContext;
+use crate::removal;
 use crate::state::{Permission, State, clean};
 use puka::protocol::method::exchange::{self, Method};
 use puka::protocol::{TableRef, Value};
 use std::sync::Arc;
 
-pub(crate) fn handle(state: &mut State, place: Place, method: &Method<'_>) -> Outcome {
+pub(crate) fn handle(state: &mut State, context: FrameContext, method: &Method<'_>) -> Outcome {
     match method {
-        Method::Declare(method) => declare(state, place, method),
-        Method::Delete(method) => delete(state, place, method),
+        Method::Declare(method) => declare(state, context, method),
+        Method::Delete(method) => delete(state, context, method),
         Method::Bind(method) => {
             let routing_key = text(method.routing_key)?;
             let (source, destination) = ends(text(method.source)?, text(method.destination)?)?;
-            binding::check(state, place, ("exchange", &destination), &source)?;
-            let destination = existing(state, place, &destination)?;
+            binding::check(state, context, ("exchange", &destination), &source)?;
+            let destination = existing(state, context, &destination)?;
             let destination = Destination::Exchange(destination);
             binding::bind(
                 state,
-                place,
+                context,
                 &source,
                 destination,
                 routing_key,
                 method.arguments,
             )?;
-            state.reply(place, method.nowait, &exchange::BindOk {});
+            state.reply(context, method.nowait, &exchange::BindOk {});
             Ok(())
         }
         Method::Unbind(method) => {
             let routing_key = text(method.routing_key)?;
             let (source, destination) = ends(text(method.source)?, text(method.destination)?)?;
-            binding::check(state, place, ("exchange", &destination), &source)?;
+            binding::check(state, context, ("exchange", &destination), &source)?;
             let destination = Destination::Exchange(destination);
             binding::unbind(
                 state,
-                place,
+                context,
                 &source,
                 destination,
                 routing_key,
                 method.arguments,
             )?;
-            state.reply(place, method.nowait, &exchange::UnbindOk {});
+            state.reply(context, method.nowait, &exchange::UnbindOk {});
             Ok(())
         }
         Method::DeclareOk(_) | Method::DeleteOk(_) | Method::BindOk(_) | Method::UnbindOk(_) => {
-            Err(Fault::unimplemented())
+            Err(Fault::command_invalid())
         }
     }
 }
 
-/// "The default exchange cannot be bound, unbound, declared, deleted (403)."
+/// Checks that an exchange is not the default one, which cannot be declared, deleted, bound or unbound.
 pub(crate) fn not_default(name: &str) -> Outcome {
     if name.is_empty() {
         return Err(Fault::refused(
@@ -63,6 +63,7 @@ pub(crate) fn not_default(name: &str) -> Outcome {
     Ok(())
 }
 
+/// Returns the source and the destination of a binding between exchanges.
 fn ends(source: &str, destination: &str) -> Result<(Arc<str>, Arc<str>), Fault> {
     not_default(source)?;
     not_default(destination)?;
@@ -70,25 +71,29 @@ fn ends(source: &str, destination: &str) -> Result<(Arc<str>, Arc<str>), Fault> 
 }
 
 /// Returns the name of an existing exchange.
-pub(crate) fn existing(state: &State, place: Place, name: &str) -> Result<Arc<str>, Fault> {
-    let (vhost_name, vhost) = state.vhost(place)?;
+pub(crate) fn existing(
+    state: &State,
+    context: FrameContext,
+    name: &str,
+) -> Result<Arc<str>, Fault> {
+    let (vhost_name, vhost) = state.vhost(context)?;
     let found = vhost.exchanges.get_key_value(name);
     found
         .map(|(name, _)| Arc::clone(name))
         .ok_or_else(|| Fault::no_exchange(&vhost_name, name))
 }
 
-fn declare(state: &mut State, place: Place, method: &exchange::Declare<'_>) -> Outcome {
+fn declare(state: &mut State, context: FrameContext, method: &exchange::Declare<'_>) -> Outcome {
     let name = clean(text(method.exchange)?);
     not_default(&name)?;
     if method.passive {
-        existing(state, place, &name)?;
-        state.reply(place, method.nowait, &exchange::DeclareOk {});
+        existing(state, context, &name)?;
+        state.reply(context, method.nowait, &exchange::DeclareOk {});
         return Ok(());
     }
     let kind = Kind::parse(text(method.r#type)?)?;
-    state.check_permission(place, Permission::Configure, "exchange", &name)?;
-    let (vhost_name, vhost) = state.vhost_mut(place)?;
+    state.check_permission(context, Permission::Configure, "exchange", &name)?;
+    let (vhost_name, vhost) = state.vhost_mut(context)?;
     let alternate = alternate(method.arguments, &vhost_name, &name)?;
     if let Some(found) = vhost.exchanges.get(name.as_str()) {
         check_equivalence(found, method, kind, alternate.as_ref(), &vhost_name)?;
@@ -109,7 +114,7 @@ fn declare(state: &mut State, place: Place, method: &exchange::Declare<'_>) -> O
         };
         vhost.exchanges.insert(Arc::clone(&exchange.name), exchange);
     }
-    state.reply(place, method.nowait, &exchange::DeclareOk {});
+    state.reply(context, method.nowait, &exchange::DeclareOk {});
     Ok(())
 }
 
@@ -163,8 +168,8 @@ fn check_equivalence(
     Ok(())
 }
 
-/// "Not errors: deleting a missing exchange."
-fn delete(state: &mut State, place: Place, method: &exchange::Delete<'_>) -> Outcome {
+/// Deletes an exchange. A missing exchange is not an error.
+fn delete(state: &mut State, context: FrameContext, method: &exchange::Delete<'_>) -> Outcome {
     let name = clean(text(method.exchange)?);
     not_default(&name)?;
     if name.starts_with("amq.") {
@@ -172,8 +177,8 @@ fn delete(state: &mut State, place: Place, method: &exchange::Delete<'_>) -> Out
             "exchange name '{name}' contains reserved prefix 'amq.*'"
         )));
     }
-    state.check_permission(place, Permission::Configure, "exchange", &name)?;
-    let (vhost_name, vhost) = state.vhost(place)?;
+    state.check_permission(context, Permission::Configure, "exchange", &name)?;
+    let (vhost_name, vhost) = state.vhost(context)?;
     if let Some((found, exchange)) = vhost.exchanges.get_key_value(name.as_str()) {
         if method.if_unused && !exchange.bindings.is_empty() {
             return Err(Fault::precondition(format_args!(
@@ -181,8 +186,8 @@ fn delete(state: &mut State, place: Place, method: &exchange::Delete<'_>) -> Out
             )));
         }
         let found = Arc::clone(found);
-        release::delete_exchange(state, &vhost_name, &found);
+        removal::delete_exchange(state, &vhost_name, &found);
     }
-    state.reply(place, method.nowait, &exchange::DeleteOk {});
+    state.reply(context, method.nowait, &exchange::DeleteOk {});
     Ok(())
 }

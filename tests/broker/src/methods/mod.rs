@@ -3,6 +3,7 @@
 pub(crate) mod basic;
 mod binding;
 pub(crate) mod channel;
+pub(crate) mod confirm;
 pub(crate) mod connection;
 pub(crate) mod exchange;
 pub(crate) mod queue;

@@ -4,39 +4,41 @@ use super::{binding, exchange};
 use crate::arguments::QueueArguments;
 use crate::exchange::Destination;
 use crate::fault::{Fault, Outcome, text};
-use crate::ids::{Place, QueueId};
+use crate::ids::{FrameContext, QueueId};
 use crate::queue::Queue;
 use crate::state::{Permission, State, clean, locked};
-use crate::{release, reply_to};
+use crate::{removal, reply_to};
 use puka::protocol::ShortStr;
 use puka::protocol::method::queue::{self, Method};
 use std::sync::Arc;
 
-pub(crate) fn handle(state: &mut State, place: Place, method: &Method<'_>) -> Outcome {
+pub(crate) fn handle(state: &mut State, context: FrameContext, method: &Method<'_>) -> Outcome {
     match method {
-        Method::Declare(method) if method.passive => declare_passive(state, place, method),
-        Method::Declare(method) => declare(state, place, method),
+        Method::Declare(method) if method.passive => declare_passive(state, context, method),
+        Method::Declare(method) => declare(state, context, method),
         Method::Bind(method) => {
             let (queue, source) = (text(method.queue)?, text(method.exchange)?);
-            let (name, key) = bound(state, place, queue, source, text(method.routing_key)?)?;
-            exchange::existing(state, place, source)?;
-            let id = state.queue(place, &name)?.id;
+            let (name, key) =
+                queue_and_key(state, context, queue, source, text(method.routing_key)?)?;
+            exchange::existing(state, context, source)?;
+            let id = state.queue(context, &name)?.id;
             binding::bind(
                 state,
-                place,
+                context,
                 source,
                 Destination::Queue(id),
                 &key,
                 method.arguments,
             )?;
-            state.reply(place, method.nowait, &queue::BindOk {});
+            state.reply(context, method.nowait, &queue::BindOk {});
             Ok(())
         }
         Method::Unbind(method) => {
             let (queue, source) = (text(method.queue)?, text(method.exchange)?);
-            let (name, key) = bound(state, place, queue, source, text(method.routing_key)?)?;
+            let (name, key) =
+                queue_and_key(state, context, queue, source, text(method.routing_key)?)?;
             let destination = state
-                .vhost(place)?
+                .vhost(context)?
                 .1
                 .queues
                 .get(&name)
@@ -44,40 +46,40 @@ pub(crate) fn handle(state: &mut State, place: Place, method: &Method<'_>) -> Ou
             if let Some(destination) = destination {
                 // Removing an existing binding requires access to the queue. Removing one that does
                 // not exist is not an error.
-                if binding::exists(state, place, source, &destination, &key, method.arguments)? {
-                    state.queue(place, &name)?;
+                if binding::exists(state, context, source, &destination, &key, method.arguments)? {
+                    state.queue(context, &name)?;
                 }
-                binding::unbind(state, place, source, destination, &key, method.arguments)?;
+                binding::unbind(state, context, source, destination, &key, method.arguments)?;
             }
-            state.send(place, &queue::UnbindOk {});
+            state.send(context, &queue::UnbindOk {});
             Ok(())
         }
         Method::Purge(method) => {
-            let name = state.queue_name(place, text(method.queue)?)?;
-            state.check_permission(place, Permission::Read, "queue", &name)?;
-            let message_count = state.queue(place, &name)?.purge();
-            state.reply(place, method.nowait, &queue::PurgeOk { message_count });
+            let name = state.queue_name(context, text(method.queue)?)?;
+            state.check_permission(context, Permission::Read, "queue", &name)?;
+            let message_count = state.queue(context, &name)?.purge();
+            state.reply(context, method.nowait, &queue::PurgeOk { message_count });
             Ok(())
         }
-        Method::Delete(method) => delete(state, place, method),
+        Method::Delete(method) => delete(state, context, method),
         Method::DeclareOk(_)
         | Method::BindOk(_)
         | Method::PurgeOk(_)
         | Method::DeleteOk(_)
-        | Method::UnbindOk(_) => Err(Fault::unimplemented()),
+        | Method::UnbindOk(_) => Err(Fault::command_invalid()),
     }
 }
 
-/// Returns the queue of a binding, and its routing key. If the queue field is empty, it is the last
-/// declared queue, and "in bind and unbind an empty routing key then becomes that name, too".
-fn bound(
+/// Returns the name of the queue of a binding, and the routing key. An empty queue field means the last
+/// declared queue. Then an empty routing key means the name of that queue, too.
+fn queue_and_key(
     state: &mut State,
-    place: Place,
+    context: FrameContext,
     queue: &str,
     source: &str,
     routing_key: &str,
 ) -> Result<(Arc<str>, Arc<str>), Fault> {
-    let name = state.queue_name(place, queue)?;
+    let name = state.queue_name(context, queue)?;
     exchange::not_default(source)?;
     let by_default = queue.is_empty() && routing_key.is_empty();
     let key = if by_default {
@@ -85,26 +87,26 @@ fn bound(
     } else {
         routing_key.into()
     };
-    binding::check(state, place, ("queue", &name), source)?;
+    binding::check(state, context, ("queue", &name), source)?;
     Ok((name, key))
 }
 
-fn declare_ok(state: &mut State, place: Place, id: QueueId, nowait: bool) -> Outcome {
+fn declare_ok(state: &mut State, context: FrameContext, id: QueueId, nowait: bool) -> Outcome {
     let Some(queue) = state.queues.get_mut(&id) else {
         return Err(Fault::internal("the queue does not exist"));
     };
-    queue.last_used = place.now;
+    queue.last_used = context.now;
     let (name, message_count, consumer_count) = (
         Arc::clone(&queue.name),
         queue.message_count(),
         queue.consumer_count(),
     );
-    state.channel(place)?.last_queue = Some(Arc::clone(&name));
+    state.channel(context)?.last_queue = Some(Arc::clone(&name));
     // Arms the queue's timer.
     state.dirty.insert(id);
     let queue = ShortStr::cut(&name);
     state.reply(
-        place,
+        context,
         nowait,
         &queue::DeclareOk {
             queue,
@@ -115,19 +117,23 @@ fn declare_ok(state: &mut State, place: Place, id: QueueId, nowait: bool) -> Out
     Ok(())
 }
 
-/// Handles a passive declare. "Passive declare of a missing entity: 404, with nowait as well". An
-/// empty name does not mean the last queue here.
-fn declare_passive(state: &mut State, place: Place, method: &queue::Declare<'_>) -> Outcome {
-    if reply_to::declare(state, place, method)? {
+/// Handles a passive declare. A missing queue is an error even if `nowait` is set. An empty name does
+/// not mean the last queue here.
+fn declare_passive(
+    state: &mut State,
+    context: FrameContext,
+    method: &queue::Declare<'_>,
+) -> Outcome {
+    if reply_to::declare(state, context, method)? {
         return Ok(());
     }
     let name = clean(text(method.queue)?);
-    let id = state.queue(place, &name)?.id;
-    declare_ok(state, place, id, method.nowait)
+    let id = state.queue(context, &name)?.id;
+    declare_ok(state, context, id, method.nowait)
 }
 
-fn declare(state: &mut State, place: Place, method: &queue::Declare<'_>) -> Outcome {
-    if reply_to::declare(state, place, method)? {
+fn declare(state: &mut State, context: FrameContext, method: &queue::Declare<'_>) -> Outcome {
+    if reply_to::declare(state, context, method)? {
         return Ok(());
     }
     let name = clean(text(method.queue)?);
@@ -140,16 +146,16 @@ fn declare(state: &mut State, place: Place, method: &queue::Declare<'_>) -> Outc
     } else {
         name
     };
-    state.check_permission(place, Permission::Configure, "queue", &name)?;
-    let (vhost_name, vhost) = state.vhost(place)?;
+    state.check_permission(context, Permission::Configure, "queue", &name)?;
+    let (vhost_name, vhost) = state.vhost(context)?;
     let existing = vhost.queues.get(name.as_str()).copied();
     if let Some(queue) = existing.and_then(|id| state.queues.get(&id)) {
-        check_flags(queue, place, method)?;
+        check_flags(queue, context, method)?;
     }
     let arguments = QueueArguments::parse(method.arguments, &vhost_name, &name)?;
     if let Some(dlx) = &arguments.dead_letter_exchange {
-        state.check_permission(place, Permission::Read, "queue", &name)?;
-        state.check_permission(place, Permission::Write, "exchange", dlx)?;
+        state.check_permission(context, Permission::Read, "queue", &name)?;
+        state.check_permission(context, Permission::Write, "exchange", dlx)?;
     }
     if let Some(queue) = existing.and_then(|id| state.queues.get(&id)) {
         if let Some(what) = arguments.difference(&queue.arguments) {
@@ -161,24 +167,24 @@ fn declare(state: &mut State, place: Place, method: &queue::Declare<'_>) -> Outc
             ));
         }
         let id = queue.id;
-        return declare_ok(state, place, id, method.nowait);
+        return declare_ok(state, context, id, method.nowait);
     }
     let id = QueueId(state.fresh_id());
-    let mut queue = Queue::new(id, vhost_name, name.into(), arguments, place.now);
-    // "durable + exclusive is treated as transient and exclusive."
+    let mut queue = Queue::new(id, vhost_name, name.into(), arguments, context.now);
+    // In RabbitMQ, an exclusive queue is transient even if it is declared as durable.
     queue.durable = method.durable && !method.exclusive;
     queue.auto_delete = method.auto_delete;
-    queue.owner = method.exclusive.then_some(place.connection);
-    let (_, vhost) = state.vhost_mut(place)?;
+    queue.owner = method.exclusive.then_some(context.connection);
+    let (_, vhost) = state.vhost_mut(context)?;
     vhost.queues.insert(Arc::clone(&queue.name), id);
     state.queues.insert(id, queue);
-    declare_ok(state, place, id, method.nowait)
+    declare_ok(state, context, id, method.nowait)
 }
 
-/// "Redeclare with other durable, exclusive, auto-delete or known arguments: 406 (405 when the
-/// exclusivity differs)."
-fn check_flags(queue: &Queue, place: Place, method: &queue::Declare<'_>) -> Outcome {
-    if queue.owner != method.exclusive.then_some(place.connection) {
+/// Checks that a queue was declared with the same flags: 405 if `exclusive` differs, 406 if another one
+/// does.
+fn check_flags(queue: &Queue, context: FrameContext, method: &queue::Declare<'_>) -> Outcome {
+    if queue.owner != method.exclusive.then_some(context.connection) {
         return Err(locked(&queue.vhost, &queue.name));
     }
     let durable = method.durable && !method.exclusive;
@@ -206,16 +212,20 @@ fn inequivalent(queue: &Queue, what: &str, received: &str, current: &str) -> Fau
     ))
 }
 
-/// "Not errors: deleting a missing queue (message-count 0)."
-fn delete(state: &mut State, place: Place, method: &queue::Delete<'_>) -> Outcome {
-    let name = state.queue_name(place, text(method.queue)?)?;
-    state.check_permission(place, Permission::Configure, "queue", &name)?;
-    let (vhost, found) = state.vhost(place)?;
+/// Deletes a queue. A missing queue is not an error.
+fn delete(state: &mut State, context: FrameContext, method: &queue::Delete<'_>) -> Outcome {
+    let name = state.queue_name(context, text(method.queue)?)?;
+    state.check_permission(context, Permission::Configure, "queue", &name)?;
+    let (vhost, found) = state.vhost(context)?;
     if !found.queues.contains_key(&name) {
-        state.reply(place, method.nowait, &queue::DeleteOk { message_count: 0 });
+        state.reply(
+            context,
+            method.nowait,
+            &queue::DeleteOk { message_count: 0 },
+        );
         return Ok(());
     }
-    let queue = state.queue(place, &name)?;
+    let queue = state.queue(context, &name)?;
     if method.if_unused && !queue.consumers.is_empty() {
         return Err(Fault::precondition(format_args!(
             "queue '{name}' in vhost '{vhost}' in use"
@@ -227,7 +237,7 @@ fn delete(state: &mut State, place: Place, method: &queue::Delete<'_>) -> Outcom
         )));
     }
     let id = queue.id;
-    let message_count = release::delete_queue(state, id, place.now);
-    state.reply(place, method.nowait, &queue::DeleteOk { message_count });
+    let message_count = removal::delete_queue(state, id, context.now);
+    state.reply(context, method.nowait, &queue::DeleteOk { message_count });
     Ok(())
 }

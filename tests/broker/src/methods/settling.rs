@@ -1,47 +1,47 @@
 //! `ack`, `nack`, `reject` and `recover` (spec 1.8.3).
 
-use super::basic::wake;
+use super::basic::mark_queues;
 use crate::channel::{Mode, Settlement, Unacked};
 use crate::fault::{Fault, Outcome};
-use crate::ids::Place;
-use crate::settle::settle;
+use crate::ids::FrameContext;
+use crate::settlement::settle;
 use crate::state::State;
 use puka::protocol::method::basic::{self, Method};
 use std::collections::BTreeMap;
 
-pub(crate) fn handle(state: &mut State, place: Place, method: Method<'_>) -> Outcome {
+pub(crate) fn handle(state: &mut State, context: FrameContext, method: Method<'_>) -> Outcome {
     match method {
-        Method::Ack(method) => some(
+        Method::Ack(method) => settle_tags(
             state,
-            place,
+            context,
             method.delivery_tag,
             method.multiple,
             Settlement::Ack,
         ),
-        Method::Nack(method) => some(
+        Method::Nack(method) => settle_tags(
             state,
-            place,
+            context,
             method.delivery_tag,
             method.multiple,
             refusal(method.requeue),
         ),
-        Method::Reject(method) => some(
+        Method::Reject(method) => settle_tags(
             state,
-            place,
+            context,
             method.delivery_tag,
             false,
             refusal(method.requeue),
         ),
         Method::Recover(basic::Recover { requeue: true }) => {
-            requeue_all(state, place)?;
-            state.send(place, &basic::RecoverOk {});
+            requeue_all(state, context)?;
+            state.send(context, &basic::RecoverOk {});
             Ok(())
         }
-        Method::RecoverAsync(basic::RecoverAsync { requeue: true }) => requeue_all(state, place),
+        Method::RecoverAsync(basic::RecoverAsync { requeue: true }) => requeue_all(state, context),
         Method::Recover(_) | Method::RecoverAsync(_) => {
             Err(Fault::not_implemented("requeue=false"))
         }
-        _ => Err(Fault::unimplemented()),
+        _ => Err(Fault::command_invalid()),
     }
 }
 
@@ -53,16 +53,15 @@ fn refusal(requeue: bool) -> Settlement {
     }
 }
 
-/// "Unknown tag: 406. multiple acts on all outstanding tags up to it; tag 0 + multiple = all
-/// outstanding."
-fn some(
+/// Settles a delivery; with `multiple`, all unsettled ones up to this tag, or all for the tag 0.
+fn settle_tags(
     state: &mut State,
-    place: Place,
+    context: FrameContext,
     tag: u64,
     multiple: bool,
     settlement: Settlement,
 ) -> Outcome {
-    let channel = state.channel(place)?;
+    let channel = state.channel(context)?;
     let settled = if multiple && tag == 0 {
         std::mem::take(&mut channel.unacked)
     } else if !channel.unacked.contains_key(&tag) {
@@ -79,24 +78,24 @@ fn some(
         transaction.settlements.push((settled, settlement));
         return Ok(());
     }
-    carry_out(state, place, settled, settlement)
+    settle_all(state, context, settled, settlement)
 }
 
 /// Settles deliveries, and returns credit to their consumers.
-pub(super) fn carry_out(
+pub(super) fn settle_all(
     state: &mut State,
-    place: Place,
+    context: FrameContext,
     settled: BTreeMap<u64, Unacked>,
     settlement: Settlement,
 ) -> Outcome {
     for unacked in settled.into_values() {
-        state.channel(place)?.release(&unacked);
+        state.channel(context)?.return_credit(&unacked);
         settle(state, unacked, settlement);
     }
-    wake(state, place)
+    mark_queues(state, context)
 }
 
-fn requeue_all(state: &mut State, place: Place) -> Outcome {
-    let all = std::mem::take(&mut state.channel(place)?.unacked);
-    carry_out(state, place, all, Settlement::Requeue)
+fn requeue_all(state: &mut State, context: FrameContext) -> Outcome {
+    let all = std::mem::take(&mut state.channel(context)?.unacked);
+    settle_all(state, context, all, Settlement::Requeue)
 }

@@ -1,36 +1,18 @@
-//! Classes `confirm` and `tx`, which exclude each other (spec 1.9; confirms are RabbitMQ's
-//! extension).
+//! Class `tx`: transactions (spec 1.9). A channel has transactions or confirms, not both.
 
-use super::settling::carry_out;
+use super::settling::settle_all;
 use crate::channel::{Mode, Transaction};
-use crate::confirms::Confirms;
 use crate::fault::{Fault, Outcome};
-use crate::ids::Place;
-use crate::publish::put_through;
+use crate::ids::FrameContext;
+use crate::publish::enqueue_or_return;
 use crate::state::State;
-use puka::protocol::method::{confirm, tx};
+use puka::protocol::method::tx;
 
-/// "A second select changes nothing."
-pub(crate) fn handle_confirm(state: &mut State, place: Place, method: confirm::Method) -> Outcome {
-    let confirm::Method::Select(method) = method else {
-        return Err(Fault::unimplemented());
-    };
-    let channel = state.channel(place)?;
-    match channel.mode {
-        Mode::Plain => channel.mode = Mode::Confirm(Confirms::default()),
-        Mode::Confirm(_) => {}
-        Mode::Transaction(_) => {
-            return Err(Fault::precondition("cannot switch from tx to confirm mode"));
-        }
-    }
-    state.reply(place, method.nowait, &confirm::SelectOk {});
-    Ok(())
-}
-
-pub(crate) fn handle(state: &mut State, place: Place, method: tx::Method) -> Outcome {
+/// Handles a method of the class on an open channel.
+pub(crate) fn handle(state: &mut State, context: FrameContext, method: tx::Method) -> Outcome {
     match method {
         tx::Method::Select(_) => {
-            let channel = state.channel(place)?;
+            let channel = state.channel(context)?;
             match channel.mode {
                 Mode::Plain => channel.mode = Mode::Transaction(Transaction::default()),
                 Mode::Transaction(_) => {}
@@ -38,45 +20,45 @@ pub(crate) fn handle(state: &mut State, place: Place, method: tx::Method) -> Out
                     return Err(Fault::precondition("cannot switch from confirm to tx mode"));
                 }
             }
-            state.send(place, &tx::SelectOk {});
+            state.send(context, &tx::SelectOk {});
             Ok(())
         }
         tx::Method::Commit(_) => {
             let Transaction {
                 publishes,
                 settlements,
-            } = take(state, place)?;
+            } = take(state, context)?;
             let mut accepted = true;
             for publish in publishes {
-                accepted &= put_through(state, place, &publish)?;
+                accepted &= enqueue_or_return(state, context, &publish)?;
             }
             for (settled, settlement) in settlements {
-                carry_out(state, place, settled, settlement)?;
+                settle_all(state, context, settled, settlement)?;
             }
             if !accepted {
                 return Err(Fault::precondition("partial tx completion"));
             }
-            state.send(place, &tx::CommitOk {});
+            state.send(context, &tx::CommitOk {});
             Ok(())
         }
         tx::Method::Rollback(_) => {
-            let Transaction { settlements, .. } = take(state, place)?;
-            let channel = state.channel(place)?;
+            let Transaction { settlements, .. } = take(state, context)?;
+            let channel = state.channel(context)?;
             for (settled, _) in settlements {
                 channel.unacked.extend(settled);
             }
-            state.send(place, &tx::RollbackOk {});
+            state.send(context, &tx::RollbackOk {});
             Ok(())
         }
         tx::Method::SelectOk(_) | tx::Method::CommitOk(_) | tx::Method::RollbackOk(_) => {
-            Err(Fault::unimplemented())
+            Err(Fault::command_invalid())
         }
     }
 }
 
 /// Takes the work since the last commit or rollback.
-fn take(state: &mut State, place: Place) -> Result<Transaction, Fault> {
-    match &mut state.channel(place)?.mode {
+fn take(state: &mut State, context: FrameContext) -> Result<Transaction, Fault> {
+    match &mut state.channel(context)?.mode {
         Mode::Transaction(transaction) => Ok(std::mem::take(transaction)),
         Mode::Plain | Mode::Confirm(_) => Err(Fault::precondition("channel is not transactional")),
     }

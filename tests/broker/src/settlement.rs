@@ -26,26 +26,31 @@ pub(crate) fn settle(state: &mut State, unacked: Unacked, settlement: Settlement
                 .delivery_limit
                 .is_some_and(|limit| entry.deliveries > limit)
             {
-                bury(state, id, entry.message, Reason::DeliveryLimit);
+                queue_dead_letter(state, id, entry.message, Reason::DeliveryLimit);
             } else {
                 queue.put_back(entry);
                 queue.requeued = true;
             }
         }
-        Settlement::Reject => bury(state, id, entry.message, Reason::Rejected),
+        Settlement::Reject => queue_dead_letter(state, id, entry.message, Reason::Rejected),
     }
     state.dirty.insert(id);
 }
 
-/// Sends a message to the dead-letter exchange of its queue, if the queue has one.
-pub(crate) fn bury(state: &mut State, id: QueueId, message: Arc<Message>, reason: Reason) {
+/// Queues a message for the dead-letter exchange of its queue, if the queue has one.
+pub(crate) fn queue_dead_letter(
+    state: &mut State,
+    id: QueueId,
+    message: Arc<Message>,
+    reason: Reason,
+) {
     let Some(queue) = state.queues.get(&id) else {
         return;
     };
     let Some(exchange) = &queue.arguments.dead_letter_exchange else {
         return;
     };
-    state.dead.push_back(DeadLetter {
+    state.dead_letters.push_back(DeadLetter {
         vhost: Arc::clone(&queue.vhost),
         queue: Arc::clone(&queue.name),
         exchange: Arc::clone(exchange),

@@ -1,16 +1,16 @@
-//! Operations and failures: forced closes, lost transports, alarms, restarts.
+//! Actions of an operator and failures of the broker: forced closes, lost transports, alarms, restarts.
 
 use crate::broker::Broker;
 use crate::connection::Phase;
 use crate::ids::{ConnectionId, ConsumerKey, QueueId};
-use crate::release;
+use crate::removal;
 use crate::vhost::VHost;
 use puka::protocol::method::{basic, connection};
 use puka::protocol::{ReplyCode, ShortStr};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Operations and failures, caused by a test.
+/// Actions of an operator and failures of the broker, caused by a test.
 impl Broker {
     /// Closes a connection with a reply code and a text, such as 320 and
     /// `CONNECTION_FORCED - maintenance`.
@@ -21,7 +21,7 @@ impl Broker {
         code: ReplyCode,
         text: &str,
     ) {
-        let now = self.state.tell_time(now);
+        let now = self.state.advance_clock(now);
         if let Some(connection) = self.state.connections.get_mut(&id)
             && connection.phase == Phase::Running
         {
@@ -32,20 +32,20 @@ impl Broker {
                 method_id: 0,
             };
             connection.send_close(now, &close);
-            release::release_connection(&mut self.state, id, now);
+            removal::clear_connection(&mut self.state, id, now);
         }
-        self.settle(now, Some(id));
+        self.run_pending_work(now, Some(id));
     }
 
     /// Drops a transport without a frame, as a cut cable does. Output that is queued can still be
     /// taken.
     pub fn drop_connection(&mut self, now: Instant, id: ConnectionId) {
-        let now = self.state.tell_time(now);
+        let now = self.state.advance_clock(now);
         if let Some(connection) = self.state.connections.get_mut(&id) {
             connection.drop_transport();
         }
-        release::release_connection(&mut self.state, id, now);
-        self.settle(now, None);
+        removal::clear_connection(&mut self.state, id, now);
+        self.run_pending_work(now, None);
     }
 
     /// Raises an alarm, such as `low on memory`: a connection that publishes from now on receives
@@ -56,9 +56,9 @@ impl Broker {
 
     /// Ends the alarm, and processes what the blocked connections have sent meanwhile.
     pub fn unblock(&mut self, now: Instant) {
-        let now = self.state.tell_time(now);
+        let now = self.state.advance_clock(now);
         self.state.alarm = None;
-        self.settle(now, None);
+        self.run_pending_work(now, None);
     }
 
     /// Sets the `channel_max` to propose to later connections, which may differ between the nodes
@@ -70,7 +70,7 @@ impl Broker {
     /// Deletes a queue as an operator does, even an exclusive one. Its consumers are notified.
     /// Returns `true` if it existed.
     pub fn delete_queue(&mut self, now: Instant, vhost: &str, name: &str) -> bool {
-        let now = self.state.tell_time(now);
+        let now = self.state.advance_clock(now);
         let id = self
             .state
             .vhosts
@@ -78,9 +78,9 @@ impl Broker {
             .and_then(|found| found.queues.get(name))
             .copied();
         if let Some(id) = id {
-            release::delete_queue(&mut self.state, id, now);
+            removal::delete_queue(&mut self.state, id, now);
         }
-        self.settle(now, None);
+        self.run_pending_work(now, None);
         id.is_some()
     }
 
@@ -89,7 +89,7 @@ impl Broker {
     /// continue until the client sends `basic.cancel` or `cancel-ok`. Returns the number of
     /// consumers.
     pub fn time_out_consumers(&mut self, now: Instant, vhost: &str, name: &str) -> usize {
-        let now = self.state.tell_time(now);
+        let now = self.state.advance_clock(now);
         let id = self
             .state
             .vhosts
@@ -126,20 +126,20 @@ impl Broker {
                 },
             );
         }
-        self.settle(now, None);
+        self.run_pending_work(now, None);
         keys.len()
     }
 
     /// Crashes and restarts the broker: transports are dropped without a frame; durable exchanges
     /// and queues remain, with their persistent messages.
     pub fn restart(&mut self, now: Instant) {
-        let now = self.state.tell_time(now);
+        let now = self.state.advance_clock(now);
         for id in self.connections() {
             if let Some(connection) = self.state.connections.get_mut(&id) {
                 connection.drop_transport();
                 drop(connection.take_output());
             }
-            release::release_connection(&mut self.state, id, now);
+            removal::clear_connection(&mut self.state, id, now);
         }
         let transient = self
             .state
@@ -149,7 +149,7 @@ impl Broker {
             .map(|queue| queue.id);
         let transient: Vec<QueueId> = transient.collect();
         for id in transient {
-            release::delete_queue(&mut self.state, id, now);
+            removal::delete_queue(&mut self.state, id, now);
         }
         let names: Vec<(Arc<str>, Arc<str>)> = self
             .state
@@ -160,13 +160,13 @@ impl Broker {
             })
             .collect();
         for (vhost, name) in names {
-            release::delete_exchange(&mut self.state, &vhost, &name);
+            removal::delete_exchange(&mut self.state, &vhost, &name);
         }
         for queue in self.state.queues.values_mut() {
             queue.retain_persistent();
         }
-        self.state.dead.clear();
-        self.settle(now, None);
+        self.state.dead_letters.clear();
+        self.run_pending_work(now, None);
     }
 }
 

@@ -4,22 +4,21 @@
 use crate::channel::Settlement;
 use crate::exchange::Destination;
 use crate::ids::{ConnectionId, ConsumerKey, QueueId};
-use crate::settle::settle;
+use crate::settlement::settle;
 use crate::state::State;
-use crate::stuck;
+use crate::stuck_queues;
 use crate::timers::Timer;
 use puka::protocol::ShortStr;
 use puka::protocol::method::basic;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Deletes a queue with its messages, bindings and consumers, and notifies the clients with that
-/// capability. Returns how many messages were ready.
+/// Deletes a queue with its messages, bindings and consumers. Returns how many messages were ready.
 pub(crate) fn delete_queue(state: &mut State, id: QueueId, now: Instant) -> u32 {
     let Some(queue) = state.queues.remove(&id) else {
         return 0;
     };
-    stuck::release(state, id);
+    stuck_queues::release(state, id);
     state.timers.disarm(Timer::Queue(id));
     state.dirty.remove(&id);
     if let Some(vhost) = state.vhosts.get_mut(&queue.vhost) {
@@ -37,8 +36,7 @@ pub(crate) fn delete_queue(state: &mut State, id: QueueId, now: Instant) -> u32 
         if let Some(channel) = connection.channels.get_mut(channel) {
             channel.consumers.remove(tag);
         }
-        // "basic.cancel (nowait=true, no answer needed) when a consumer ends by itself." Sent only
-        // to clients with the capability.
+        // RabbitMQ notifies only clients with this capability, and expects no reply.
         if connection.has_capability("consumer_cancel_notify") {
             let cancel = basic::Cancel {
                 consumer_tag: ShortStr::cut(tag),
@@ -59,8 +57,8 @@ pub(crate) fn delete_exchange(state: &mut State, vhost: &Arc<str>, name: &Arc<st
     drop_bindings_to(state, vhost, Destination::Exchange(Arc::clone(name)));
 }
 
-/// Removes all bindings to a deleted destination. "Auto-delete exchange: when the last binding is
-/// gone."
+/// Removes all bindings to a deleted destination. An auto-delete exchange is deleted with its last
+/// binding.
 fn drop_bindings_to(state: &mut State, vhost: &Arc<str>, destination: Destination) {
     let Some(vhost) = state.vhosts.get_mut(vhost) else {
         return;
@@ -82,7 +80,8 @@ fn drop_bindings_to(state: &mut State, vhost: &Arc<str>, destination: Destinatio
     }
 }
 
-/// Removes a consumer. "Auto-delete: when the last consumer is gone, never before there was one."
+/// Removes a consumer. An auto-delete queue is deleted with its last consumer, and never before it had
+/// one.
 pub(crate) fn remove_consumer(state: &mut State, key: &ConsumerKey, now: Instant) {
     let consumer = state
         .connections
@@ -104,9 +103,9 @@ pub(crate) fn remove_consumer(state: &mut State, key: &ConsumerKey, now: Instant
     }
 }
 
-/// Removes a channel: its consumers end, and "everything unacked is requeued with
-/// redelivered=true".
-pub(crate) fn release_channel(
+/// Ends everything on a channel: its consumers end, and its unsettled deliveries are requeued with the
+/// redelivered flag.
+pub(crate) fn clear_channel(
     state: &mut State,
     connection: ConnectionId,
     number: u16,
@@ -149,14 +148,14 @@ pub(crate) fn release_channel(
     }
 }
 
-/// Removes all channels of a connection, and its exclusive queues.
-pub(crate) fn release_connection(state: &mut State, id: ConnectionId, now: Instant) {
+/// Ends everything on a connection: removes its channels and its exclusive queues.
+pub(crate) fn clear_connection(state: &mut State, id: ConnectionId, now: Instant) {
     let Some(connection) = state.connections.get(&id) else {
         return;
     };
     let numbers: Vec<u16> = connection.channels.keys().copied().collect();
     for number in numbers {
-        release_channel(state, id, number, now);
+        clear_channel(state, id, number, now);
     }
     if let Some(connection) = state.connections.get_mut(&id) {
         connection.channels.clear();

@@ -1,5 +1,5 @@
-//! Processes the consequences of a call: forwards dead letters, delivers from queues, and sends
-//! confirms, until nothing is left to do.
+//! The pending work that an input causes: forwarding dead letters, delivering from queues, and sending
+//! confirms.
 
 use crate::channel::Mode;
 use crate::ids::ConnectionId;
@@ -9,14 +9,14 @@ use crate::{dead_letter, delivery};
 use puka::protocol::method::basic;
 use std::time::Instant;
 
-/// Processes everything until nothing is left to do. This ends, because a message cannot be
-/// dead-lettered in a cycle.
-pub(crate) fn quiesce(state: &mut State, now: Instant) {
+/// Forwards all dead letters, and delivers from all queues that have changed. This ends, because a
+/// message cannot be dead-lettered in a cycle.
+pub(crate) fn run(state: &mut State, now: Instant) {
     loop {
-        if let Some(letter) = state.dead.pop_front() {
+        if let Some(letter) = state.dead_letters.pop_front() {
             dead_letter::forward(state, &letter, now);
         } else if let Some(id) = state.dirty.pop_first() {
-            delivery::pump(state, id, now);
+            delivery::deliver_ready(state, id, now);
         } else {
             return;
         }
@@ -24,7 +24,12 @@ pub(crate) fn quiesce(state: &mut State, now: Instant) {
 }
 
 /// Sends the confirms of a channel that are due.
-pub(crate) fn confirm(state: &mut State, connection: ConnectionId, number: u16, now: Instant) {
+pub(crate) fn send_due_confirms(
+    state: &mut State,
+    connection: ConnectionId,
+    number: u16,
+    now: Instant,
+) {
     let coalesce = state.config.coalesce_confirms;
     state.unconfirmed.remove(&(connection, number));
     let Some(found) = state.connections.get_mut(&connection) else {
@@ -52,7 +57,7 @@ pub(crate) fn confirm(state: &mut State, connection: ConnectionId, number: u16, 
                 },
             );
         } else {
-            // "Its requeue bit means nothing (it arrives as 1)."
+            // RabbitMQ sends the requeue bit as 1. It means nothing here.
             found.send(
                 now,
                 number,
@@ -66,9 +71,9 @@ pub(crate) fn confirm(state: &mut State, connection: ConnectionId, number: u16, 
     }
 }
 
-/// Sends all confirms that are due.
-pub(crate) fn confirm_all(state: &mut State, now: Instant) {
+/// Sends the confirms of all channels that are due.
+pub(crate) fn send_all_due_confirms(state: &mut State, now: Instant) {
     for (connection, channel) in std::mem::take(&mut state.unconfirmed) {
-        confirm(state, connection, channel, now);
+        send_due_confirms(state, connection, channel, now);
     }
 }

@@ -1,11 +1,11 @@
-//! Stuck queues, like a quorum queue without a majority: what waits for them, and what continues
-//! when they are released.
+//! Stuck queues, which do not work, like a quorum queue without a majority. Frames that need a stuck
+//! queue wait until the queue is released.
 
 use crate::broker::Broker;
 use crate::channel::Mode;
 use crate::dispatch;
 use crate::fault::text;
-use crate::ids::{ConnectionId, Place, QueueId};
+use crate::ids::{ConnectionId, FrameContext, QueueId};
 use crate::state::State;
 use bytes::Bytes;
 use puka::protocol::method::{basic, queue, tx};
@@ -33,7 +33,7 @@ impl Broker {
     /// Releases a queue that [`stop_queue`](Self::stop_queue) has stopped. Returns `true` if it was
     /// stopped.
     pub fn release_queue(&mut self, now: Instant, vhost: &str, name: &str) -> bool {
-        let now = self.state.tell_time(now);
+        let now = self.state.advance_clock(now);
         let id = self
             .state
             .vhosts
@@ -41,7 +41,7 @@ impl Broker {
             .and_then(|found| found.queues.get(name))
             .copied();
         let was_stuck = id.is_some_and(|id| release(&mut self.state, id));
-        self.settle(now, None);
+        self.run_pending_work(now, None);
         was_stuck
     }
 }
@@ -58,33 +58,38 @@ pub(crate) fn release(state: &mut State, id: QueueId) -> bool {
 
 /// Stores a frame of a channel that waits for a stuck queue, or that starts to wait with this
 /// frame. Returns `true` if the frame is stored.
-pub(crate) fn keep(state: &mut State, place: Place, kind: FrameKind, payload: &Bytes) -> bool {
+pub(crate) fn store_if_waiting(
+    state: &mut State,
+    context: FrameContext,
+    kind: FrameKind,
+    payload: &Bytes,
+) -> bool {
     let is_waiting = state
-        .channel(place)
+        .channel(context)
         .is_ok_and(|channel| channel.waits_for.is_some());
     if !is_waiting && (state.stuck.is_empty() || kind != FrameKind::Method) {
         return false;
     }
-    let asked = if is_waiting {
+    let needed = if is_waiting {
         None
     } else {
-        stuck_queue(state, place, payload)
+        stuck_queue(state, context, payload)
     };
-    if !is_waiting && asked.is_none() {
+    if !is_waiting && needed.is_none() {
         return false;
     }
-    let Ok(channel) = state.channel(place) else {
+    let Ok(channel) = state.channel(context) else {
         return false;
     };
-    channel.waits_for = channel.waits_for.or(asked);
+    channel.waits_for = channel.waits_for.or(needed);
     channel.backlog.push((kind, payload.clone()));
     true
 }
 
 /// Returns the stuck queue that a method needs.
-fn stuck_queue(state: &mut State, place: Place, payload: &[u8]) -> Option<QueueId> {
+fn stuck_queue(state: &mut State, context: FrameContext, payload: &[u8]) -> Option<QueueId> {
     if let Ok(Method::Tx(tx::Method::Commit(_))) = Method::decode(payload) {
-        let Mode::Transaction(transaction) = &state.channel(place).ok()?.mode else {
+        let Mode::Transaction(transaction) = &state.channel(context).ok()?.mode else {
             return None;
         };
         let queues: Vec<QueueId> = transaction
@@ -103,13 +108,13 @@ fn stuck_queue(state: &mut State, place: Place, payload: &[u8]) -> Option<QueueI
         Method::Basic(basic::Method::Get(get)) => get.queue,
         _ => return None,
     };
-    // Errors of a channel are found where the method is handled.
-    let channel = state.channel(place).ok()?;
+    // A method is an error in these states, which is found where it is handled.
+    let channel = state.channel(context).ok()?;
     if channel.closing || channel.content.is_some() {
         return None;
     }
-    let name = state.queue_name(place, text(name).ok()?).ok()?;
-    let (_, vhost) = state.vhost(place).ok()?;
+    let name = state.queue_name(context, text(name).ok()?).ok()?;
+    let (_, vhost) = state.vhost(context).ok()?;
     vhost
         .queues
         .get(&name)
@@ -134,18 +139,18 @@ pub(crate) fn resume(state: &mut State, now: Instant) {
             }
         }
         for (connection, channel) in waiting {
-            let place = Place {
+            let context = FrameContext {
                 now,
                 connection,
                 channel,
             };
-            let Ok(found) = state.channel(place) else {
+            let Ok(found) = state.channel(context) else {
                 continue;
             };
             found.waits_for = None;
             // A frame that waits for another stuck queue delays all that follow it.
             for (kind, payload) in std::mem::take(&mut found.backlog) {
-                dispatch::arrived(state, place, kind, payload);
+                dispatch::handle_frame(state, context, kind, payload);
             }
         }
     }
