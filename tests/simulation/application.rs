@@ -99,8 +99,8 @@ impl World {
         self.take_from(client, id, 1 + random.below(8)).map(|_| ())
     }
 
-    /// Takes at most this many deliveries of a consumer. Returns `false` if none was available; then
-    /// the consumer may have ended.
+    /// Takes at most this many deliveries of a consumer. Returns `false` if none was available;
+    /// then the consumer may have ended.
     pub(crate) fn take_from(&mut self, client: usize, id: ConsumerId, max: usize) -> Checked<bool> {
         let Some(session) = self.session(client) else {
             return Ok(false);
@@ -152,8 +152,8 @@ impl World {
             ..
         } = consumer;
         let was_retried = ended_after.is_some_and(|after| after >= self.plan.consumer_retry_time());
-        // For a new prefetch count, the client may start the consumer again, and the broker may refuse
-        // that.
+        // For a new prefetch count, the client may start the consumer again, and the broker may
+        // refuse that.
         let is_resized = !exclusive && self.plan.has(Feature::Qos);
         let may_have_broken = self.may_have_broken(client);
         let closing = self
@@ -179,8 +179,8 @@ impl World {
                 })?;
                 true
             }
-            // The consumer was started again, for a new prefetch count or after a loss, and the broker
-            // refused that. Or a delivery was not acknowledged in time.
+            // The consumer was started again, for a new prefetch count or after a loss, and the
+            // broker refused that. Or a delivery was not acknowledged in time.
             Ended::ChannelClosed(error) => {
                 [Feature::Qos, Feature::Recover, Feature::Overdue]
                     .iter()

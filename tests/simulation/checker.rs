@@ -92,8 +92,8 @@ pub(crate) struct MessageChecker {
     pub(crate) completed_publishes: usize,
 }
 
-/// Returns `true` if a routing key is the expected one. Any name of a server-named queue is equal to
-/// any other.
+/// Returns `true` if a routing key is the expected one. Any name of a server-named queue is equal
+/// to any other.
 fn is_key(key: &[u8], expected: &str) -> bool {
     key == expected.as_bytes() || is_server_named(key) && is_server_named(expected.as_bytes())
 }
@@ -353,8 +353,8 @@ impl MessageChecker {
         self.overdue.append(&mut ids);
     }
 
-    /// Returns `true` if the broker has requeued a delivery of the message that was not acknowledged
-    /// in time.
+    /// Returns `true` if the broker has requeued a delivery of the message that was not
+    /// acknowledged in time.
     pub(crate) fn is_overdue(&self, id: u64) -> bool {
         self.overdue.contains(&id)
     }
@@ -368,9 +368,9 @@ impl MessageChecker {
     }
 
     /// Records a delivery that the application took. Returns the number of its copy, and the
-    /// position of the copy among all accepted ones, for checking the order. A delivery that arrived
-    /// before its consumer ended may meanwhile have gone to another consumer. It counts only if its
-    /// consumer `is_live`.
+    /// position of the copy among all accepted ones, for checking the order. A delivery that
+    /// arrived before its consumer ended may meanwhile have gone to another consumer. It counts
+    /// only if its consumer `is_live`.
     pub(crate) fn record_delivery(
         &mut self,
         queue: &str,

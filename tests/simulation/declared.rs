@@ -91,8 +91,8 @@ impl DeclaredEntities {
         self.0.get(name) == Some(&Known::Declared)
     }
 
-    /// Returns `true` if the entity was not deleted, and is not uncertain. Recovery must restore such
-    /// a server-named queue, whose first name the application need not have declared.
+    /// Returns `true` if the entity was not deleted, and is not uncertain. Recovery must restore
+    /// such a server-named queue, whose first name the application need not have declared.
     pub(crate) fn is_undeleted(&self, name: &str) -> bool {
         self.0
             .get(name)

@@ -78,8 +78,8 @@ impl World {
                 self.prepare_restart()?;
                 self.checker.record_restart(&self.broker);
                 self.broker.restart(self.now);
-                // The restart has deleted transient queues. A queue that is declared again under such a
-                // name is not stuck.
+                // The restart has deleted transient queues. A queue that is declared again under
+                // such a name is not stuck.
                 let gone = |name: &&String| self.broker.queue("/", name).is_none();
                 let gone: Vec<String> = self
                     .checker
@@ -115,8 +115,8 @@ impl World {
         self.handle_release(name)
     }
 
-    /// Records that a queue has resumed, or was deleted. The broker has now executed the requests that
-    /// were waiting for it.
+    /// Records that a queue has resumed, or was deleted. The broker has now executed the requests
+    /// that were waiting for it.
     fn handle_release(&mut self, name: &str) -> Checked {
         if self.checker.stuck_queues.remove(name) {
             self.checker.sync(&self.broker)?;

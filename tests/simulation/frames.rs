@@ -54,10 +54,12 @@ impl Frame {
         self.0[0] == 3
     }
 
+    /// Returns the number of the channel.
     pub(crate) fn channel(&self) -> u16 {
         u16::from_be_bytes([self.0[1], self.0[2]])
     }
 
+    /// Returns the payload.
     pub(crate) fn payload(&self) -> &[u8] {
         &self.0[7..self.0.len() - 1]
     }

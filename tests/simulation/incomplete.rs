@@ -51,9 +51,9 @@ impl IncompleteClose {
         self.certain
     }
 
-    /// Returns `true` if the close may report this many promises as incomplete. It waits half of its
-    /// timeout for pending work first, unless there is no transport or the work has timed out. The
-    /// outcome of an abandoned promise is unknown.
+    /// Returns `true` if the close may report this many promises as incomplete. It waits half of
+    /// its timeout for pending work first, unless there is no transport or the work has timed out.
+    /// The outcome of an abandoned promise is unknown.
     pub(crate) fn may_leave(
         &self,
         incomplete: usize,

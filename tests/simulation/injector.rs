@@ -26,8 +26,8 @@ pub(crate) struct FaultInjector {
     /// The plan may withhold contents. Then the broker's bytes must be split into frames from the
     /// start of the connection.
     may_withhold: bool,
-    /// Contents are withheld: the broker begins them and does not end them. These channels have such
-    /// a content, and carry nothing more.
+    /// Contents are withheld: the broker begins them and does not end them. These channels have
+    /// such a content, and carry nothing more.
     withheld: Option<BTreeSet<u16>>,
     /// The tags of consumers that the broker cancelled.
     cancelled: BTreeSet<Vec<u8>>,
@@ -162,8 +162,8 @@ impl FaultInjector {
         }
     }
 
-    /// Tracks the channels with an unsettled message of a `basic.get`. Returns `true` if the frame must
-    /// be dropped, because its channel was opened while five such messages were unsettled.
+    /// Tracks the channels with an unsettled message of a `basic.get`. Returns `true` if the frame
+    /// must be dropped, because its channel was opened while five such messages were unsettled.
     fn track_gets(&mut self, frame: &Frame) -> bool {
         let channel = frame.channel();
         match frame.method() {
@@ -293,8 +293,8 @@ fn is_overdue(bytes: &[u8]) -> bool {
     bytes.windows(text.len()).any(|window| window == text)
 }
 
-/// Returns RabbitMQ's close over a consumer without permission, for a close over a queue in exclusive
-/// use. Returns `None` for any other close.
+/// Returns RabbitMQ's close over a consumer without permission, for a close over a queue in
+/// exclusive use. Returns `None` for any other close.
 fn refusal_for_good(bytes: &[u8]) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(bytes.get(14..bytes.len() - 5)?).ok()?;
     let queue = text

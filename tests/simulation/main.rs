@@ -4,15 +4,16 @@
 //! # What a passing seed proves
 //! The invariants `I1` to `I11` of `tests/numbers.txt` held in this world: no confirmed message was
 //! lost, each promise completed once and with its own result, everything was bounded, and after the
-//! faults each client was connected, restored, able to work and able to close. `I12` is a test of its
-//! own. `planted.rs` proves that the checks notice bugs, and so does `tests/mutants`.
+//! faults each client was connected, restored, able to work and able to close. `I12` is a test of
+//! its own. `planted.rs` proves that the checks notice bugs, and so does `tests/mutants`.
 //!
 //! # How a seed runs
-//! `run.rs` creates a [`World`](world::World) from the [`Plan`](plan::Plan) of the seed, performs some
-//! hundred random operations, stops the faults, and makes the final checks. Between two operations
-//! the world moves bytes and time. It has no model that predicts all results. Instead the session of a
-//! client records what its application knows, the observers decode what the network has carried, the
-//! checker follows each message, and each result must agree with all of them.
+//! `run.rs` creates a [`World`](world::World) from the [`Plan`](plan::Plan) of the seed, performs
+//! some hundred random operations, stops the faults, and makes the final checks. Between two
+//! operations the world moves bytes and time. It has no model that predicts all results. Instead
+//! the session of a client records what its application knows, the observers decode what the
+//! network has carried, the checker follows each message, and each result must agree with all of
+//! them.
 //!
 //! | files | content |
 //! | --- | --- |
@@ -28,7 +29,7 @@
 //! | `injector.rs` | the rewriting of frames between client and broker |
 //! | `frames.rs`, `observer.rs`, `publish_observer.rs` | what the network has carried |
 //! | `pending.rs`, `declared.rs`, `incomplete.rs` | what the application of a session knows |
-//! | `answers.rs` | the check of each result |
+//! | `results.rs` | the check of each result |
 //! | `checker.rs` | the record and the checks of each message |
 //! | `violation.rs` | what a check returns |
 //!
@@ -41,7 +42,6 @@
 //!   that fails prints the smallest such command that still fails.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
-mod answers;
 mod application;
 mod checker;
 mod declared;
@@ -61,6 +61,7 @@ mod publishing;
 mod random;
 mod regressions;
 mod requests;
+mod results;
 mod run;
 mod seeds;
 mod session;

@@ -52,8 +52,8 @@ pub(crate) struct Observer {
     gets: BTreeMap<u16, VecDeque<(String, bool)>>,
     /// The content that the broker is sending, by channel.
     contents: BTreeMap<u16, Content>,
-    /// The attempt of the current content (see [`attempt_of`]) and the missing bytes of its body, by
-    /// channel.
+    /// The attempt of the current content (see [`attempt_of`]) and the missing bytes of its body,
+    /// by channel.
     bodies: BTreeMap<u16, (u64, u64)>,
     pub(crate) publishes: PublishObserver,
     /// The negotiated limit; 0 for no limit.

@@ -141,8 +141,8 @@ impl Operation {
 }
 
 impl World {
-    /// Performs the operation of this number. Its random numbers do not depend on earlier operations,
-    /// so that a shorter seed still has the same ones.
+    /// Performs the operation of this number. Its random numbers do not depend on earlier
+    /// operations, so that a shorter seed still has the same ones.
     pub(crate) fn perform_operation(&mut self, number: usize) -> Checked {
         let mut random = self.plan.random(10_000 + number as u64);
         let client = random.below(self.clients.len());
@@ -166,8 +166,8 @@ impl World {
             .iter()
             .filter(|(_, _, needs)| needs.is_none_or(|feature| self.plan.has(feature)))
             .collect();
-        // Another operation connects a client that does not recover, so its connections are broken less
-        // often.
+        // Another operation connects a client that does not recover, so its connections are broken
+        // less often.
         let factor = if self.plan.has(Feature::Recover) {
             3
         } else {

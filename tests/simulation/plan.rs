@@ -64,8 +64,8 @@ features! {
     Hoard,
 }
 
-/// A bug that is planted to prove that the simulation notices it. The code between the state machine
-/// and the network simulates it.
+/// A bug that is planted to prove that the simulation notices it. The code between the state
+/// machine and the network simulates it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PlantedFault {
     None,
@@ -270,14 +270,17 @@ impl Plan {
         Random::stream(self.seed, number)
     }
 
+    /// Returns the client's timeout of requests.
     pub(crate) fn request_timeout(&self) -> Duration {
         Duration::from_secs(5)
     }
 
+    /// Returns the client's timeout of a close.
     pub(crate) fn close_timeout(&self) -> Duration {
         Duration::from_secs(3)
     }
 
+    /// Returns the client's timeout of a handshake.
     pub(crate) fn handshake_timeout(&self) -> Duration {
         Duration::from_secs(4)
     }
@@ -288,8 +291,8 @@ impl Plan {
     }
 
     /// Returns the longest suspension after which the broker still keeps the client's connection.
-    /// The broker drops the connection two heartbeat timeouts after it last received something. When
-    /// the suspension begins, that may be half a timeout and the delays of the network ago.
+    /// The broker drops the connection two heartbeat timeouts after it last received something.
+    /// When the suspension begins, that may be half a timeout and the delays of the network ago.
     pub(crate) fn max_suspension(&self) -> Duration {
         let heartbeat = Duration::from_secs(self.heartbeat().into());
         2 * heartbeat - heartbeat / 2 - Duration::from_millis(500)
@@ -340,7 +343,8 @@ impl Plan {
         self.has(Feature::SmallBounds) && self.random(2).chance(60)
     }
 
-    /// Returns the number of channels for requests, and for publishes, of a client with few channels.
+    /// Returns the number of channels for requests, and for publishes, of a client with few
+    /// channels.
     pub(crate) fn small_channel_count(&self) -> u16 {
         self.random(9).within(1..4) as u16
     }

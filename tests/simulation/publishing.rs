@@ -92,8 +92,8 @@ impl World {
         }
     }
 
-    /// Publishes a message without a confirm. The promise is complete at once, unless the publish is
-    /// queued.
+    /// Publishes a message without a confirm. The promise is complete at once, unless the publish
+    /// is queued.
     fn publish_unconfirmed(
         &mut self,
         client: usize,
@@ -129,8 +129,8 @@ impl World {
         }
     }
 
-    /// Publishes a message with a confirm. The machine shares the body if it is `shared`, and copies it
-    /// otherwise. Returns `true` if the client has accepted the publish.
+    /// Publishes a message with a confirm. The machine shares the body if it is `shared`, and
+    /// copies it otherwise. Returns `true` if the client has accepted the publish.
     pub(crate) fn publish_this(
         &mut self,
         client: usize,

@@ -1,4 +1,5 @@
-//! Bugs that seeds have found, as explicit scenarios: a later change gives the seeds another meaning.
+//! Bugs that seeds have found, as explicit scenarios: a later change gives the seeds another
+//! meaning.
 
 use crate::plan::{Feature, Plan};
 use crate::random::Random;

@@ -218,8 +218,8 @@ impl World {
             Ok(_) => Err(Violation(format!(
                 "{method} with an empty queue name was accepted"
             ))),
-            // There is another reason, which exists for a request with a name, too. For example, the
-            // transaction may have ended.
+            // There is another reason, which exists for a request with a name, too. For example,
+            // the transaction may have ended.
             Err(_) if method == basic::Get::ID => Ok(()),
             Err(error) => self
                 .record_result(
@@ -319,8 +319,8 @@ impl World {
         };
         session.machine.drop_consumer(id);
         if let Some(consumer) = session.consumers.remove(&id) {
-            // The queue may have been deleted together with the consumer. The application does not learn
-            // that any more.
+            // The queue may have been deleted together with the consumer. The application does not
+            // learn that any more.
             session.declared.mark_uncertain(&consumer.queue);
         }
         self.note(client, || format!("drops {id:?}"));

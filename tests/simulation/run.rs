@@ -167,8 +167,9 @@ impl World {
     /// Checks that recovering connections are open and nothing is pending.
     fn check_recovered(&mut self) -> Checked {
         for client in 0..self.clients.len() {
-            // A strict client may fail to recover for ever: if another client has deleted an entity or
-            // declared it differently, or if the client binds a queue whose declaration timed out.
+            // A strict client may fail to recover for ever: if another client has deleted an entity
+            // or declared it differently, or if the client binds a queue whose declaration timed
+            // out.
             let differ = [
                 Feature::OutsideDelete,
                 Feature::Churn,
@@ -216,8 +217,8 @@ impl World {
         if !self.plan.has(Feature::Recover) || !self.plan.has(Feature::Wipe) {
             return Ok(());
         }
-        // The applications must first learn which consumers ended with their queues: the client does
-        // not restore these queues.
+        // The applications must first learn which consumers ended with their queues: the client
+        // does not restore these queues.
         self.take_all_deliveries()?;
         self.wipe()?;
         self.run_for(Duration::from_secs(15))?;

@@ -41,8 +41,8 @@ fn plan_from_environment() -> Option<Plan> {
     Some(plan)
 }
 
-/// Removes the parts of a failing plan that are not needed to fail, for at most eight seconds. Returns
-/// the rest of the plan, and its violation.
+/// Removes the parts of a failing plan that are not needed to fail, for at most eight seconds.
+/// Returns the rest of the plan, and its violation.
 fn shrink(plan: Plan) -> (Plan, Violation) {
     let deadline = Instant::now() + Duration::from_secs(8);
     let fails = |plan: Plan| {
@@ -193,8 +193,8 @@ fn run_seeds(first: u64, count: u64, max_failures: usize) -> Vec<(Plan, Violatio
     let totals = totals.into_inner().unwrap();
     let [deliveries, publishes, faults, transports, time] = totals.map(|it| it as u64 / count);
     print_line(&format!(
-        "{count} seeds in {seconds:.1} s, each with {deliveries} deliveries, {publishes} publishes, \
-         {faults} faults, {transports} transports, in {time} s of virtual time"
+        "{count} seeds in {seconds:.1} s, each with {deliveries} deliveries, {publishes} \
+         publishes, {faults} faults, {transports} transports, in {time} s of virtual time"
     ));
     failures
 }

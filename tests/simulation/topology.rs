@@ -147,8 +147,8 @@ impl World {
         }
     }
 
-    /// Binds a server-named queue, and consumes it if its name has an even length. The broker chooses
-    /// the length at random.
+    /// Binds a server-named queue, and consumes it if its name has an even length. The broker
+    /// chooses the length at random.
     pub(crate) fn use_server_named(&mut self, client: usize, name: String) -> Checked {
         self.bind(client, &name, "fanout")?;
         if name.len().is_multiple_of(2) {

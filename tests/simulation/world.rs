@@ -13,7 +13,8 @@ use puka_test_broker::Broker;
 use puka_test_broker::ConnectionId;
 use std::time::{Duration, Instant};
 
-/// The maximum number of polls of all clients in one seed. The longest of 20 000 seeds needs 178 553.
+/// The maximum number of polls of all clients in one seed. The longest of 20 000 seeds needs 178
+/// 553.
 const MAX_POLLS: u64 = 500_000;
 
 /// Everything that a seed simulates.
@@ -94,7 +95,8 @@ impl World {
         self.now - self.start
     }
 
-    /// Returns the current session of a client.
+    /// Returns the current session of a client. `None` before the first one and after the end of
+    /// each one: operations and checks skip such a client.
     pub(crate) fn session(&mut self, client: usize) -> Option<&mut Session> {
         self.clients.get_mut(client)?.as_mut()
     }

@@ -45,6 +45,7 @@ const OTHER_TYPES_ARGUMENTS: &[&str] = &[
 ];
 
 impl QueueArguments {
+    /// Parses the arguments of a declare.
     pub(crate) fn parse(table: TableRef<'_>, vhost: &str, queue: &str) -> Result<Self, Fault> {
         let mut parsed = Self::default();
         let mut seen = Vec::new();
@@ -74,6 +75,7 @@ impl QueueArguments {
         Ok(parsed)
     }
 
+    /// Parses one argument.
     fn take(&mut self, name: &str, value: Value<'_>) -> Result<(), Refused> {
         match name {
             "x-queue-type" => match string(value)? {
@@ -171,6 +173,7 @@ fn string(value: Value<'_>) -> Result<&str, Refused> {
     }
 }
 
+/// Checks that a value is an integer that is not negative.
 fn natural(value: Value<'_>) -> Result<u64, Refused> {
     let number = value
         .as_i64()
@@ -178,6 +181,7 @@ fn natural(value: Value<'_>) -> Result<u64, Refused> {
     u64::try_from(number).map_err(|_| Refused::Invalid("value_negative"))
 }
 
+/// Parses a time in milliseconds, which must be at least `least`.
 fn millis(value: Value<'_>, least: u64) -> Result<Duration, Refused> {
     let number = natural(value)?;
     if number < least {

@@ -182,6 +182,7 @@ impl Broker {
         }
     }
 
+    /// Arms the timer of a connection.
     fn arm(&mut self, id: ConnectionId) {
         let deadline = self
             .state
@@ -215,8 +216,8 @@ impl Broker {
         self.run_pending_work(now, Some(id));
     }
 
-    /// Unblocks all connections and processes their input, unless there is an alarm. Returns `true` if
-    /// any connection was blocked.
+    /// Unblocks all connections and processes their input, unless there is an alarm. Returns `true`
+    /// if any connection was blocked.
     fn unblock_if_possible(&mut self, now: Instant) -> bool {
         if self.state.alarm().is_some() {
             return false;

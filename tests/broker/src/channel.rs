@@ -149,8 +149,8 @@ impl Channel {
     pub(crate) fn return_credit(&mut self, unacked: &Unacked) {
         if let Some(name) = &unacked.consumer {
             self.outstanding = self.outstanding.saturating_sub(1);
-            // A new consumer with the same tag may have started since. It has not taken this credit, so
-            // its count may be 0.
+            // A new consumer with the same tag may have started since. It has not taken this
+            // credit, so its count may be 0.
             if let Some(consumer) = self.consumers.get_mut(name) {
                 consumer.outstanding = consumer.outstanding.saturating_sub(1);
             }

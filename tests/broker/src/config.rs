@@ -109,6 +109,7 @@ pub(crate) fn put<'v>(table: &mut Table, name: &str, value: impl Into<Value<'v>>
     table.insert(name, value).unwrap_or_default();
 }
 
+/// Returns the default server properties.
 fn server_properties() -> Table {
     let mut capabilities = Table::new();
     for name in [

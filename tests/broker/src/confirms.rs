@@ -42,6 +42,7 @@ impl Confirms {
         );
     }
 
+    /// Returns when the next confirm is due.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         self.open
             .values()

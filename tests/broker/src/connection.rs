@@ -153,8 +153,8 @@ impl Connection {
         self.output.extend_from_slice(bytes);
     }
 
-    /// Sends `connection.close`. The client must reply with `close-ok` within the heartbeat interval,
-    /// and within 30 s.
+    /// Sends `connection.close`. The client must reply with `close-ok` within the heartbeat
+    /// interval, and within 30 s.
     pub(crate) fn send_close(&mut self, now: Instant, close: &connection::Close<'_>) {
         self.send(now, 0, close);
         let timeout = if self.heartbeat.is_zero() {

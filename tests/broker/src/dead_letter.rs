@@ -77,8 +77,8 @@ fn deaths(letter: &DeadLetter, time: u64) -> Vec<Death> {
     deaths
 }
 
-/// Returns `true` if the message has been in this queue before and no client has rejected it since. Such
-/// a cycle would never end, so RabbitMQ drops the message.
+/// Returns `true` if the message has been in this queue before and no client has rejected it since.
+/// Such a cycle would never end, so RabbitMQ drops the message.
 fn is_cycle(deaths: &[Death], queue: &str, reason: Reason) -> bool {
     if reason == Reason::Rejected {
         return false;
@@ -129,6 +129,7 @@ fn headers(old: TableRef<'_>, deaths: &[Death], new_key: bool) -> Table {
     table
 }
 
+/// Returns the value of `x-death`.
 fn entries(deaths: &[Death]) -> Array {
     let mut array = Array::new();
     for death in deaths {

@@ -36,9 +36,9 @@ pub(crate) fn enqueue(
     true
 }
 
-/// Drops expired messages of a queue, delivers to consumers with credit, and drops messages above the
-/// length limit. That limit applies to requeued messages before the deliveries, and to new messages
-/// after them.
+/// Drops expired messages of a queue, delivers to consumers with credit, and drops messages above
+/// the length limit. That limit applies to requeued messages before the deliveries, and to new
+/// messages after them.
 pub(crate) fn deliver_ready(state: &mut State, id: QueueId, now: Instant) {
     if state.stuck.contains(&id) {
         return;
@@ -72,8 +72,8 @@ fn drop_excess(state: &mut State, id: QueueId) {
     }
 }
 
-/// Drops expired messages from the head. In a classic queue, a message expires only when it reaches the
-/// head.
+/// Drops expired messages from the head. In a classic queue, a message expires only when it reaches
+/// the head.
 pub(crate) fn expire(state: &mut State, id: QueueId, expired: impl Fn(Instant) -> bool) {
     while let Some(queue) = state.queues.get_mut(&id) {
         if !queue

@@ -1,5 +1,5 @@
-//! Decodes the frames of clients, checks that they are allowed in the current state, and passes them
-//! to the file of their class in `methods/` (spec 4.2.3).
+//! Decodes the frames of clients, checks that they are allowed in the current state, and passes
+//! them to the file of their class in `methods/` (spec 4.2.3).
 
 use crate::channel::Content;
 use crate::connection::Phase;
@@ -13,8 +13,8 @@ use puka::protocol::wire::Reader;
 use puka::protocol::{FrameKind, Method, MethodId, ReplyCode, ShortStr};
 use std::time::Instant;
 
-/// The maximum size of a body, 512 MiB. Like RabbitMQ 4.2.6, the broker refuses a larger one when its
-/// header arrives.
+/// The maximum size of a body, 512 MiB. Like RabbitMQ 4.2.6, the broker refuses a larger one when
+/// its header arrives.
 const MAX_BODY_SIZE: u64 = 512 << 20;
 
 /// Handles bytes of a client, in pieces of any size.
@@ -189,8 +189,8 @@ fn handle_channel_method(
         }
         return Ok(());
     }
-    // No method is allowed inside a content, not even `channel.close-ok`. RabbitMQ's close names the
-    // method of the content.
+    // No method is allowed inside a content, not even `channel.close-ok`. RabbitMQ's close names
+    // the method of the content.
     if let Some(content) = &found.content {
         let what = if content.header.is_none() {
             "content header"
@@ -212,8 +212,8 @@ fn handle_channel_method(
     }
 }
 
-/// Begins the content of a publish. During an alarm, the broker stops reading from a connection that
-/// publishes, and sends `connection.blocked` if the client has that capability.
+/// Begins the content of a publish. During an alarm, the broker stops reading from a connection
+/// that publishes, and sends `connection.blocked` if the client has that capability.
 fn begin_publish(state: &mut State, context: FrameContext, payload: Bytes) -> Outcome {
     state.channel(context)?.content = Some(Content::new(payload));
     let Some(reason) = state.alarm().map(String::from) else {
@@ -291,8 +291,8 @@ fn handle_content(
     }
 }
 
-/// Adds a header or body frame to a content. Returns the code and the text of the fault if the frame
-/// does not belong there.
+/// Adds a header or body frame to a content. Returns the code and the text of the fault if the
+/// frame does not belong there.
 fn add_to_content(
     content: &mut Content,
     kind: FrameKind,
@@ -406,8 +406,8 @@ pub(crate) fn close_for_fault(
     }
 }
 
-/// Ends a connection without a frame. As in RabbitMQ, a client that has not logged in must wait before
-/// its transport is closed, so that failed logins cannot be repeated quickly.
+/// Ends a connection without a frame. As in RabbitMQ, a client that has not logged in must wait
+/// before its transport is closed, so that failed logins cannot be repeated quickly.
 fn end_without_frame(state: &mut State, context: FrameContext) {
     let delay = state.config.refusal_delay;
     let Some(connection) = state.connections.get_mut(&context.connection) else {

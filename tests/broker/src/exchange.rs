@@ -28,6 +28,7 @@ const OTHER_KINDS: &[&str] = &[
 ];
 
 impl Kind {
+    /// Parses the name of an exchange type.
     pub(crate) fn parse(name: &str) -> Result<Self, Fault> {
         Ok(match name {
             "direct" => Self::Direct,
@@ -48,6 +49,7 @@ impl Kind {
         })
     }
 
+    /// Returns the name of the exchange type.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
@@ -116,6 +118,7 @@ impl Exchange {
         }
     }
 
+    /// Returns `true` if a message with this routing key and these headers matches a binding.
     pub(crate) fn matches(&self, binding: &Binding, key: &[u8], headers: TableRef<'_>) -> bool {
         match self.kind {
             Kind::Direct => binding.routing_key == key,
@@ -134,6 +137,7 @@ struct XMatch {
 }
 
 impl XMatch {
+    /// Parses `x-match` in the arguments of a binding. Returns `None` if the value is invalid.
     fn parse(arguments: TableRef<'_>) -> Option<Self> {
         let Some(value) = arguments.get("x-match") else {
             return Some(Self {
@@ -163,6 +167,7 @@ pub(crate) fn check_headers_binding(arguments: TableRef<'_>) -> Result<(), Fault
     ))
 }
 
+/// Returns `true` if the headers of a message match the arguments of a binding.
 fn headers_match(arguments: TableRef<'_>, headers: TableRef<'_>) -> bool {
     let Some(x_match) = XMatch::parse(arguments) else {
         return false;

@@ -40,7 +40,8 @@ impl Fault {
         Self::new(ReplyCode::NOT_IMPLEMENTED, why)
     }
 
-    /// Returns the fault of a method that a client must not send at all, or not on this channel (503).
+    /// Returns the fault of a method that a client must not send at all, or not on this channel
+    /// (503).
     pub(crate) fn command_invalid() -> Self {
         Self::new(ReplyCode::COMMAND_INVALID, "unimplemented method")
     }

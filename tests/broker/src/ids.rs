@@ -27,6 +27,10 @@ pub(crate) struct ConsumerKey {
 }
 
 /// The instant, the connection and the channel at which a frame arrived.
+///
+/// The connection exists while the frame is handled, because only `Broker::handle_eof` removes it.
+/// A function that looks it up and does not find it returns without an effect, which is
+/// unreachable.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FrameContext {
     pub(crate) now: Instant,

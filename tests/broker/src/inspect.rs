@@ -25,6 +25,7 @@ impl Broker {
         ids.filter_map(|id| self.view(*id)).collect()
     }
 
+    /// Returns the state of a queue for tests.
     fn view(&self, id: QueueId) -> Option<QueueView> {
         let queue = self.state.queues.get(&id)?;
         let message = |entry: &Entry| QueuedMessage {

@@ -23,9 +23,9 @@
 //! `flow` off): quorum queues and streams, exchange types of plugins.
 //!
 //! # Not supported
-//! Clusters, policies, limits of virtual hosts, TLS. Acknowledgement timeouts expire only when a test
-//! says so: see [`Broker::time_out_deliveries`] and [`Broker::time_out_consumers`]. Messages are lost
-//! when the broker ends.
+//! Clusters, policies, limits of virtual hosts, TLS. Acknowledgement timeouts expire only when a
+//! test says so: see [`Broker::time_out_deliveries`] and [`Broker::time_out_consumers`]. Messages
+//! are lost when the broker ends.
 
 #![forbid(unsafe_code)]
 

@@ -67,6 +67,7 @@ impl Listener {
         }
     }
 
+    /// Serves a client on a socket.
     fn serve(&self, socket: TcpStream) -> io::Result<()> {
         socket.set_nodelay(true)?;
         let (inbound, outbound) = (socket.try_clone()?, socket);
@@ -90,6 +91,7 @@ impl Listener {
     }
 }
 
+/// Copies the bytes of a client from its socket to the broker.
 fn copy_in(mut socket: TcpStream, stream: &Stream) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     loop {
@@ -107,6 +109,7 @@ fn copy_in(mut socket: TcpStream, stream: &Stream) -> io::Result<()> {
     }
 }
 
+/// Copies the bytes of the broker to the socket of a client.
 fn copy_out(mut socket: &TcpStream, stream: &Stream) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     loop {

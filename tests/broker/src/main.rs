@@ -40,6 +40,7 @@ fn main() -> ExitCode {
     }
 }
 
+/// Parses the command line.
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Request, String> {
     let mut address = String::from("127.0.0.1:5672");
     while let Some(argument) = arguments.next() {
@@ -67,6 +68,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Request, String>
     }
 }
 
+/// Listens on an address.
 fn listen(address: &str) -> io::Result<()> {
     let listener = Listener::bind(address, Server::new(Config::default()))?;
     let mut out = io::stdout();
@@ -75,6 +77,7 @@ fn listen(address: &str) -> io::Result<()> {
     listener.run()
 }
 
+/// Prints a message to the standard error. Returns the exit code.
 fn complain(message: &str, code: ExitCode) -> ExitCode {
     drop(writeln!(io::stderr(), "puka-test-broker: {message}"));
     code

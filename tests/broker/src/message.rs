@@ -20,6 +20,7 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
+    /// Returns the name of the reason in `x-death`.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Rejected => "rejected",
@@ -80,10 +81,11 @@ impl Message {
             priority: properties.priority.unwrap_or(0),
             expiration,
             deaths,
-            _memory_share: memory.take(bytes),
+            _memory_share: memory.reserve(bytes),
         }
     }
 
+    /// Returns the routing key of the publish.
     pub(crate) fn routing_key(&self) -> &[u8] {
         self.routing_keys
             .first()
@@ -91,14 +93,17 @@ impl Message {
             .unwrap_or_default()
     }
 
+    /// Returns the property flags and values in wire format.
     pub(crate) fn property_list(&self) -> &Bytes {
         &self.property_list
     }
 
+    /// Returns the properties.
     pub(crate) fn properties(&self) -> Properties<'_> {
         Properties::decode(&self.property_list).unwrap_or_default()
     }
 
+    /// Returns the headers, or an empty table.
     pub(crate) fn headers(&self) -> TableRef<'_> {
         headers(&self.properties())
     }
@@ -131,11 +136,13 @@ fn property_list(properties: &Properties<'_>) -> Bytes {
 pub(crate) struct Memory(Arc<AtomicUsize>);
 
 impl Memory {
+    /// Returns the size of all live messages, in bytes.
     pub(crate) fn used(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 
-    fn take(&self, bytes: usize) -> MemoryShare {
+    /// Adds the size of a message until its share is dropped.
+    fn reserve(&self, bytes: usize) -> MemoryShare {
         self.0.fetch_add(bytes, Ordering::Relaxed);
         MemoryShare {
             memory: Self(Arc::clone(&self.0)),
@@ -144,6 +151,7 @@ impl Memory {
     }
 }
 
+/// The size of one live message, which counts until this is dropped.
 #[derive(Debug)]
 struct MemoryShare {
     memory: Memory,

@@ -1,4 +1,5 @@
-//! Actions of an operator and failures of the broker: forced closes, lost transports, alarms, restarts.
+//! Actions of an operator and failures of the broker: forced closes, lost transports, alarms,
+//! restarts.
 
 use crate::broker::Broker;
 use crate::connection::Phase;
@@ -170,6 +171,7 @@ impl Broker {
     }
 }
 
+/// Returns the names of the exchanges that do not survive a restart.
 fn transient_exchanges(vhost: &VHost) -> impl Iterator<Item = Arc<str>> {
     vhost
         .exchanges

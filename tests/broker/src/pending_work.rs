@@ -1,5 +1,5 @@
-//! The pending work that an input causes: forwarding dead letters, delivering from queues, and sending
-//! confirms.
+//! The pending work that an input causes: forwarding dead letters, delivering from queues, and
+//! sending confirms.
 
 use crate::channel::Mode;
 use crate::ids::ConnectionId;

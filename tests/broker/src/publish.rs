@@ -164,6 +164,7 @@ fn log(state: &mut State, context: FrameContext, publish: &Publish) -> Outcome {
     Ok(())
 }
 
+/// Checks that a client may publish to an exchange.
 fn check_exchange(state: &State, context: FrameContext, name: &Arc<str>) -> Outcome {
     state.check_permission(context, Permission::Write, "exchange", name)?;
     let (vhost_name, vhost) = state.vhost(context)?;
@@ -245,6 +246,7 @@ fn further_keys(keys: &mut Vec<Bytes>, name: &str, value: Option<Value<'_>>) -> 
     Ok(())
 }
 
+/// Returns a table without one of its entries.
 fn without(table: puka::protocol::TableRef<'_>, removed: &str) -> Table {
     let mut kept = Table::new();
     for (name, value) in table {

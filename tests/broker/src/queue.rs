@@ -86,10 +86,12 @@ impl Queue {
         }
     }
 
+    /// Returns the ready messages in their order.
     pub(crate) fn ready(&self) -> impl Iterator<Item = &Entry> {
         self.ready.values()
     }
 
+    /// Returns the number of ready messages.
     pub(crate) fn ready_count(&self) -> usize {
         self.ready.len()
     }
@@ -99,6 +101,7 @@ impl Queue {
         u32::try_from(self.ready.len()).unwrap_or(u32::MAX)
     }
 
+    /// Returns the number of consumers for a reply.
     pub(crate) fn consumer_count(&self) -> u32 {
         u32::try_from(self.consumers.len()).unwrap_or(u32::MAX)
     }
@@ -137,10 +140,12 @@ impl Queue {
         self.ready.insert(entry.position, entry);
     }
 
+    /// Returns the next message.
     pub(crate) fn head(&self) -> Option<&Entry> {
         self.ready.values().next()
     }
 
+    /// Takes the next message.
     pub(crate) fn pop(&mut self) -> Option<Entry> {
         let (_, entry) = self.ready.pop_first()?;
         self.ready_bytes -= bytes(&entry);
@@ -174,6 +179,7 @@ impl Queue {
             && self.overflows(self.ready.len(), self.ready_bytes)
     }
 
+    /// Returns `true` if this many messages, or this many bytes, exceed a limit.
     fn overflows(&self, count: usize, bytes: u64) -> bool {
         let count = u64::try_from(count).unwrap_or(u64::MAX);
         self.arguments.max_length.is_some_and(|max| count > max)
@@ -220,6 +226,7 @@ impl Queue {
     }
 }
 
+/// Returns the size of the body of a message.
 fn bytes(entry: &Entry) -> u64 {
     u64::try_from(entry.message.body.len()).unwrap_or(u64::MAX)
 }

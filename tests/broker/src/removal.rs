@@ -80,8 +80,8 @@ fn drop_bindings_to(state: &mut State, vhost: &Arc<str>, destination: Destinatio
     }
 }
 
-/// Removes a consumer. An auto-delete queue is deleted with its last consumer, and never before it had
-/// one.
+/// Removes a consumer. An auto-delete queue is deleted with its last consumer, and never before it
+/// had one.
 pub(crate) fn remove_consumer(state: &mut State, key: &ConsumerKey, now: Instant) {
     let consumer = state
         .connections
@@ -103,8 +103,8 @@ pub(crate) fn remove_consumer(state: &mut State, key: &ConsumerKey, now: Instant
     }
 }
 
-/// Ends everything on a channel: its consumers end, and its unsettled deliveries are requeued with the
-/// redelivered flag.
+/// Ends everything on a channel: its consumers end, and its unsettled deliveries are requeued with
+/// the redelivered flag.
 pub(crate) fn clear_channel(
     state: &mut State,
     connection: ConnectionId,

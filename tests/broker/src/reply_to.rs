@@ -136,8 +136,9 @@ pub(crate) fn deliver(state: &mut State, context: FrameContext, message: &Messag
     true
 }
 
-/// Handles a declare of an address, with which a client finds out whether the requester still exists:
-/// the queue has no messages and one consumer, or does not exist. Returns `false` for other names.
+/// Handles a declare of an address, with which a client finds out whether the requester still
+/// exists: the queue has no messages and one consumer, or does not exist. Returns `false` for other
+/// names.
 pub(crate) fn declare(
     state: &mut State,
     context: FrameContext,

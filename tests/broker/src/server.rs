@@ -133,6 +133,7 @@ impl Server {
         Ok(())
     }
 
+    /// Locks the broker.
     fn lock(&self) -> MutexGuard<'_, Guarded> {
         self.shared
             .guarded

@@ -165,6 +165,7 @@ impl State {
         Ok((name, vhost))
     }
 
+    /// Returns the virtual host of a connection, with its name, for a change.
     pub(crate) fn vhost_mut(
         &mut self,
         context: FrameContext,
@@ -189,8 +190,8 @@ impl State {
         Ok(queue)
     }
 
-    /// Returns the queue name that a method means. An empty field means the queue last declared on the
-    /// channel.
+    /// Returns the queue name that a method means. An empty field means the queue last declared on
+    /// the channel.
     pub(crate) fn queue_name(
         &mut self,
         context: FrameContext,

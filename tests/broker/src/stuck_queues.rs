@@ -1,5 +1,5 @@
-//! Stuck queues, which do not work, like a quorum queue without a majority. Frames that need a stuck
-//! queue wait until the queue is released.
+//! Stuck queues, which do not work, like a quorum queue without a majority. Frames that need a
+//! stuck queue wait until the queue is released.
 
 use crate::broker::Broker;
 use crate::channel::Mode;
@@ -79,6 +79,7 @@ pub(crate) fn store_if_waiting(
         return false;
     }
     let Ok(channel) = state.channel(context) else {
+        // Unreachable: only a method of an open channel needs a queue.
         return false;
     };
     channel.waits_for = channel.waits_for.or(needed);

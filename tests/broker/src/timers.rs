@@ -33,6 +33,7 @@ impl Timers {
         self.by_time.insert((*armed, timer));
     }
 
+    /// Returns the earliest deadline.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.by_time.first().map(|(at, _)| *at)
     }
@@ -48,6 +49,7 @@ impl Timers {
         Some(timer)
     }
 
+    /// Removes a timer.
     pub(crate) fn disarm(&mut self, timer: Timer) {
         if let Some(at) = self.by_timer.remove(&timer) {
             self.by_time.remove(&(at, timer));

@@ -8,9 +8,10 @@ impl BytesHash {
     /// Adds bytes (FNV-1a), and marks the end of the piece.
     pub(super) fn add(&mut self, bytes: &[u8]) {
         for byte in bytes {
-            // The correlation ids of calls depend on a key from the operating system, so that others
-            // cannot guess them, and differ between two runs of a seed. They consist of hexadecimal
-            // digits, and their length is fixed, so all such digits are hashed as the same.
+            // The correlation ids of calls depend on a key from the operating system, so that
+            // others cannot guess them, and differ between two runs of a seed. They consist of
+            // hexadecimal digits, and their length is fixed, so all such digits are hashed as the
+            // same.
             let byte = if byte.is_ascii_hexdigit() {
                 b'0'
             } else {

@@ -12,6 +12,7 @@ use puka::protocol::method::basic::{self, Method};
 use puka::protocol::{ReplyCode, ShortStr, TableRef};
 use std::sync::Arc;
 
+/// Handles a method of the class on an open channel.
 pub(crate) fn handle(state: &mut State, context: FrameContext, method: &Method<'_>) -> Outcome {
     match method {
         Method::Qos(method) => qos(state, context, *method),
@@ -36,8 +37,8 @@ pub(crate) fn handle(state: &mut State, context: FrameContext, method: &Method<'
     }
 }
 
-/// Sets a prefetch count. As in RabbitMQ, it applies to each later consumer of the channel alone, or to
-/// the whole channel if `global` is set.
+/// Sets a prefetch count. As in RabbitMQ, it applies to each later consumer of the channel alone,
+/// or to the whole channel if `global` is set.
 fn qos(state: &mut State, context: FrameContext, method: basic::Qos) -> Outcome {
     if method.prefetch_size != 0 {
         return Err(Fault::not_implemented(format_args!(
@@ -63,6 +64,7 @@ pub(super) fn mark_queues(state: &mut State, context: FrameContext) -> Outcome {
     Ok(())
 }
 
+/// Starts a consumer.
 fn consume(state: &mut State, context: FrameContext, method: &basic::Consume<'_>) -> Outcome {
     let name = state.queue_name(context, text(method.queue)?)?;
     let replies = &*name == reply_to::REPLY_TO;
@@ -131,6 +133,7 @@ fn consume(state: &mut State, context: FrameContext, method: &basic::Consume<'_>
     Ok(())
 }
 
+/// Returns the priority of a consumer.
 fn priority(arguments: TableRef<'_>) -> Result<i64, Fault> {
     let Some(value) = arguments.get("x-priority") else {
         return Ok(0);
@@ -181,6 +184,7 @@ fn cancel_ok(state: &mut State, context: FrameContext, tag: ShortStr<'_>) -> Out
     Ok(())
 }
 
+/// Sends the next message of a queue.
 fn get(state: &mut State, context: FrameContext, method: &basic::Get<'_>) -> Outcome {
     let name = state.queue_name(context, text(method.queue)?)?;
     state.check_permission(context, Permission::Read, "queue", &name)?;

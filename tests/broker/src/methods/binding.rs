@@ -84,6 +84,7 @@ pub(crate) fn unbind(
     Ok(())
 }
 
+/// Returns a binding.
 fn binding(destination: Destination, routing_key: &str, arguments: TableRef<'_>) -> Binding {
     let routing_key = Bytes::copy_from_slice(routing_key.as_bytes());
     Binding {

@@ -58,8 +58,9 @@ pub(crate) fn handle(state: &mut State, context: FrameContext, method: Method<'_
     }
 }
 
-/// Handles a method on a channel that the broker has closed. Everything before `close-ok` is ignored,
-/// because the client sent it before it knew. A `close` that crosses the broker's own gets a reply.
+/// Handles a method on a channel that the broker has closed. Everything before `close-ok` is
+/// ignored, because the client sent it before it knew. A `close` that crosses the broker's own gets
+/// a reply.
 pub(crate) fn handle_closing(state: &mut State, context: FrameContext, method: Method<'_>) {
     match method {
         Method::Close(_) => state.send(context, &channel::CloseOk {}),

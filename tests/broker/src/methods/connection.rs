@@ -58,8 +58,8 @@ pub(crate) fn handle(state: &mut State, context: FrameContext, method: AnyMethod
             state.send(context, &connection::UpdateSecretOk {});
             Ok(())
         }
-        // The two closes have crossed. The client's close gets its reply, and the broker continues to
-        // wait for its own.
+        // The two closes have crossed. The client's close gets its reply, and the broker continues
+        // to wait for its own.
         (Phase::Closing { .. }, Method::Close(_)) => {
             state.send(context, &connection::CloseOk {});
             Ok(())
@@ -82,6 +82,7 @@ pub(crate) fn handle(state: &mut State, context: FrameContext, method: AnyMethod
     }
 }
 
+/// Returns the fault of a method that is not allowed in this phase.
 fn unexpected(method: &impl Encode) -> Fault {
     Fault::new(
         ReplyCode::CHANNEL_ERROR,
@@ -89,6 +90,7 @@ fn unexpected(method: &impl Encode) -> Fault {
     )
 }
 
+/// Sets the phase of a connection.
 fn set_phase(state: &mut State, context: FrameContext, phase: Phase) {
     if let Some(connection) = state.connections.get_mut(&context.connection) {
         connection.phase = phase;
@@ -113,6 +115,7 @@ fn deadline(state: &State, context: FrameContext) -> std::time::Instant {
     }
 }
 
+/// Handles `start-ok`: logs the client in, or asks for its password.
 fn start_ok(state: &mut State, context: FrameContext, method: &connection::StartOk<'_>) -> Outcome {
     let mechanism = text(method.mechanism)?;
     // RabbitMQ closes the transport without a frame if the mechanism was not offered.
@@ -162,6 +165,7 @@ fn ask_for_password(state: &mut State, context: FrameContext, username: &[u8]) -
     Ok(())
 }
 
+/// Handles `secure-ok`, which contains the password.
 fn secure_ok(
     state: &mut State,
     context: FrameContext,
@@ -177,6 +181,7 @@ fn secure_ok(
     log_in(state, context, "RABBIT-CR-DEMO", user)
 }
 
+/// Returns the user with a name.
 fn user(state: &State, name: &str) -> Option<User> {
     state
         .config
@@ -186,6 +191,7 @@ fn user(state: &State, name: &str) -> Option<User> {
         .cloned()
 }
 
+/// Returns the user with a name, if the password is right.
 fn user_with_password(state: &State, (name, password): (String, String)) -> Option<User> {
     user(state, &name).filter(|user| user.password == password)
 }
@@ -215,8 +221,8 @@ fn log_in(
     Ok(())
 }
 
-/// Refuses a login: with a close if the client has that capability, otherwise by closing the transport
-/// without a frame. The text must not say whether the user or the password is wrong.
+/// Refuses a login: with a close if the client has that capability, otherwise by closing the
+/// transport without a frame. The text must not say whether the user or the password is wrong.
 fn refuse_login(state: &mut State, context: FrameContext, mechanism: &str) -> Outcome {
     let Some(connection) = state.connections.get_mut(&context.connection) else {
         return Ok(());
@@ -245,12 +251,13 @@ fn refuse_login(state: &mut State, context: FrameContext, mechanism: &str) -> Ou
     Ok(())
 }
 
-/// Parses a PLAIN response: `NUL user NUL password`. RabbitMQ accepts no authorization identity before
-/// the first NUL, and closes the transport without a frame if the response is malformed.
+/// Parses a PLAIN response: `NUL user NUL password`. RabbitMQ accepts no authorization identity
+/// before the first NUL, and closes the transport without a frame if the response is malformed.
 fn plain(response: &[u8]) -> Result<(String, String), Fault> {
     plain_parts(response).ok_or(Fault::Silent)
 }
 
+/// Returns the user and the password, or `None` if the response is malformed.
 fn plain_parts(response: &[u8]) -> Option<(String, String)> {
     let mut parts = response.split(|&byte| byte == 0);
     let (authzid, user, password) = (parts.next()?, parts.next()?, parts.next()?);
@@ -269,6 +276,7 @@ fn amqplain(response: &[u8]) -> Result<(String, String), Fault> {
     amqplain_entries(response).ok_or(Fault::Silent)
 }
 
+/// Returns the user and the password, or `None` if the response is malformed.
 fn amqplain_entries(response: &[u8]) -> Option<(String, String)> {
     let table = TableRef::new(response).ok()?;
     let entry = |name| match table.get(name) {
@@ -278,7 +286,8 @@ fn amqplain_entries(response: &[u8]) -> Option<(String, String)> {
     Some((entry("LOGIN")?, entry("PASSWORD")?))
 }
 
-/// Adopts the negotiated limits. Closes the transport without a frame if they exceed the proposed ones.
+/// Adopts the negotiated limits. Closes the transport without a frame if they exceed the proposed
+/// ones.
 fn tune_ok(state: &mut State, context: FrameContext, method: connection::TuneOk) -> Outcome {
     let connection::TuneOk {
         channel_max,
@@ -314,6 +323,7 @@ fn tune_ok(state: &mut State, context: FrameContext, method: connection::TuneOk)
     Ok(())
 }
 
+/// Handles `open`.
 fn open(state: &mut State, context: FrameContext, method: &connection::Open<'_>) -> Outcome {
     let name = text(method.virtual_host)?;
     let Some((name, _)) = state.vhosts.get_key_value(name) else {
@@ -344,6 +354,7 @@ fn open(state: &mut State, context: FrameContext, method: &connection::Open<'_>)
     Ok(())
 }
 
+/// Returns a duration in seconds.
 fn seconds(duration: Duration) -> u16 {
     u16::try_from(duration.as_secs()).unwrap_or(u16::MAX)
 }

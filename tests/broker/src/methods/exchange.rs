@@ -10,6 +10,7 @@ use puka::protocol::method::exchange::{self, Method};
 use puka::protocol::{TableRef, Value};
 use std::sync::Arc;
 
+/// Handles a method of the class on an open channel.
 pub(crate) fn handle(state: &mut State, context: FrameContext, method: &Method<'_>) -> Outcome {
     match method {
         Method::Declare(method) => declare(state, context, method),
@@ -53,7 +54,8 @@ pub(crate) fn handle(state: &mut State, context: FrameContext, method: &Method<'
     }
 }
 
-/// Checks that an exchange is not the default one, which cannot be declared, deleted, bound or unbound.
+/// Checks that an exchange is not the default one, which cannot be declared, deleted, bound or
+/// unbound.
 pub(crate) fn not_default(name: &str) -> Outcome {
     if name.is_empty() {
         return Err(Fault::refused(
@@ -83,6 +85,7 @@ pub(crate) fn existing(
         .ok_or_else(|| Fault::no_exchange(&vhost_name, name))
 }
 
+/// Declares an exchange.
 fn declare(state: &mut State, context: FrameContext, method: &exchange::Declare<'_>) -> Outcome {
     let name = clean(text(method.exchange)?);
     not_default(&name)?;
@@ -118,6 +121,7 @@ fn declare(state: &mut State, context: FrameContext, method: &exchange::Declare<
     Ok(())
 }
 
+/// Returns the alternate exchange in the arguments of a declare.
 fn alternate(arguments: TableRef<'_>, vhost: &str, name: &str) -> Result<Option<Arc<str>>, Fault> {
     match arguments.get("alternate-exchange") {
         None => Ok(None),
@@ -131,6 +135,7 @@ fn alternate(arguments: TableRef<'_>, vhost: &str, name: &str) -> Result<Option<
     }
 }
 
+/// Checks that an existing exchange was declared with the same properties.
 fn check_equivalence(
     found: &Exchange,
     method: &exchange::Declare<'_>,

@@ -12,6 +12,7 @@ use puka::protocol::ShortStr;
 use puka::protocol::method::queue::{self, Method};
 use std::sync::Arc;
 
+/// Handles a method of the class on an open channel.
 pub(crate) fn handle(state: &mut State, context: FrameContext, method: &Method<'_>) -> Outcome {
     match method {
         Method::Declare(method) if method.passive => declare_passive(state, context, method),
@@ -70,8 +71,8 @@ pub(crate) fn handle(state: &mut State, context: FrameContext, method: &Method<'
     }
 }
 
-/// Returns the name of the queue of a binding, and the routing key. An empty queue field means the last
-/// declared queue. Then an empty routing key means the name of that queue, too.
+/// Returns the name of the queue of a binding, and the routing key. An empty queue field means the
+/// last declared queue. Then an empty routing key means the name of that queue, too.
 fn queue_and_key(
     state: &mut State,
     context: FrameContext,
@@ -91,6 +92,7 @@ fn queue_and_key(
     Ok((name, key))
 }
 
+/// Replies to a declare. The queue is the last one of the channel from now on.
 fn declare_ok(state: &mut State, context: FrameContext, id: QueueId, nowait: bool) -> Outcome {
     let Some(queue) = state.queues.get_mut(&id) else {
         return Err(Fault::internal("the queue does not exist"));
@@ -117,8 +119,8 @@ fn declare_ok(state: &mut State, context: FrameContext, id: QueueId, nowait: boo
     Ok(())
 }
 
-/// Handles a passive declare. A missing queue is an error even if `nowait` is set. An empty name does
-/// not mean the last queue here.
+/// Handles a passive declare. A missing queue is an error even if `nowait` is set. An empty name
+/// does not mean the last queue here.
 fn declare_passive(
     state: &mut State,
     context: FrameContext,
@@ -132,6 +134,7 @@ fn declare_passive(
     declare_ok(state, context, id, method.nowait)
 }
 
+/// Declares a queue.
 fn declare(state: &mut State, context: FrameContext, method: &queue::Declare<'_>) -> Outcome {
     if reply_to::declare(state, context, method)? {
         return Ok(());
@@ -181,8 +184,8 @@ fn declare(state: &mut State, context: FrameContext, method: &queue::Declare<'_>
     declare_ok(state, context, id, method.nowait)
 }
 
-/// Checks that a queue was declared with the same flags: 405 if `exclusive` differs, 406 if another one
-/// does.
+/// Checks that a queue was declared with the same flags: 405 if `exclusive` differs, 406 if another
+/// one does.
 fn check_flags(queue: &Queue, context: FrameContext, method: &queue::Declare<'_>) -> Outcome {
     if queue.owner != method.exclusive.then_some(context.connection) {
         return Err(locked(&queue.vhost, &queue.name));
@@ -204,6 +207,7 @@ fn check_flags(queue: &Queue, context: FrameContext, method: &queue::Declare<'_>
     Ok(())
 }
 
+/// Returns the fault of a declare whose properties differ from those of the queue.
 fn inequivalent(queue: &Queue, what: &str, received: &str, current: &str) -> Fault {
     let Queue { vhost, name, .. } = queue;
     Fault::precondition(format_args!(

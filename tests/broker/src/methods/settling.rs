@@ -9,6 +9,7 @@ use crate::state::State;
 use puka::protocol::method::basic::{self, Method};
 use std::collections::BTreeMap;
 
+/// Handles `ack`, `nack`, `reject` or `recover` on an open channel.
 pub(crate) fn handle(state: &mut State, context: FrameContext, method: Method<'_>) -> Outcome {
     match method {
         Method::Ack(method) => settle_tags(
@@ -45,6 +46,7 @@ pub(crate) fn handle(state: &mut State, context: FrameContext, method: Method<'_
     }
 }
 
+/// Returns the settlement of a delivery that a client refuses.
 fn refusal(requeue: bool) -> Settlement {
     if requeue {
         Settlement::Requeue
@@ -95,6 +97,7 @@ pub(super) fn settle_all(
     mark_queues(state, context)
 }
 
+/// Requeues all unsettled deliveries of the channel.
 fn requeue_all(state: &mut State, context: FrameContext) -> Outcome {
     let all = std::mem::take(&mut state.channel(context)?.unacked);
     settle_all(state, context, all, Settlement::Requeue)

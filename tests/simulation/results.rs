@@ -296,8 +296,8 @@ impl World {
             Error::InvalidArgument { .. } => {
                 matches!(pending.request, Request::Qos(_)) && plan.has(Feature::Exclusive)
             }
-            // An earlier get on the same channel was not acknowledged in time. The broker closed the
-            // channel before it received this request.
+            // An earlier get on the same channel was not acknowledged in time. The broker closed
+            // the channel before it received this request.
             Error::PreconditionFailed(fault) if fault.text.contains("delivery acknowledgement") => {
                 plan.has(Feature::Overdue) && fault.method == MethodId::NONE
             }
@@ -326,8 +326,8 @@ impl World {
                 .split('|')
                 .any(|name| text.contains(&format!("'{name}'")))
         };
-        // A server-named queue exists as long as its connection, as `check_routed` says, and the client
-        // writes its current name.
+        // A server-named queue exists as long as its connection, as `check_routed` says, and the
+        // client writes its current name.
         if text.contains("no queue 'amq.gen-") && !plan.has(Feature::Internal) {
             return false;
         }
