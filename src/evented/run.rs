@@ -174,8 +174,8 @@ pub(super) fn sleep<S: Read + Write + Source>(
         }
     }
     for (client, interest) in clients.iter().zip(interests) {
-        // A stream without an interest is left out, because the system reports the end of one even
-        // for an empty interest.
+        // A stream without an interest is left out, because the system reports that a stream has
+        // ended even for an empty interest.
         if !interest.is_empty() {
             sources.push(PollFd::new(client.socket(), interest));
         }

@@ -64,7 +64,7 @@ fn v02_abandoned_get_without_ack_rejects_nothing() {
 
 #[test]
 fn v02_timed_out_get_requeues_its_message() {
-    let mut peer = Peer::tuned(Options::default().heartbeat(0), crate::peer::tune(0, 0, 0));
+    let mut peer = Peer::open_with(Options::default().heartbeat(0), crate::peer::tune(0, 0, 0));
     let promise = peer.get();
     peer.serve();
     peer.pass(std::time::Duration::from_secs(30));
@@ -111,7 +111,7 @@ fn v02_abandoned_consume_is_cancelled_and_requeues_its_deliveries() {
 
 #[test]
 fn v02_timed_out_consume_is_cancelled_when_it_starts() {
-    let mut peer = Peer::tuned(Options::default().heartbeat(0), crate::peer::tune(0, 0, 0));
+    let mut peer = Peer::open_with(Options::default().heartbeat(0), crate::peer::tune(0, 0, 0));
     let promise = peer.machine.consume(&consume("q")).unwrap();
     peer.pump();
     peer.pass(std::time::Duration::from_secs(30));

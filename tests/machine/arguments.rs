@@ -1,7 +1,7 @@
 //! The well-known arguments on the wire: the name and the value type that each typed method writes,
 //! after RabbitMQ's documentation; and arguments that cannot be encoded.
 
-use crate::peer::{Sent, answer};
+use crate::peer::{Sent, reply_to};
 use crate::pipe::{ManualClock, Pipe};
 use puka::protocol::method::{basic, exchange, queue};
 use puka::protocol::{Array, ContentHeader, FrameKind, Method, Properties, ShortStr, Table, Value};
@@ -29,7 +29,7 @@ fn written(ask: impl FnOnce(&Client)) -> Vec<Sent> {
         }
         frames
             .iter()
-            .filter_map(answer)
+            .filter_map(reply_to)
             .for_each(|bytes| pipe.feed(&bytes));
         all.extend(frames);
     }

@@ -23,7 +23,7 @@ fn e36_m12_v07_blocked_connection_delays_publishes_only() {
     let mut peer = Peer::open(Options::default());
     let (consumer, channel, tag) = peer.consumer(&consume("q"));
     peer.deliver(channel, &tag, 1, b"x");
-    let delivered = peer.taken(consumer).remove(0);
+    let delivered = peer.take_deliveries(consumer).remove(0);
     block(&mut peer);
     let sent = peer.machine.publish(&publish("", "x")).unwrap();
     let _request = peer.machine.request(declare("q")).unwrap();
@@ -64,7 +64,9 @@ fn e36_delayed_publishes_leave_in_order_after_unblocked() {
     assert_eq!(bodies, ["1 body 1", "1 body 3", "2 body 2"]);
     peer.method(1, &ack(2, true));
     peer.method(2, &ack(1, false));
-    promises.into_iter().for_each(|promise| peer.done(promise));
+    promises
+        .into_iter()
+        .for_each(|promise| peer.expect_done(promise));
 }
 
 #[test]
@@ -95,7 +97,7 @@ fn e36_delayed_publishes_are_bounded_and_timeouts_free_capacity() {
 
 #[test]
 fn e36_blocking_broker_may_read_nothing_indefinitely() {
-    let mut peer = Peer::tuned(Options::default(), crate::peer::tune(0, 0, 2));
+    let mut peer = Peer::open_with(Options::default(), crate::peer::tune(0, 0, 2));
     block(&mut peer);
     let mut out = Outgoing::default();
     let _request = peer.machine.request(declare("q")).unwrap();

@@ -94,7 +94,7 @@ fn close_waits_for_the_filter() {
         peer.machine.fetch(sent),
         Some(Ok(Reply::Queue(_)))
     ));
-    peer.done(closing);
+    peer.expect_done(closing);
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn closed_connection_runs_no_filter() {
     let mut peer = with_filter();
     let closing = peer.machine.close();
     peer.pump();
-    peer.done(closing);
+    peer.expect_done(closing);
     assert!(!peer.machine.has_event() && peer.machine.poll_filter().is_none());
 }
 

@@ -36,13 +36,13 @@ fn e47_outgoing_bytes_are_bounded_while_transport_accepts_none() {
 
 #[test]
 fn e47_only_publishes_are_refused_at_the_bound() {
-    let mut peer = Peer::tuned(
+    let mut peer = Peer::open_with(
         Options::default().max_outgoing_bytes(1000),
         crate::peer::tune(0, 0, 4),
     );
     let (id, channel, tag) = peer.consumer(&consume("q"));
     peer.deliver(channel, &tag, 1, b"x");
-    let delivered = peer.taken(id).remove(0);
+    let delivered = peer.take_deliveries(id).remove(0);
     let _sent = peer.machine.publish(&publish("", &[7; 2000])).unwrap();
     assert!(matches!(
         peer.machine.publish(&publish("", "x")),
@@ -151,7 +151,7 @@ fn v05_queued_requests_are_bounded_by_count_and_bytes() {
 #[test]
 fn consume_may_be_as_large_as_a_frame() {
     // The size is an estimate that includes the longest names, so the frame itself is smaller.
-    let mut peer = Peer::tuned(Options::default(), tune(0, 4096, 0));
+    let mut peer = Peer::open_with(Options::default(), tune(0, 4096, 0));
     let refused = (3500..4096).find_map(|len| {
         let mut arguments = puka::protocol::Table::new();
         arguments.insert("large", &*vec![7_u8; len]).unwrap();
@@ -253,7 +253,7 @@ fn a22_unread_events_do_not_stop_anything() {
     let mut out = Outgoing::default();
     for round in 1..=10_000 {
         peer.deliver(channel, &tag, round, b"x");
-        let delivered = peer.taken(id).remove(0);
+        let delivered = peer.take_deliveries(id).remove(0);
         peer.machine
             .settle(&delivered, Settle::Ack { multiple: false })
             .unwrap();
@@ -498,7 +498,7 @@ fn consumer_that_starts_frees_its_bytes() {
     let options = Options::default()
         .max_outgoing_bytes(10_000)
         .request_channels(2);
-    let mut peer = Peer::tuned(options, tune(2, 131_072, 60));
+    let mut peer = Peer::open_with(options, tune(2, 131_072, 60));
     let name = "q".repeat(200);
     for queue in ["a", "b"] {
         peer.machine.request(declare(queue)).unwrap();

@@ -19,7 +19,7 @@ fn overdue(publishes: usize) -> (Peer, Vec<PromiseId>) {
     let options = Options::default()
         .heartbeat(0)
         .max_publishes_in_flight(publishes);
-    let mut peer = Peer::tuned(options, tune(0, 0, 0));
+    let mut peer = Peer::open_with(options, tune(0, 0, 0));
     let promises = fill(&mut peer, publishes);
     peer.serve();
     peer.pass(40 * SECOND);
@@ -49,9 +49,11 @@ fn overdue_publish_frees_its_capacity() {
         .iter()
         .for_each(|promise| assert!(peer.is_pending(*promise)));
     peer.method(1, &ack(11, false));
-    peer.done(promises[0]);
+    peer.expect_done(promises[0]);
     peer.method(1, &ack(0, true));
-    promises[1..].iter().for_each(|promise| peer.done(*promise));
+    promises[1..]
+        .iter()
+        .for_each(|promise| peer.expect_done(*promise));
     assert!(peer.machine.is_idle() && peer.machine.why_closed().is_none());
 }
 
@@ -78,7 +80,7 @@ fn hours_without_confirms_leave_room() {
 
 #[test]
 fn overdue_first_publish_keeps_its_own_error() {
-    let mut peer = Peer::tuned(Options::default().heartbeat(0), tune(0, 0, 0));
+    let mut peer = Peer::open_with(Options::default().heartbeat(0), tune(0, 0, 0));
     let first = fill(&mut peer, 1);
     peer.take();
     peer.method(1, &channel::OpenOk {});
@@ -186,7 +188,7 @@ fn opened_without_heartbeats(options: Options) -> crate::driver::Driven {
 #[test]
 fn call_without_confirm_keeps_its_own_deadline() {
     let options = Options::default().heartbeat(0).max_publishes_in_flight(2);
-    let mut peer = Peer::tuned(options, tune(0, 0, 0));
+    let mut peer = Peer::open_with(options, tune(0, 0, 0));
     let call = peer
         .machine
         .call(&publish("", "x"), Some(3600 * SECOND))

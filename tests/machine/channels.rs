@@ -1,6 +1,6 @@
 //! Channels closed by the broker or by us, their numbers, and requests beyond `channel_max`.
 
-use crate::peer::{Peer, ack, answer, channel_close, consume, declare, method, publish};
+use crate::peer::{Peer, ack, channel_close, consume, declare, method, publish, reply_to};
 use puka::machine::Reply;
 use puka::protocol::method::{basic, channel, queue};
 use puka::{Error, Options};
@@ -21,7 +21,7 @@ fn closing_one() -> Peer {
     let first = peer.machine.publish(&publish("a", "x")).unwrap();
     peer.serve();
     peer.method(1, &ack(1, false));
-    peer.done(first);
+    peer.expect_done(first);
     let _second = peer.machine.publish(&publish("b", "x")).unwrap();
     let sent = peer.take();
     assert_eq!(sent[0].name(), "1 channel.close");
@@ -82,8 +82,8 @@ fn v04_soft_error_ends_only_one_request() {
         peer.machine.fetch(fine),
         Some(Ok(Reply::Queue(_)))
     ));
-    peer.done(sent);
-    assert_eq!(peer.taken(consumer).len(), 1);
+    peer.expect_done(sent);
+    assert_eq!(peer.take_deliveries(consumer).len(), 1);
     assert!(peer.machine.why_closed().is_none());
 }
 
@@ -93,7 +93,7 @@ fn e27_channel_number_is_not_reused_before_close_ok() {
     let first = peer.machine.publish(&publish("a", "x")).unwrap();
     peer.serve();
     peer.method(1, &ack(1, false));
-    peer.done(first);
+    peer.expect_done(first);
     let second = peer.machine.publish(&publish("b", "x")).unwrap();
     assert_eq!(peer.names(), ["1 channel.close"]);
     // Frames before `close-ok` are discarded.
@@ -170,7 +170,7 @@ fn e28_settling_deliveries_of_closed_channels_sends_nothing() {
     let mut peer = Peer::open(Options::default());
     let (consumer, channel, tag) = peer.consumer(&consume("q"));
     peer.deliver(channel, &tag, 1, b"x");
-    let delivered = peer.taken(consumer).remove(0);
+    let delivered = peer.take_deliveries(consumer).remove(0);
     peer.method(
         channel,
         &channel_close(406, "PRECONDITION_FAILED - timeout"),
@@ -190,10 +190,10 @@ fn e28_settling_deliveries_of_closed_channels_sends_nothing() {
 #[test]
 fn e28_v08_reused_channel_number_receives_no_old_acks() {
     let mut peer = Peer::open(Options::default().channel_max(1).request_channels(1));
-    let old = peer.got(1, b"old");
+    let old = peer.get_message(1, b"old");
     peer.method(1, &channel_close(406, "PRECONDITION_FAILED"));
     peer.serve();
-    let new = peer.got(1, b"new");
+    let new = peer.get_message(1, b"new");
     let settled = peer
         .machine
         .settle(&old, puka::machine::Settle::Ack { multiple: true });
@@ -286,7 +286,7 @@ fn s60_consumer_without_channel_closes_no_publish_channel() {
     let sent = peer.machine.publish(&publish("", "x")).unwrap();
     peer.serve();
     peer.method(3, &ack(1, false));
-    peer.done(sent);
+    peer.expect_done(sent);
     let refused = peer.machine.consume(&consume("c")).unwrap();
     let names = peer.names();
     assert!(matches!(peer.error(refused), Error::ChannelLimit));
@@ -303,7 +303,7 @@ fn s60_one_publish_that_waits_closes_one_idle_channel() {
         let sent = peer.machine.publish(&publish(exchange, "x")).unwrap();
         peer.serve();
         peer.method(number, &ack(1, false));
-        peer.done(sent);
+        peer.expect_done(sent);
     }
     let _waiting = peer.machine.publish(&publish("c", "x")).unwrap();
     assert_eq!(peer.names(), ["1 channel.close"]);
@@ -363,7 +363,7 @@ fn e48_publishes_to_many_exchanges_replace_idle_channels_first() {
                 break;
             }
             sent.iter()
-                .filter_map(answer)
+                .filter_map(reply_to)
                 .for_each(|bytes| peer.feed(&bytes));
             served.extend(sent);
         }
@@ -373,7 +373,7 @@ fn e48_publishes_to_many_exchanges_replace_idle_channels_first() {
             .unwrap()
             .channel;
         peer.method(number, &ack(1, false));
-        peer.done(promise);
+        peer.expect_done(promise);
         assert!(
             peer.machine.stats().open_channels <= 4,
             "{}",
@@ -384,9 +384,9 @@ fn e48_publishes_to_many_exchanges_replace_idle_channels_first() {
 
 #[test]
 fn settled_get_frees_a_channel_for_a_publish() {
-    let mut peer = Peer::tuned(Options::default(), crate::peer::tune(3, 0, 0));
+    let mut peer = Peer::open_with(Options::default(), crate::peer::tune(3, 0, 0));
     let _consumer = peer.consumer(&consume("q"));
-    let unsettled = peer.got(1, b"x");
+    let unsettled = peer.get_message(1, b"x");
     let _stuck = peer.machine.request(declare("stuck")).unwrap();
     assert_eq!(peer.names(), ["3 channel.open", "3 queue.declare"]);
     let publishing = peer.machine.publish(&publish("", "x")).unwrap();
@@ -400,5 +400,5 @@ fn settled_get_frees_a_channel_for_a_publish() {
         "{sent:?}"
     );
     peer.method(2, &ack(1, false));
-    peer.done(publishing);
+    peer.expect_done(publishing);
 }

@@ -165,7 +165,7 @@ fn consumers_starting_beside_a_poisoned_one_survive() {
                         peer.method(0, &close_over(60, 20));
                     }
                     _ => {
-                        if let Some(answer) = crate::peer::answer(&sent) {
+                        if let Some(answer) = crate::peer::reply_to(&sent) {
                             peer.feed(&answer);
                         }
                     }

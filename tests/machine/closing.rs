@@ -21,9 +21,9 @@ fn e25_other_frames_are_discarded_after_our_close() {
     peer.feed(&raw(8, 0, b""));
     assert!(peer.names().is_empty());
     assert!(peer.is_pending(closing));
-    assert!(peer.taken(consumer).is_empty());
+    assert!(peer.take_deliveries(consumer).is_empty());
     peer.method(0, &connection::CloseOk {});
-    peer.done(closing);
+    peer.expect_done(closing);
     assert!(matches!(peer.close_reason(), Error::Closed));
 }
 
@@ -35,7 +35,7 @@ fn e25_closes_that_cross_are_both_answered() {
     peer.method(0, &close(320, "CONNECTION_FORCED"));
     assert_eq!(peer.names(), ["0 connection.close-ok"]);
     peer.method(0, &connection::CloseOk {});
-    peer.done(closing);
+    peer.expect_done(closing);
     assert!(peer.machine.is_closed());
 }
 
@@ -119,7 +119,7 @@ fn s44_hundred_closes_send_one_close_and_all_complete() {
     peer.method(0, &connection::CloseOk {});
     promises.push(peer.machine.close());
     for promise in promises {
-        peer.done(promise);
+        peer.expect_done(promise);
     }
     assert!(peer.names().is_empty());
 }
@@ -142,7 +142,7 @@ fn s45_end_of_stream_replaces_close_ok() {
     let closing = peer.machine.close();
     peer.names();
     peer.machine.handle_loss(Broken::Eof);
-    peer.done(closing);
+    peer.expect_done(closing);
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn s47_channel_close_crossing_our_close_is_discarded() {
     peer.method(1, &channel_close(404, "NOT_FOUND"));
     assert!(peer.names().is_empty());
     peer.method(0, &connection::CloseOk {});
-    peer.done(closing);
+    peer.expect_done(closing);
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn v10_close_flushes_accepted_requests() {
     let mut peer = Peer::open(Options::default());
     let (consumer, channel, tag) = peer.consumer(&consume("q"));
     peer.deliver(channel, &tag, 1, b"x");
-    let delivered = peer.taken(consumer).remove(0);
+    let delivered = peer.take_deliveries(consumer).remove(0);
     let sent = peer.machine.publish(&publish("", "x")).unwrap();
     let request = peer.machine.request(declare("q")).unwrap();
     peer.machine
@@ -196,7 +196,7 @@ fn v10_close_flushes_accepted_requests() {
         .concat(),
     );
     peer.method(2, &ack(1, false));
-    peer.done(sent);
+    peer.expect_done(sent);
     assert!(peer.names().is_empty(), "the request is still waited for");
     peer.method(3, &channel::OpenOk {});
     let ok = puka::protocol::method::queue::DeclareOk {
@@ -211,7 +211,7 @@ fn v10_close_flushes_accepted_requests() {
     ));
     assert_eq!(peer.names(), ["0 connection.close"]);
     peer.method(0, &connection::CloseOk {});
-    peer.done(closing);
+    peer.expect_done(closing);
 }
 
 #[test]

@@ -63,7 +63,7 @@ fn e46_close_keeps_reading_despite_untaken_deliveries() {
     assert_eq!(peer.names(), ["0 connection.close"]);
     assert!(peer.machine.wants_input(), "close-ok has not arrived");
     peer.method(0, &connection::CloseOk {});
-    peer.done(closing);
+    peer.expect_done(closing);
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn s44_close_during_handshake_ends_it_at_once() {
     let mut peer = Peer::new(Options::default());
     let connecting = peer.machine.connect();
     let closing = peer.machine.close();
-    peer.done(closing);
+    peer.expect_done(closing);
     assert!(matches!(peer.error(connecting), Error::Closed));
     assert!(peer.machine.is_over());
 }

@@ -1,7 +1,7 @@
 //! A close before the connection is open: accepted requests are sent, or the close reports how many
 //! were not.
 
-use crate::peer::{Peer, ack, answer, consume, declare, publish, tune};
+use crate::peer::{Peer, ack, consume, declare, publish, reply_to, tune};
 use puka::machine::Reply;
 use puka::protocol::method::connection;
 use puka::{Broken, Error, Options, Recovery};
@@ -29,7 +29,7 @@ fn serve(peer: &mut Peer) -> Vec<String> {
         name if name.ends_with("basic.publish") => {
             Some(crate::peer::method(sent.channel, &ack(1, false)))
         }
-        _ => answer(sent),
+        _ => reply_to(sent),
     });
     sent.iter().map(crate::peer::Sent::name).collect()
 }
@@ -59,12 +59,12 @@ fn v10_close_in_the_handshake_flushes_accepted_requests() {
         Some("0 connection.close"),
         "{names:?}"
     );
-    peer.done(sent);
+    peer.expect_done(sent);
     assert!(matches!(
         peer.machine.fetch(declared),
         Some(Ok(Reply::Queue(_)))
     ));
-    peer.done(closing);
+    peer.expect_done(closing);
     assert!(peer.machine.is_idle());
 }
 
@@ -96,8 +96,8 @@ fn v10_close_in_a_recovery_flushes_accepted_requests() {
         !names.iter().any(|name| name.ends_with("basic.consume")),
         "{names:?}"
     );
-    peer.done(sent);
-    peer.done(closing);
+    peer.expect_done(sent);
+    peer.expect_done(closing);
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn v10_early_close_with_nothing_pending_is_immediate() {
     let connecting = peer.machine.connect();
     let consuming = peer.machine.consume(&consume("q")).unwrap();
     let closing = peer.machine.close();
-    peer.done(closing);
+    peer.expect_done(closing);
     for promise in [connecting, consuming] {
         assert!(matches!(peer.error(promise), Error::Closed));
     }

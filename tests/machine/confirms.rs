@@ -28,13 +28,13 @@ fn nack(delivery_tag: u64, multiple: bool) -> basic::Nack {
 fn e31_numbering_restarts_at_1_on_a_reopened_channel() {
     let (mut peer, promises) = in_flight(2);
     peer.method(1, &ack(1, false));
-    peer.done(promises[0]);
+    peer.expect_done(promises[0]);
     peer.method(1, &channel_close(500, "?"));
     assert!(peer.machine.fetch(promises[1]).is_some());
     let again = peer.machine.publish(&publish("", "x")).unwrap();
     let number = peer.serve().last().unwrap().channel;
     peer.method(number, &ack(1, false));
-    peer.done(again);
+    peer.expect_done(again);
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn e32_multiple_covers_earlier_tags_and_0_covers_all() {
     let (mut peer, promises) = in_flight(10);
     peer.method(1, &ack(4, true));
     for promise in &promises[..4] {
-        peer.done(*promise);
+        peer.expect_done(*promise);
     }
     assert!(peer.is_pending(promises[4]));
     peer.method(1, &nack(6, true));
@@ -66,7 +66,7 @@ fn e32_multiple_covers_earlier_tags_and_0_covers_all() {
     }
     peer.method(1, &ack(0, true));
     for promise in &promises[6..] {
-        peer.done(*promise);
+        peer.expect_done(*promise);
     }
     assert!(peer.machine.why_closed().is_none() && peer.machine.is_idle());
 }
@@ -89,7 +89,7 @@ fn e32_confirm_of_an_unsent_tag_is_answered_503() {
             "{wrong:?}: {:?}",
             peer.close_reason()
         );
-        peer.done(promises[1]);
+        peer.expect_done(promises[1]);
         for place in [0, 2] {
             assert!(
                 matches!(peer.error(promises[place]), Error::Unconfirmed(_)),
@@ -136,7 +136,7 @@ fn e35_loss_leaves_every_pending_publish_unconfirmed() {
     let (mut peer, promises) = in_flight(3);
     peer.method(1, &ack(2, false));
     peer.machine.handle_loss(puka::Broken::Eof);
-    peer.done(promises[1]);
+    peer.expect_done(promises[1]);
     for place in [0, 2] {
         let error = peer.error(promises[place]);
         assert!(
@@ -162,7 +162,7 @@ fn e35_delayed_publish_without_confirm_is_unconfirmed() {
 
 #[test]
 fn e35_late_confirm_is_discarded() {
-    let mut peer = Peer::tuned(Options::default().heartbeat(0), crate::peer::tune(0, 0, 0));
+    let mut peer = Peer::open_with(Options::default().heartbeat(0), crate::peer::tune(0, 0, 0));
     let promise = peer.machine.publish(&publish("", "x")).unwrap();
     peer.serve();
     peer.pass(Duration::from_secs(35));
@@ -172,6 +172,6 @@ fn e35_late_confirm_is_discarded() {
     peer.method(1, &ack(1, false));
     assert!(peer.is_pending(next));
     peer.method(1, &ack(2, false));
-    peer.done(next);
+    peer.expect_done(next);
     assert!(peer.machine.is_idle());
 }

@@ -7,7 +7,7 @@ use puka::protocol::method::{basic, channel};
 use puka::{Ended, Error, Options};
 
 fn bodies(peer: &mut Peer, consumer: ConsumerId) -> Vec<Vec<u8>> {
-    peer.taken(consumer)
+    peer.take_deliveries(consumer)
         .iter()
         .map(|delivered| delivered.message.body().to_vec())
         .collect()
@@ -89,7 +89,7 @@ fn e42_server_cancel_ends_consumer_after_its_deliveries() {
             peer.machine.consumer(id).and_then(|it| it.ended()),
             Some(Ended::CancelledByServer)
         ));
-        let delivered = peer.taken(id).remove(0);
+        let delivered = peer.take_deliveries(id).remove(0);
         peer.machine
             .settle(&delivered, puka::machine::Settle::Ack { multiple: false })
             .unwrap();
@@ -247,7 +247,7 @@ fn e43_deliveries_before_cancel_ok_are_requeued() {
         peer.machine.fetch(cancelled),
         Some(Ok(Reply::Cancelled(_)))
     ));
-    assert!(peer.taken(id).is_empty());
+    assert!(peer.take_deliveries(id).is_empty());
     assert!(matches!(
         peer.machine.consumer(id).and_then(|it| it.ended()),
         Some(Ended::Cancelled)
@@ -336,7 +336,7 @@ fn v02_dropped_consumer_is_cancelled_and_requeues_its_deliveries() {
     let mut peer = Peer::open(Options::default());
     let (id, channel, tag) = peer.consumer(&consume("q"));
     peer.deliver(channel, &tag, 1, b"a");
-    let held = peer.taken(id).remove(0);
+    let held = peer.take_deliveries(id).remove(0);
     peer.deliver(channel, &tag, 2, b"b");
     peer.machine.drop_consumer(id);
     let sent = peer.serve();
@@ -422,7 +422,7 @@ fn deliveries_ends_and_notices_are_events() {
     for tag_number in 1..=2 {
         peer.deliver(channel, &tag, tag_number, b"x");
         assert!(matches!(events(&mut peer)[..], [Event::Deliveries(of)] if of == id));
-        peer.taken(id);
+        peer.take_deliveries(id);
     }
     peer.method(channel, &crate::peer::channel_close(404, "NOT_FOUND"));
     let closing_events = events(&mut peer);

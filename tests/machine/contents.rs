@@ -101,8 +101,8 @@ fn e07_contents_of_other_channels_and_heartbeats_interleave() {
         raw(3, first, b"yz"),
     ];
     peer.feed(&bytes.concat());
-    assert_eq!(peer.taken(one)[0].message.body(), b"wxyz");
-    assert_eq!(peer.taken(other)[0].message.body(), b"12");
+    assert_eq!(peer.take_deliveries(one)[0].message.body(), b"wxyz");
+    assert_eq!(peer.take_deliveries(other)[0].message.body(), b"12");
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn e08_wrong_class_or_weight_is_answered_by_505() {
 
 #[test]
 fn e11_header_larger_than_frame_max_is_accepted() {
-    let mut peer = Peer::tuned(Options::default(), crate::peer::tune(0, 4096, 0));
+    let mut peer = Peer::open_with(Options::default(), crate::peer::tune(0, 4096, 0));
     let promise = peer.get();
     peer.serve();
     let mut headers = puka::protocol::Table::new();
@@ -157,7 +157,7 @@ fn v06_message_above_the_limit_is_drained() {
         .unwrap();
     assert_eq!(peer.names(), ["1 basic.reject"]);
     // The same at the limit.
-    let at_limit = peer.got(2, b"0123456789");
+    let at_limit = peer.get_message(2, b"0123456789");
     assert_eq!(at_limit.message.body(), b"0123456789");
 }
 
@@ -217,7 +217,7 @@ fn s50_bodies_of_sizes_around_frame_max_arrive_whole() {
     ] {
         let mut peer = Peer::open(Options::default());
         let sent: Vec<u8> = (0..bytes).map(|place| place as u8).collect();
-        assert!(peer.got(1, &sent).message.body() == sent, "{bytes}");
+        assert!(peer.get_message(1, &sent).message.body() == sent, "{bytes}");
     }
 }
 
@@ -307,7 +307,7 @@ proptest! {
             }
             bytes.chunks(piece).for_each(|piece| peer.feed(piece));
             let taken: Vec<_> = peer
-                .taken(consumer)
+                .take_deliveries(consumer)
                 .into_iter()
                 .map(|it| {
                     let (message, body) = (&it.message, it.message.body());

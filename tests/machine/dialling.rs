@@ -299,5 +299,5 @@ fn transport_writes_the_given_bytes() {
     assert_eq!(block_on(transport.write(b"abc")).unwrap(), 3);
     let pieces = [IoSlice::new(b"de"), IoSlice::new(b"f")];
     assert_eq!(block_on(transport.write_vectored(&pieces)).unwrap(), 3);
-    assert_eq!(pipe.written(), b"abcdef");
+    assert_eq!(pipe.take_written(), b"abcdef");
 }

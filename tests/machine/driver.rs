@@ -116,19 +116,19 @@ fn partial_writes_neither_lose_nor_repeat_bytes() {
     let mut expected: Option<Vec<u8>> = None;
     for most in [usize::MAX, 1, 2, 3, 7, 8, 100, 4095, 8192, 8193] {
         let (client, pipe, _clock, mut driver) = opened(Options::default());
-        pipe.script().most = Some(most);
+        pipe.script().max_write = Some(most);
         let mut written = Vec::new();
         for bytes in [10, 8192, 20_000, 1, 0, 5000] {
             let _promise = client
                 .basic_publish("", "q", vec![bytes as u8; bytes])
                 .send();
             assert!(pipe.poll(&mut driver).is_none());
-            written.extend(pipe.written());
+            written.extend(pipe.take_written());
         }
         for _ in 0..100_000 {
             let more = {
                 assert!(pipe.poll(&mut driver).is_none());
-                pipe.written()
+                pipe.take_written()
             };
             if more.is_empty() {
                 break;
@@ -247,7 +247,7 @@ fn replies_do_not_delay_writes() {
     pipe.feed(&method(1, &ack(100, true)));
     let wakes = Arc::<Wakes>::default();
     assert!(pipe.poll_with(&mut driver, &wakes).is_none());
-    let bodies = pipe.written().len() / 64_000;
+    let bodies = pipe.take_written().len() / 64_000;
     assert_eq!(
         (bodies, wakes.count()),
         (40, 0),
@@ -278,7 +278,7 @@ fn untaken_delivery_delays_neither_writes_nor_reads() {
     drop(first);
     pipe.feed(&deliveries(&consumer, channel, 1..=200));
     assert!(pipe.poll(&mut driver).is_none());
-    pipe.written();
+    pipe.take_written();
     let _promises: Vec<_> = (0..40)
         .map(|_| client.basic_publish("", "q", vec![7; 64_000]).send())
         .collect();
@@ -287,7 +287,7 @@ fn untaken_delivery_delays_neither_writes_nor_reads() {
     pipe.feed(&deliveries(&consumer, channel, 201..=300));
     let wakes = Arc::<Wakes>::default();
     assert!(pipe.poll_with(&mut driver, &wakes).is_none());
-    let bodies = pipe.written().len() / 64_000;
+    let bodies = pipe.take_written().len() / 64_000;
     assert_eq!(
         (bodies, wakes.count()),
         (40, 0),
@@ -334,11 +334,11 @@ fn idle_driver_is_polled_once() {
 fn sending_a_heartbeat_costs_one_empty_read() {
     let (_client, pipe, clock, mut driver) = opened(Options::default());
     assert!(pipe.poll(&mut driver).is_none());
-    pipe.written();
+    pipe.take_written();
     clock.pass(30 * SECOND);
     let before = pipe.script().polled_reads;
     assert!(pipe.poll(&mut driver).is_none());
-    assert_eq!(pipe.written(), raw(8, 0, b""));
+    assert_eq!(pipe.take_written(), raw(8, 0, b""));
     assert_eq!(pipe.script().polled_reads - before, 1);
 }
 
@@ -386,11 +386,11 @@ fn driver_is_woken_exactly_when_work_is_pending() {
     assert!(pipe.poll_with(&mut driver, &wakes).is_none());
     clock.pass(29 * SECOND);
     assert_eq!(wakes.count(), 2);
-    pipe.written();
+    pipe.take_written();
     clock.pass(SECOND);
     assert_eq!(wakes.count(), 3, "the heartbeat is due");
     assert!(pipe.poll_with(&mut driver, &wakes).is_none());
-    assert_eq!(pipe.written(), raw(8, 0, b""));
+    assert_eq!(pipe.take_written(), raw(8, 0, b""));
     // A query changes nothing, so nothing is woken.
     let _ = (
         client.blocked(),
@@ -407,11 +407,11 @@ fn full_stream_is_written_to_after_its_wake() {
     let wakes = Arc::<Wakes>::default();
     let _promise = client.basic_publish("", "q", "x").send();
     assert!(pipe.poll_with(&mut driver, &wakes).is_none());
-    assert_eq!((pipe.written().len(), wakes.count()), (0, 0));
+    assert_eq!((pipe.take_written().len(), wakes.count()), (0, 0));
     pipe.unstall();
     assert_eq!(wakes.count(), 1);
     assert!(pipe.poll_with(&mut driver, &wakes).is_none());
-    assert!(!pipe.written().is_empty());
+    assert!(!pipe.take_written().is_empty());
 }
 
 #[test]
@@ -422,7 +422,7 @@ fn interrupted_read_or_write_is_retried() {
     pipe.read(Read::Error(std::io::ErrorKind::Interrupted));
     let _promise = client.basic_publish("", "q", "x").send();
     assert!(pipe.poll(&mut driver).is_none());
-    assert!(!pipe.written().is_empty());
+    assert!(!pipe.take_written().is_empty());
     assert!(client.why_closed().is_none());
 }
 
@@ -435,7 +435,7 @@ fn sleep_is_replaced_for_earlier_or_passed_deadlines() {
         Options::default().heartbeat(10),
     );
     pipe.open_with(&mut driver, tune(0, 0, 10));
-    let armed = clock.armed().len();
+    let armed = clock.deadlines().len();
     // Each publish postpones the next heartbeat.
     for _ in 0..40 {
         let _promise = client.basic_publish("", "q", "x").send();
@@ -443,13 +443,13 @@ fn sleep_is_replaced_for_earlier_or_passed_deadlines() {
         pipe.feed(&raw(8, 0, b""));
         assert!(pipe.poll(&mut driver).is_none());
     }
-    assert_eq!(clock.armed().len(), armed, "no new one in 4 s");
+    assert_eq!(clock.deadlines().len(), armed, "no new one in 4 s");
     clock.pass(2 * SECOND);
     assert!(pipe.poll(&mut driver).is_none());
-    let after = clock.armed().len();
+    let after = clock.deadlines().len();
     assert!(after <= armed + 2, "{after} after {armed}");
     assert!(pipe.poll(&mut driver).is_none());
-    assert_eq!(clock.armed().len(), after);
+    assert_eq!(clock.deadlines().len(), after);
 }
 
 #[test]
@@ -474,7 +474,7 @@ fn unrestrained_publisher_yields_to_the_driver() {
     let mut turns = 0;
     while block_on(poll_once(&mut publishing)).is_none() {
         assert!(pipe.poll(&mut driver).is_none());
-        let written = pipe.written().len();
+        let written = pipe.take_written().len();
         assert!(written < 300 << 10, "{written} bytes at a time");
         turns += 1;
     }

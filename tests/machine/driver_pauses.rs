@@ -60,5 +60,5 @@ fn stall_is_judged_by_a_late_write() {
     pipe.feed(&raw(8, 0, b""));
     clock.pass(9 * SECOND);
     assert!(pipe.poll(&mut driver).is_none());
-    assert!(!pipe.written().is_empty());
+    assert!(!pipe.take_written().is_empty());
 }

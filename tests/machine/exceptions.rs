@@ -99,7 +99,7 @@ fn every_channel_error_ends_its_consumer() {
 
         let (id, channel, tag) = peer.consumer(&consume("q"));
         peer.deliver(channel, &tag, 1, b"held");
-        let delivered = peer.taken(id).remove(0);
+        let delivered = peer.take_deliveries(id).remove(0);
         peer.method(channel, &closed(code, MethodId::NONE));
         match peer.machine.consumer(id).and_then(|it| it.ended()) {
             Some(Ended::ChannelClosed(error)) => has_fault(error, code, MethodId::NONE),

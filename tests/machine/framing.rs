@@ -135,7 +135,7 @@ fn e04_frame_on_closed_channel_is_answered_by_504() {
         .unwrap();
     peer.serve();
     peer.method(1, &crate::peer::ack(1, false));
-    peer.done(first);
+    peer.expect_done(first);
     let _second = peer
         .machine
         .publish(&crate::peer::publish("b", "x"))

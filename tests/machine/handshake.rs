@@ -116,7 +116,7 @@ fn e22_tune_ok_never_exceeds_the_servers_limits() {
 
 #[test]
 fn e22_negotiated_limits_bound_everything_sent() {
-    let mut peer = Peer::tuned(Options::default(), tune(2047, 4096, 60));
+    let mut peer = Peer::open_with(Options::default(), tune(2047, 4096, 60));
     let _publish = peer
         .machine
         .publish(&crate::peer::publish("", &*vec![7; 10_000]))

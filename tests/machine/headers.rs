@@ -66,7 +66,7 @@ fn m07_malformed_headers_fail_only_their_message() {
             delivery(channel, &tag, number + 3, fine),
         ];
         peer.feed(&frames.concat());
-        let taken = peer.taken(id);
+        let taken = peer.take_deliveries(id);
         assert_eq!(taken.len(), 3, "{what}");
         assert!(taken[1].message.headers().is_err(), "{what}");
         assert_eq!(taken[1].message.body(), b"body");
@@ -113,7 +113,7 @@ fn m07_names_and_texts_need_not_be_utf8() {
         1,
         b"\x02\xff\xfeS\x00\x00\x00\x02\xfd\xfc\x01aV",
     ));
-    let message = peer.taken(id).remove(0).message;
+    let message = peer.take_deliveries(id).remove(0).message;
     let headers = message.headers().unwrap();
     let (name, value) = headers.iter().next().unwrap();
     assert_eq!(
@@ -133,7 +133,7 @@ fn m07_headers_are_read_to_the_limit_of_nesting() {
     let (id, channel, tag) = peer.consumer(&consume("q"));
     peer.feed(&delivery(channel, &tag, 1, &nested(MAX_NESTING)));
     peer.feed(&delivery(channel, &tag, 2, &nested(MAX_NESTING + 1)));
-    let taken = peer.taken(id);
+    let taken = peer.take_deliveries(id);
     let mut table = taken[0].message.headers().unwrap();
     for _ in 0..MAX_NESTING {
         table = table.get("n").and_then(Value::as_table).unwrap();

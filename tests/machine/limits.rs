@@ -1,7 +1,7 @@
 //! Brokers that close the connection or a channel at a limit for consumers, prefetch counts or
 //! channels.
 
-use crate::peer::{Peer, answer, close, consume, declare, publish, raw, tune};
+use crate::peer::{Peer, close, consume, declare, publish, raw, reply_to, tune};
 use crate::reports::SECOND;
 use crate::restoring::dialled;
 use puka::machine::{ConnectionState, Consume, ConsumerId, PromiseId, Reply};
@@ -59,7 +59,7 @@ impl Limited {
                     };
                     prefetch_count.insert(one.channel, it.prefetch_count);
                 }
-                if let Some(answer) = answer(&one) {
+                if let Some(answer) = reply_to(&one) {
                     peer.feed(&answer);
                 }
             }
@@ -235,7 +235,7 @@ fn resize_refused_after_a_loss_is_undone() {
         if it.is(basic::Consume::ID) {
             broker.consumers.insert(it.channel, 1);
         }
-        peer.feed(&answer(&it).unwrap_or_default());
+        peer.feed(&reply_to(&it).unwrap_or_default());
     }
     broker.serve(&mut peer);
     for _ in 0..100 {
@@ -294,7 +294,7 @@ fn serve_few_channels(peer: &mut Peer, most: usize, is_named: bool) -> usize {
             } else if one.is(tx::Select::ID) {
                 peer.method(one.channel, &tx::SelectOk {});
             }
-            peer.feed(&answer(&one).unwrap_or_default());
+            peer.feed(&reply_to(&one).unwrap_or_default());
         }
     }
     closes

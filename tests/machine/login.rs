@@ -138,7 +138,7 @@ fn challenge_reaches_the_mechanism_through_a_driver() {
     let (_client, mut driver) = puka::open(pipe.clone(), ManualClock::default(), counting());
     pipe.feed(&start(&rabbitmq(), b"COUNTING"));
     assert!(pipe.poll(&mut driver).is_none());
-    pipe.written();
+    pipe.take_written();
     pipe.feed(&method(0, &connection::Secure { challenge: b"why" }));
     assert!(pipe.poll(&mut driver).is_none());
     let frames = pipe.frames();
@@ -430,7 +430,7 @@ fn v9_user_code_runs_without_the_lock() {
     pipe.feed(&start(&rabbitmq(), b"PLAIN"));
     assert!(pipe.poll(&mut driver).is_none());
     assert!(
-        pipe.written()
+        pipe.take_written()
             .windows(11)
             .any(|bytes| bytes == b"guest\0guest"),
         "logged in at once"
@@ -483,7 +483,7 @@ fn last_secret_counts_at_the_next_login() {
     let mut peer = dialled();
     let promise = update(&mut peer, "second");
     peer.method(0, &connection::UpdateSecretOk {});
-    peer.done(promise);
+    peer.expect_done(promise);
     assert_eq!(next_response(&mut peer), "\\x00guest\\x00second");
 
     // The broker may have accepted the third, and the program has sent it because the others

@@ -104,7 +104,7 @@ fn consumer_ended_by_broker_keeps_no_stale_deliveries() {
         },
     );
     peer.reconnect();
-    assert!(peer.taken(consumer).is_empty());
+    assert!(peer.take_deliveries(consumer).is_empty());
     assert_eq!(
         peer.machine.consumer(consumer).unwrap().lost_deliveries(),
         1
@@ -253,7 +253,7 @@ fn untaken_deliveries_do_not_prevent_recovery() {
         !peer.machine.is_down(),
         "silence while reading is paused does not count"
     );
-    assert_eq!(peer.taken(consumer).len(), 8);
+    assert_eq!(peer.take_deliveries(consumer).len(), 8);
     assert!(peer.machine.wants_input());
     peer.pass(Duration::from_secs(60));
     assert!(peer.machine.is_down(), "silence counts from here on");
@@ -332,12 +332,12 @@ fn shared_prefetch_change_during_a_restart_is_sent() {
         each.collect()
     };
     let sent = peer.take();
-    let answers: Vec<_> = sent.iter().filter_map(crate::peer::answer).collect();
+    let answers: Vec<_> = sent.iter().filter_map(crate::peer::reply_to).collect();
     assert_eq!(counts(sent), [5]);
     let resized = peer.machine.qos(consumer, 9).unwrap();
     answers.iter().for_each(|answer| peer.feed(answer));
     assert_eq!(counts(peer.serve()), [9]);
-    peer.done(resized);
+    peer.expect_done(resized);
 }
 
 #[test]
@@ -349,7 +349,7 @@ fn queue_is_remembered_while_its_consumer_lives() {
     let (consumer, number, tag) = peer.consumer(&it);
     let resized = peer.machine.qos(consumer, 3).unwrap();
     peer.serve();
-    peer.done(resized);
+    peer.expect_done(resized);
     // The broker deletes one of the two queues, and the connection is lost before the second is
     // deleted.
     peer.method(

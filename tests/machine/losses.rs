@@ -112,14 +112,14 @@ fn s33_e31_publishes_are_numbered_from_1_again() {
         let sent = peer.machine.publish(&publish("", "x")).unwrap();
         peer.serve();
         peer.method(1, &ack(tag, false));
-        peer.done(sent);
+        peer.expect_done(sent);
     }
     peer.reconnect();
     peer.serve();
     let sent = peer.machine.publish(&publish("", "x")).unwrap();
     let channel = peer.serve().last().unwrap().channel;
     peer.method(channel, &ack(1, false));
-    peer.done(sent);
+    peer.expect_done(sent);
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn i6_unopened_channel_carries_nothing_after_a_loss() {
     let mut peer = dialled();
     let (id, channel, tag) = peer.consumer(&consume("q"));
     peer.deliver(channel, &tag, 1, b"x");
-    let held = peer.taken(id).remove(0);
+    let held = peer.take_deliveries(id).remove(0);
     for _ in 0..3 {
         let _sent = peer.machine.publish(&publish("x", "x")).unwrap();
     }
@@ -234,7 +234,7 @@ fn r11_events_of_a_connection_are_counted() {
         Peer::dialled(Options::default().recovery(Recovery::default().republish_unconfirmed(1)));
     let (consumer, number, tag) = peer.consumer(&consume("q"));
     peer.deliver(number, &tag, 1, b"");
-    let held = peer.taken(consumer);
+    let held = peer.take_deliveries(consumer);
     peer.deliver(number, &tag, 2, b"");
     peer.machine.publish(&publish("", "x")).unwrap();
     peer.serve();

@@ -248,7 +248,7 @@ fn a12_flood_of_unrequested_messages_leaves_nothing_behind() {
             let mut peer = Peer::open(Options::default());
             let (id, channel, tag) = peer.consumer(&consume("q"));
             peer.deliver(channel, &tag, 1, b"x");
-            let unsettled = peer.taken(id);
+            let unsettled = peer.take_deliveries(id);
             (peer, unsettled)
         },
         |(peer, _unsettled)| {
@@ -275,13 +275,13 @@ fn i08_deliveries_settled_behind_an_unsettled_one_are_freed() {
             let mut peer = Peer::open(Options::default());
             let (id, channel, tag) = peer.consumer(&consume("q"));
             peer.deliver(channel, &tag, 1, b"x");
-            let unsettled = peer.taken(id);
+            let unsettled = peer.take_deliveries(id);
             (peer, unsettled, id, channel, tag)
         },
         |(peer, _unsettled, id, channel, tag)| {
             for delivery in 2..=100_000 {
                 peer.deliver(*channel, tag, delivery, b"x");
-                let delivered = peer.taken(*id).remove(0);
+                let delivered = peer.take_deliveries(*id).remove(0);
                 peer.machine
                     .settle(&delivered, Settle::Ack { multiple: false })
                     .unwrap();
@@ -342,7 +342,7 @@ fn e05_confirms_and_returns_leave_nothing_behind() {
                 let promise = peer.machine.publish(&publish("", "x")).unwrap();
                 peer.take();
                 peer.method(1, &crate::peer::ack(tag, false));
-                peer.done(promise);
+                peer.expect_done(promise);
             }
         },
     );
@@ -395,7 +395,9 @@ fn republished_messages_leave_nothing_behind() {
         peer.reconnect();
         peer.serve();
         peer.method(1, &ack(0, true));
-        promises.into_iter().for_each(|promise| peer.done(promise));
+        promises
+            .into_iter()
+            .for_each(|promise| peer.expect_done(promise));
         while peer.machine.poll_event().is_some() {}
     };
     grows_by_at_most(
@@ -456,7 +458,7 @@ fn m11_unawaited_publishes_leave_nothing_behind() {
             let first = peer.machine.publish(&publish("", "x")).unwrap();
             peer.serve();
             peer.method(1, &crate::peer::ack(1, false));
-            peer.done(first);
+            peer.expect_done(first);
             peer
         },
         |peer| {

@@ -48,7 +48,7 @@ fn is_refused<T>(
     };
     assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
     pipe.poll(driver);
-    assert_eq!(pipe.written().len(), 0, "nothing is written");
+    assert_eq!(pipe.take_written().len(), 0, "nothing is written");
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn a18_short_string_has_at_most_255_bytes() {
 #[test]
 fn a18_too_long_names_are_refused_before_writing() {
     let (client, pipe, mut driver) = client();
-    pipe.written();
+    pipe.take_written();
     for name in &too_long() {
         let name = name.as_str();
         is_refused(&pipe, &mut driver, client.queue_declare(name).try_send());
@@ -134,7 +134,7 @@ fn a18_too_long_names_are_refused_before_writing() {
 #[test]
 fn a18_too_long_consumer_tag_is_refused() {
     let (client, pipe, mut driver) = client();
-    pipe.written();
+    pipe.take_written();
     for name in &too_long() {
         is_refused(
             &pipe,
@@ -150,11 +150,11 @@ fn a18_too_long_consumer_tag_is_refused() {
 #[test]
 fn a18_names_of_255_bytes_are_sent_whole() {
     let (client, pipe, mut driver) = client();
-    pipe.written();
+    pipe.take_written();
     for name in &longest() {
         let _declared = client.queue_declare(name.as_str()).send();
         pipe.poll(&mut driver);
-        let written = pipe.written();
+        let written = pipe.take_written();
         assert!(
             written
                 .windows(256)

@@ -1,7 +1,7 @@
 //! Requests that time out on their channel, and gets that keep their channel.
 
 use crate::peer::{
-    Peer, answer, channel_close, consume, declare, get_ok, method, publish, short, tune,
+    Peer, channel_close, consume, declare, get_ok, method, publish, reply_to, short, tune,
 };
 use puka::machine::{Delivered, PromiseId, Reply, Settle};
 use puka::protocol::method::{basic, channel, queue};
@@ -12,7 +12,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// Returns a connection with a pool of this many channels and no heartbeats.
 fn pool_of(channels: u16) -> Peer {
-    Peer::tuned(
+    Peer::open_with(
         Options::default().request_channels(channels).heartbeat(0),
         tune(2047, 0, 0),
     )
@@ -173,7 +173,7 @@ fn unanswered_requests_use_few_channels() {
     );
     // The broker continues and replies to everything.
     sent.iter()
-        .filter_map(answer)
+        .filter_map(reply_to)
         .for_each(|answer| peer.feed(&answer));
     declared(&mut peer);
     assert_eq!(peer.machine.stats().open_channels, 1);
@@ -182,7 +182,7 @@ fn unanswered_requests_use_few_channels() {
 #[test]
 fn overdue_channels_leave_numbers_for_others() {
     let options = Options::default().request_channels(8).heartbeat(0);
-    let mut peer = Peer::tuned(options, tune(16, 0, 0));
+    let mut peer = Peer::open_with(options, tune(16, 0, 0));
     for _ in 0..8 {
         for _ in 0..16 {
             peer.machine.request(declare("q")).unwrap();
@@ -233,7 +233,7 @@ fn unsettled_gets_leave_channels_for_other_requests() {
             .settle(&unsettled[0], Settle::Ack { multiple: false })
             .unwrap();
         if numbers < 10 {
-            peer.got(2, b"another");
+            peer.get_message(2, b"another");
         }
     }
 }

@@ -137,7 +137,7 @@ fn written_body_is_dropped_without_the_lock() {
 fn body_with_an_owner_is_written_whole() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     let drop_calls = DropCalls::of(&client);
-    pipe.written();
+    pipe.take_written();
     for size in SIZES {
         drop(client.basic_publish("", "q", drop_calls.body(size)).send());
     }
@@ -231,7 +231,7 @@ pub(crate) fn complete_handshake(pipe: &Pipe, driver: &mut DialDriver<Net, Manua
     pipe.feed(&method(0, &tune(2047, 131_072, 60)));
     pipe.feed(&method(0, &connection::OpenOk {}));
     assert!(poll(driver).is_pending());
-    pipe.written();
+    pipe.take_written();
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! User code that panics: wakers, credential sources, dialers. The connection continues.
 
 use crate::driver::opened;
-use crate::peer::{answer, rabbitmq, start};
+use crate::peer::{rabbitmq, reply_to, start};
 use crate::pipe::{ManualClock, Pipe, Wakes};
 use puka::{Clock, Dial, Error, Options, Recovery, Transport};
 use std::future::Future;
@@ -79,7 +79,7 @@ fn panicking_waker_leaves_other_tasks_woken() {
         );
     }
     assert!(pipe.poll(&mut driver).is_none());
-    let answers: Vec<_> = pipe.frames().iter().filter_map(answer).collect();
+    let answers: Vec<_> = pipe.frames().iter().filter_map(reply_to).collect();
     pipe.feed(&answers.concat());
     let mut panics = 0;
     while catch_unwind(AssertUnwindSafe(|| {

@@ -10,7 +10,7 @@ const KIB: usize = 1 << 10;
 /// Returns a consumer on each of this many channels, whose first delivery has begun with a content
 /// of this size in bytes.
 fn begun(options: Options, channels: usize, size: u64) -> (Peer, Vec<(ConsumerId, u16)>) {
-    let mut peer = Peer::tuned(options, tune(2047, 131_072, 0));
+    let mut peer = Peer::open_with(options, tune(2047, 131_072, 0));
     let mut consumers = Vec::new();
     for _ in 0..channels {
         let (id, channel, tag) = peer.consumer(&consume("q"));
@@ -23,7 +23,7 @@ fn begun(options: Options, channels: usize, size: u64) -> (Peer, Vec<(ConsumerId
 
 /// Returns the size of the received body, or of the one that was too large.
 fn body(peer: &mut Peer, consumer: ConsumerId) -> Result<usize, u64> {
-    let taken = peer.taken(consumer);
+    let taken = peer.take_deliveries(consumer);
     assert_eq!(taken.len(), 1);
     taken[0]
         .message
@@ -82,7 +82,7 @@ fn content_of_an_overdue_get_counts_no_longer() {
     let options = Options::default()
         .max_buffered_bytes(100 * KIB)
         .heartbeat(0);
-    let mut peer = Peer::tuned(options, tune(2047, 131_072, 0));
+    let mut peer = Peer::open_with(options, tune(2047, 131_072, 0));
     let (id, channel, tag) = peer.consumer(&consume("q"));
     let get = peer.get();
     let got = peer.serve().last().unwrap().channel;

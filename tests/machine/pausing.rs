@@ -1,7 +1,7 @@
 //! Pauses of reading while too many deliveries are buffered: nothing else is delayed for long.
 
 use crate::peer::{
-    Peer, Sent, answer, channel_close, consume, declare, deliver, header, method, publish, short,
+    Peer, Sent, channel_close, consume, declare, deliver, header, method, publish, reply_to, short,
     tag_of,
 };
 use puka::machine::{Consume, ConsumerId, Reply, Settle};
@@ -97,7 +97,7 @@ fn reply_does_not_wait_behind_untaken_deliveries() {
 
     // Nothing is lost, and the order is kept. The consumer has its own terms again once all is
     // taken.
-    let taken = peer.taken(id);
+    let taken = peer.take_deliveries(id);
     assert_eq!(
         taken.iter().map(|it| it.tag).collect::<Vec<_>>(),
         (1..=16).collect::<Vec<_>>()
@@ -132,7 +132,7 @@ fn reply_does_not_wait_behind_untaken_deliveries() {
             .unwrap();
     }
     peer.deliver(channel, &resumed, 17, b"x");
-    assert_eq!(peer.taken(id).len(), 1);
+    assert_eq!(peer.take_deliveries(id).len(), 1);
     assert!(
         peer.machine
             .consumer(id)
@@ -198,7 +198,7 @@ fn idle_client_is_not_throttled() {
     let _request = peer.machine.request(declare("other")).unwrap();
     peer.pass(Duration::ZERO);
     assert!(peer.machine.wants_input());
-    assert_eq!(peer.taken(id).len(), 10);
+    assert_eq!(peer.take_deliveries(id).len(), 10);
 }
 
 #[test]
@@ -207,7 +207,7 @@ fn short_pause_does_not_throttle() {
     let listener = peer.machine.listen();
     let request = peer.machine.request(declare("other")).unwrap();
     peer.pass(BOUND / 4);
-    assert_eq!(peer.taken(id).len(), 10);
+    assert_eq!(peer.take_deliveries(id).len(), 10);
     peer.pass(BOUND);
     assert!(tags(&peer.serve()).0.is_empty());
     assert!(matches!(
@@ -221,7 +221,7 @@ fn short_pause_does_not_throttle() {
 fn second_pause_does_not_stall_again() {
     let (mut peer, id, channel, _) = paused(&consume("q"), 10);
     throttled(&mut peer);
-    assert_eq!(peer.taken(id).len(), 10);
+    assert_eq!(peer.take_deliveries(id).len(), 10);
     let (started, _) = tags(&peer.serve());
     (11..=20).for_each(|delivery| peer.deliver(channel, &started[0], delivery, b"x"));
     assert!(!peer.machine.wants_input());
@@ -296,7 +296,7 @@ fn timeouts_report_that_reading_is_paused() {
                 "{error:?}"
             );
         }
-        assert_eq!(peer.taken(id).len(), 40);
+        assert_eq!(peer.take_deliveries(id).len(), 40);
         assert!(peer.machine.wants_input() && peer.machine.why_closed().is_none());
     }
 }
@@ -342,7 +342,7 @@ fn drained_consumer_continues_beside_a_full_one() {
     let (started, cancelled) = tags(&throttled(&mut peer));
     assert_eq!(cancelled, [tag, others_tag]);
     peer.deliver(other, &started[1], 6, b"x");
-    assert_eq!(peer.taken(read).len(), 5);
+    assert_eq!(peer.take_deliveries(read).len(), 5);
     let sent = peer.serve();
     assert_eq!(prefetch_counts(&sent), [0]);
     assert_eq!(tags(&sent).1, started[..1]);
@@ -369,7 +369,7 @@ fn prefetch_count_of_its_own_is_kept() {
             peer.machine.wants_input(),
             "reading continues for the deliveries in flight"
         );
-        peer.taken(id);
+        peer.take_deliveries(id);
         assert!(prefetch_counts(&peer.serve()).is_empty());
     }
 }
@@ -380,8 +380,8 @@ fn unsettled_deliveries_hold_back_the_prefetch_count() {
     let (throttled, _) = tags(&throttled(&mut peer));
     assert_eq!(throttled.len(), 1);
     let resized = peer.machine.qos(id, 10).unwrap();
-    peer.done(resized);
-    let taken = peer.taken(id);
+    peer.expect_done(resized);
+    let taken = peer.take_deliveries(id);
     assert!(
         prefetch_counts(&peer.serve()).is_empty(),
         "10 of 10 are unsettled"
@@ -422,7 +422,7 @@ fn all_queues_of_a_consumer_are_throttled() {
                 "the channel's count is enough"
             );
         }
-        assert_eq!(peer.taken(id).len(), 10);
+        assert_eq!(peer.take_deliveries(id).len(), 10);
         let sent = peer.serve();
         assert_eq!(prefetch_counts(&sent), [prefetch_count]);
         assert_eq!(tags(&sent).1, started);
@@ -442,8 +442,8 @@ fn throttled_queues_get_the_last_prefetch_count() {
         (1..=10).for_each(|delivery| peer.deliver(1, &started[0], delivery, b"x"));
         throttled(&mut peer);
         let changed = peer.machine.qos(id, after).unwrap();
-        peer.done(changed);
-        assert_eq!(peer.taken(id).len(), 10);
+        peer.expect_done(changed);
+        assert_eq!(peer.take_deliveries(id).len(), 10);
         assert_eq!(
             prefetch_counts(&peer.serve()).last(),
             Some(&after),
@@ -529,7 +529,7 @@ fn throttled_consumer_can_be_ended_in_every_way() {
                     || way != 0 && way != 3,
                 "{way}"
             );
-            peer.taken(id);
+            peer.take_deliveries(id);
             assert!(
                 peer.machine.why_closed().is_none(),
                 "{:?}",
@@ -557,12 +557,15 @@ fn throttled_consumer_keeps_its_prefetch_count() {
             peer.serve();
         }
         let changed = peer.machine.qos(id, 50).unwrap();
-        peer.done(changed);
+        peer.expect_done(changed);
         peer.reconnect();
         let sent = peer.serve();
         assert_eq!(prefetch_counts(&sent), [50]);
         assert_eq!(tags(&sent), (vec![tag], vec![]));
-        assert!(peer.taken(id).is_empty(), "they will be delivered again");
+        assert!(
+            peer.take_deliveries(id).is_empty(),
+            "they will be delivered again"
+        );
     }
     let (mut peer, id, channel, _) = paused(&consume("q"), 10);
     throttled(&mut peer);
@@ -570,12 +573,12 @@ fn throttled_consumer_keeps_its_prefetch_count() {
     let sent = peer.take();
     peer.method(channel, &basic::RecoverOk {});
     sent.iter()
-        .filter_map(answer)
+        .filter_map(reply_to)
         .for_each(|bytes| peer.feed(&bytes));
     peer.serve();
-    peer.done(recovered);
+    peer.expect_done(recovered);
     assert_eq!(prefetch_counts(&sent), [0]);
-    assert!(peer.taken(id).is_empty());
+    assert!(peer.take_deliveries(id).is_empty());
 }
 
 #[test]

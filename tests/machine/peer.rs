@@ -21,6 +21,7 @@ pub(crate) struct Sent {
 }
 
 impl Sent {
+    /// Returns the method of a method frame.
     pub(crate) fn method(&self) -> Method<'_> {
         assert_eq!(self.kind, FrameKind::Method, "{self:?}");
         Method::decode(&self.payload).unwrap()
@@ -43,6 +44,7 @@ impl Sent {
         }
     }
 
+    /// Returns `true` for a frame with this method.
     pub(crate) fn is(&self, id: MethodId) -> bool {
         self.kind == FrameKind::Method && self.method().id() == id
     }
@@ -57,16 +59,18 @@ pub(crate) struct Peer {
     received: Decoder,
     /// Decodes the state machine's bytes for the server.
     sent: Decoder,
-    /// Frames of the state machine that the test has not looked at.
+    /// Frames that the state machine has written and the test has not taken.
     pub(crate) inbox: VecDeque<Sent>,
-    /// Runs filters as soon as they are due, as a driver does.
+    /// Filters run as soon as they are due, as with a driver.
     pub(crate) runs_filters: bool,
 }
 
+/// Returns a short string.
 pub(crate) fn short(text: &str) -> ShortStr<'_> {
     ShortStr::new(text).unwrap()
 }
 
+/// Returns a `connection.tune`.
 pub(crate) fn tune(channel_max: u16, frame_max: u32, heartbeat: u16) -> connection::Tune {
     connection::Tune {
         channel_max,
@@ -108,6 +112,7 @@ pub(crate) fn raw(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// Returns the bytes of a `connection.start`.
 pub(crate) fn start(properties: &Table, mechanisms: &[u8]) -> Vec<u8> {
     let start = connection::Start {
         version_major: 0,
@@ -127,6 +132,7 @@ pub(crate) fn rabbitmq() -> Table {
     properties
 }
 
+/// Returns a `connection.close`.
 pub(crate) fn close(code: u16, text: &str) -> connection::Close<'_> {
     connection::Close {
         reply_code: code,
@@ -136,6 +142,7 @@ pub(crate) fn close(code: u16, text: &str) -> connection::Close<'_> {
     }
 }
 
+/// Returns a `channel.close`.
 pub(crate) fn channel_close(code: u16, text: &str) -> channel::Close<'_> {
     channel::Close {
         reply_code: code,
@@ -145,6 +152,7 @@ pub(crate) fn channel_close(code: u16, text: &str) -> channel::Close<'_> {
     }
 }
 
+/// Returns a declare of a queue without flags.
 pub(crate) fn declare(name: &str) -> queue::Declare<'_> {
     queue::Declare {
         queue: short(name),
@@ -157,6 +165,7 @@ pub(crate) fn declare(name: &str) -> queue::Declare<'_> {
     }
 }
 
+/// Returns a consumer of a queue, with a tag of the client.
 pub(crate) fn consume(queue: &str) -> Consume<'_> {
     Consume {
         queue: short(queue),
@@ -169,6 +178,7 @@ pub(crate) fn consume(queue: &str) -> Consume<'_> {
     }
 }
 
+/// Returns a publish to an exchange, with the routing key `key`.
 pub(crate) fn publish<'a>(exchange: &'a str, body: impl Into<Body<'a>>) -> Publish<'a> {
     Publish {
         exchange: short(exchange),
@@ -181,6 +191,7 @@ pub(crate) fn publish<'a>(exchange: &'a str, body: impl Into<Body<'a>>) -> Publi
     }
 }
 
+/// Returns a `basic.ack`.
 pub(crate) fn ack(delivery_tag: u64, multiple: bool) -> basic::Ack {
     basic::Ack {
         delivery_tag,
@@ -202,7 +213,7 @@ impl Peer {
         }
     }
 
-    /// Returns an open connection that reconnects after a loss.
+    /// Returns an open connection that dials again after a loss.
     pub(crate) fn dialled(options: Options) -> Self {
         let mut peer = Self::undialled(options);
         peer.dial();
@@ -235,6 +246,7 @@ impl Peer {
         dialling.attempt
     }
 
+    /// Advances time until a dial is due. Returns what to dial.
     pub(crate) fn until_dialling(&mut self) -> Dialling {
         for _ in 0..1000 {
             if let Some(dialling) = self.machine.poll_dial(self.now) {
@@ -244,7 +256,7 @@ impl Peer {
             self.now = self.now.max(next);
             self.machine.handle_timeout(self.now);
         }
-        panic!("it is never dialled");
+        panic!("no dial becomes due");
     }
 
     /// Loses the transport and dials another.
@@ -256,15 +268,17 @@ impl Peer {
 
     /// Returns an open connection with RabbitMQ's limits.
     pub(crate) fn open(options: Options) -> Self {
-        Self::tuned(options, tune(2047, 131_072, 60))
+        Self::open_with(options, tune(2047, 131_072, 60))
     }
 
-    pub(crate) fn tuned(options: Options, tune: connection::Tune) -> Self {
+    /// Returns an open connection with these limits of the server.
+    pub(crate) fn open_with(options: Options, tune: connection::Tune) -> Self {
         let mut peer = Self::new(options);
         peer.complete_handshake(tune);
         peer
     }
 
+    /// Completes the handshake with these limits of the server.
     pub(crate) fn complete_handshake(&mut self, tune: connection::Tune) {
         assert_eq!(self.names(), ["protocol header"]);
         self.feed(&start(&rabbitmq(), b"PLAIN AMQPLAIN"));
@@ -304,12 +318,13 @@ impl Peer {
         while self.machine.poll_event().is_some() {}
     }
 
-    /// Returns the frames that were written since the last look.
+    /// Takes the frames that were written since the last call.
     pub(crate) fn take(&mut self) -> Vec<Sent> {
         self.pump();
         self.inbox.drain(..).collect()
     }
 
+    /// Returns the names of the frames that were written since the last look.
     pub(crate) fn names(&mut self) -> Vec<String> {
         self.take().iter().map(Sent::name).collect()
     }
@@ -338,6 +353,7 @@ impl Peer {
         self.feed(&bytes);
     }
 
+    /// Feeds a delivery of the server.
     pub(crate) fn deliver(&mut self, channel: u16, consumer_tag: &str, tag: u64, body: &[u8]) {
         let deliver = deliver(consumer_tag, tag);
         self.content(channel, &deliver, body);
@@ -349,7 +365,7 @@ impl Peer {
         loop {
             self.pump();
             match self.machine.poll_timeout() {
-                // A driver would dial.
+                // A dial is due, which the test must complete.
                 Some(at) if at <= self.now && self.machine.is_down() => break,
                 Some(at) if at <= self.now => self.machine.handle_timeout(self.now),
                 Some(at) if at <= end => self.now = at,
@@ -360,15 +376,14 @@ impl Peer {
         self.pump();
     }
 
-    /// Replies to the state machine's output, as a broker does that has every queue, until it
-    /// writes nothing more. Publishes and gets are left to the test. Returns everything that was
-    /// written.
+    /// Replies to the state machine's output until it writes nothing more, like a broker that has
+    /// every queue. Publishes and gets get no reply. Returns everything that was written.
     pub(crate) fn serve(&mut self) -> Vec<Sent> {
-        self.serve_with(answer)
+        self.serve_with(reply_to)
     }
 
-    /// Feeds these replies to the state machine's output, until it writes nothing more. Returns
-    /// everything that was written.
+    /// Feeds the replies that a function makes for the state machine's output, until it writes
+    /// nothing more. Returns everything that was written.
     pub(crate) fn serve_with(&mut self, reply: impl Fn(&Sent) -> Option<Vec<u8>>) -> Vec<Sent> {
         let mut all = Vec::new();
         loop {
@@ -399,7 +414,7 @@ impl Peer {
                     };
                     Some(method(sent.channel, &ok))
                 }
-                _ => answer(sent),
+                _ => reply_to(sent),
             }
         })
     }
@@ -418,8 +433,8 @@ impl Peer {
         }
     }
 
-    /// Gets a message of the queue `q`. Returns it with its channel.
-    pub(crate) fn got(&mut self, tag: u64, body: &[u8]) -> Delivered {
+    /// Gets a message of the queue `q`, with this tag and body.
+    pub(crate) fn get_message(&mut self, tag: u64, body: &[u8]) -> Delivered {
         let promise = self.get();
         let channel = self.serve().last().unwrap().channel;
         self.content(channel, &get_ok(tag), body);
@@ -429,6 +444,7 @@ impl Peer {
         }
     }
 
+    /// Requests a message of the queue `q`.
     pub(crate) fn get(&mut self) -> PromiseId {
         self.machine
             .request(basic::Get {
@@ -438,7 +454,8 @@ impl Peer {
             .unwrap()
     }
 
-    pub(crate) fn taken(&mut self, consumer: ConsumerId) -> Vec<Delivered> {
+    /// Takes all buffered deliveries of a consumer.
+    pub(crate) fn take_deliveries(&mut self, consumer: ConsumerId) -> Vec<Delivered> {
         let mut taken = VecDeque::new();
         self.machine
             .take_deliveries(consumer, usize::MAX, &mut taken);
@@ -453,6 +470,7 @@ impl Peer {
         }
     }
 
+    /// Returns `true` if a promise is pending. Panics if it has a result.
     pub(crate) fn is_pending(&mut self, promise: PromiseId) -> bool {
         match self.machine.fetch(promise) {
             None => true,
@@ -460,8 +478,8 @@ impl Peer {
         }
     }
 
-    /// Checks a result of `()`.
-    pub(crate) fn done(&mut self, promise: PromiseId) {
+    /// Checks that a promise is complete, with the result `()`.
+    pub(crate) fn expect_done(&mut self, promise: PromiseId) {
         match self.machine.fetch(promise) {
             Some(Ok(Reply::Done)) => {}
             other => panic!("{other:?}"),
@@ -474,6 +492,7 @@ impl Peer {
     }
 }
 
+/// Returns a `basic.deliver`.
 pub(crate) fn deliver(consumer_tag: &str, tag: u64) -> basic::Deliver<'_> {
     basic::Deliver {
         consumer_tag: short(consumer_tag),
@@ -484,6 +503,7 @@ pub(crate) fn deliver(consumer_tag: &str, tag: u64) -> basic::Deliver<'_> {
     }
 }
 
+/// Returns a `basic.get-ok`.
 pub(crate) fn get_ok(tag: u64) -> basic::GetOk<'static> {
     basic::GetOk {
         delivery_tag: tag,
@@ -504,7 +524,7 @@ pub(crate) fn tag_of(sent: &Sent) -> String {
 }
 
 /// Returns the reply to a method that has one.
-pub(crate) fn answer(sent: &Sent) -> Option<Vec<u8>> {
+pub(crate) fn reply_to(sent: &Sent) -> Option<Vec<u8>> {
     let channel = sent.channel;
     if sent.kind != FrameKind::Method {
         return None;

@@ -12,11 +12,11 @@ fn r4_stale_deliveries_cannot_be_settled() {
     let mut peer = dialled();
     let (consumer, number, tag) = peer.consumer(&consume("q"));
     peer.deliver(number, &tag, 1, b"old");
-    let old = peer.taken(consumer).remove(0);
+    let old = peer.take_deliveries(consumer).remove(0);
     peer.reconnect();
     peer.serve();
     peer.deliver(1, &tag, 1, b"new");
-    let new = peer.taken(consumer).remove(0);
+    let new = peer.take_deliveries(consumer).remove(0);
     for how in [
         Settle::Ack { multiple: true },
         Settle::Reject { requeue: true },
@@ -60,7 +60,7 @@ fn r7_stale_buffered_deliveries_are_dropped_and_counted() {
     assert_eq!(crate::peer::tag_of(&sent[2]), tag, "the tag is kept");
     peer.deliver(1, &tag, 1, b"new");
     let bodies: Vec<_> = peer
-        .taken(consumer)
+        .take_deliveries(consumer)
         .iter()
         .map(|it| it.message.body().to_vec())
         .collect();
@@ -69,7 +69,11 @@ fn r7_stale_buffered_deliveries_are_dropped_and_counted() {
         peer.machine.consumer(consumer).unwrap().lost_deliveries(),
         3
     );
-    assert_eq!(peer.taken(free).len(), 3, "no-ack deliveries are not lost");
+    assert_eq!(
+        peer.take_deliveries(free).len(),
+        3,
+        "no-ack deliveries are not lost"
+    );
     let received: Vec<_> = std::iter::from_fn(|| peer.machine.take_notice(listener)).collect();
     match &received[..] {
         [
@@ -105,7 +109,7 @@ fn r8_sent_publishes_become_unconfirmed_and_unsent_ones_wait() {
     let names: Vec<_> = peer.serve().iter().map(crate::peer::Sent::name).collect();
     assert!(names.contains(&"1 body 5".to_owned()), "{names:?}");
     peer.method(1, &ack(1, false));
-    peer.done(waits);
+    peer.expect_done(waits);
     assert!(peer.machine.is_idle());
 }
 
@@ -115,7 +119,7 @@ fn publish_stopped_by_flow_leaves_after_a_loss() {
     let first = peer.machine.publish(&publish("", "1")).unwrap();
     peer.serve();
     peer.method(1, &ack(1, false));
-    peer.done(first);
+    peer.expect_done(first);
     peer.method(1, &channel::Flow { active: false });
     let stopped = peer.machine.publish(&publish("", "2")).unwrap();
     // The attempt fails.
@@ -124,7 +128,7 @@ fn publish_stopped_by_flow_leaves_after_a_loss() {
     peer.reconnect();
     assert!(peer.serve().iter().any(|sent| sent.is(basic::Publish::ID)));
     peer.method(1, &ack(1, false));
-    peer.done(stopped);
+    peer.expect_done(stopped);
 }
 
 #[test]
@@ -135,7 +139,7 @@ fn r8_at_least_once_republishes_in_order_and_reports() {
         .collect();
     peer.serve();
     peer.method(1, &ack(2, false));
-    peer.done(promises[1]);
+    peer.expect_done(promises[1]);
     let republished = |peer: &mut Peer| {
         let sent = peer.serve();
         let headers = sent.iter().filter(|it| it.name().contains("header"));
@@ -166,7 +170,7 @@ fn r8_at_least_once_republishes_in_order_and_reports() {
         (vec![0, 2, 3, 9], vec![Some(1), Some(1), Some(1), None])
     );
     peer.method(1, &ack(1, true));
-    peer.done(promises[0]);
+    peer.expect_done(promises[0]);
     peer.reconnect();
     assert_eq!(
         republished(&mut peer),
@@ -178,7 +182,7 @@ fn r8_at_least_once_republishes_in_order_and_reports() {
     assert_eq!(republished(&mut peer), (vec![9], vec![Some(2)]));
     assert!(matches!(peer.error(promises[3]), Error::Unconfirmed(_)));
     peer.method(1, &ack(1, false));
-    peer.done(new);
+    peer.expect_done(new);
     assert!(peer.machine.is_idle());
 }
 
@@ -247,7 +251,7 @@ fn republished_message_never_fails_for_certain() {
             assert!(is_reported, "{place}: {error:?}");
             assert_eq!(peer.machine.counters().unconfirmed, 1, "{place}");
         } else {
-            peer.done(promise);
+            peer.expect_done(promise);
         }
         // The first attempt of another publish is certain again.
         let promise = peer.machine.publish(&publish("gone", "")).unwrap();

@@ -1,6 +1,6 @@
 //! A scripted stream and a manual clock, for the driver.
 
-use crate::peer::{answer, method, rabbitmq, start, tune};
+use crate::peer::{method, rabbitmq, reply_to, start, tune};
 use futures_lite::{AsyncRead, AsyncWrite};
 use puka::protocol::method::connection;
 use puka::protocol::{Decoder, FrameKind};
@@ -24,22 +24,32 @@ pub(crate) enum Read {
     Eof,
 }
 
+/// What a stream does next, and what was done with it.
 #[derive(Debug, Default)]
 pub(crate) struct Script {
+    /// The results of the next reads.
     pub(crate) reads: VecDeque<Read>,
+    /// The bytes that were written and not taken by the test.
     pub(crate) written: Vec<u8>,
-    /// The most that one write accepts; nothing when 0 and `stalled`.
-    pub(crate) most: Option<usize>,
+    /// The maximum number of bytes that one write accepts.
+    pub(crate) max_write: Option<usize>,
+    /// Writes return `Pending`.
     pub(crate) stalled: bool,
+    /// Writes fail with this error.
     pub(crate) write_error: Option<io::ErrorKind>,
+    /// The number of next writes that fail with `Interrupted`.
     pub(crate) interruptions: usize,
+    /// A close returns `Pending`.
     pub(crate) close_is_pending: bool,
+    /// The driver has closed the stream.
     pub(crate) closed: bool,
-    /// The sizes of the pieces of each write, the number of plain writes, and the number of other
-    /// calls.
+    /// The number of slices of each write.
     pub(crate) writes: Vec<usize>,
+    /// The number of writes of one slice without `poll_write_vectored`.
     pub(crate) plain_writes: usize,
+    /// The number of reads.
     pub(crate) polled_reads: usize,
+    /// The number of flushes.
     pub(crate) flushes: usize,
     /// A client that publishes when a read finds nothing, as another thread may.
     pub(crate) publisher: Option<Client>,
@@ -60,6 +70,7 @@ pub(crate) struct Pipe(Arc<Mutex<Script>>);
 pub(crate) struct Wakes(AtomicUsize);
 
 impl Wakes {
+    /// Returns the number of wakes so far.
     pub(crate) fn count(&self) -> usize {
         self.0.load(Ordering::SeqCst)
     }
@@ -72,20 +83,21 @@ impl Wake for Wakes {
 }
 
 impl Pipe {
+    /// Locks the script, for the test to read or change it.
     pub(crate) fn script(&self) -> MutexGuard<'_, Script> {
         self.0.lock().unwrap()
     }
 
-    /// Returns the bytes that were written since the last look.
-    pub(crate) fn written(&self) -> Vec<u8> {
+    /// Takes the bytes that were written since the last call.
+    pub(crate) fn take_written(&self) -> Vec<u8> {
         std::mem::take(&mut self.script().written)
     }
 
-    /// Returns the frames that were written since the last look.
+    /// Takes the frames that were written since the last call.
     pub(crate) fn frames(&self) -> Vec<crate::peer::Sent> {
         let mut decoder = Decoder::new();
         decoder.set_frame_max(1 << 24);
-        decoder.extend(&self.written());
+        decoder.extend(&self.take_written());
         let mut frames = Vec::new();
         while let Some(frame) = decoder.next_frame().unwrap() {
             let (kind, channel) = (frame.kind(), frame.channel());
@@ -104,6 +116,7 @@ impl Pipe {
         self.read(Read::Bytes(bytes.to_vec()));
     }
 
+    /// Appends the result of a read, and wakes the reader.
     pub(crate) fn read(&self, read: Read) {
         let waker = {
             let mut script = self.script();
@@ -132,7 +145,7 @@ impl Pipe {
         }
     }
 
-    /// The same with a waker that counts.
+    /// Polls a driver once, with a waker that counts.
     pub(crate) fn poll_with(
         &self,
         driver: &mut Driver<Self, ManualClock>,
@@ -150,12 +163,13 @@ impl Pipe {
         self.open_with(driver, tune(2047, 131_072, 60));
     }
 
+    /// Performs the handshake with these limits of the server.
     pub(crate) fn open_with(&self, driver: &mut Driver<Self, ManualClock>, tune: connection::Tune) {
         self.feed(&start(&rabbitmq(), b"PLAIN"));
         self.feed(&method(0, &tune));
         self.feed(&method(0, &connection::OpenOk {}));
         assert!(self.poll(driver).is_none());
-        self.written();
+        self.take_written();
     }
 
     /// Replies to the driver's output until it writes nothing more. Returns the names of what it
@@ -170,7 +184,7 @@ impl Pipe {
             }
             frames
                 .iter()
-                .filter_map(answer)
+                .filter_map(reply_to)
                 .for_each(|bytes| self.feed(&bytes));
             names.extend(
                 frames
@@ -249,12 +263,12 @@ impl AsyncWrite for Pipe {
         script.writes.push(slices.len());
         let read = script.read_with_write.take();
         script.reads.extend(read.map(Read::Bytes));
-        let mut left = script.most.unwrap_or(usize::MAX);
+        let mut capacity = script.max_write.unwrap_or(usize::MAX);
         let mut taken = 0;
         for slice in slices {
-            let count = slice.len().min(left);
+            let count = slice.len().min(capacity);
             script.written.extend_from_slice(&slice[..count]);
-            left -= count;
+            capacity -= count;
             taken += count;
         }
         Poll::Ready(Ok(taken))
@@ -284,12 +298,14 @@ impl AsyncWrite for Pipe {
     }
 }
 
+/// The state of a clock.
 #[derive(Debug)]
 struct Time {
     now: Instant,
+    /// The pending sleeps: their deadlines and wakers.
     sleepers: Vec<(Instant, Waker)>,
-    /// The deadlines of all sleeps.
-    armed: Vec<Instant>,
+    /// The deadlines of all sleeps so far.
+    deadlines: Vec<Instant>,
 }
 
 /// A clock that advances only when the test advances it.
@@ -301,12 +317,13 @@ impl Default for ManualClock {
         Self(Arc::new(Mutex::new(Time {
             now: Instant::now(),
             sleepers: Vec::new(),
-            armed: Vec::new(),
+            deadlines: Vec::new(),
         })))
     }
 }
 
 impl ManualClock {
+    /// Advances the time, and wakes the sleeps that are due.
     pub(crate) fn pass(&self, time: Duration) {
         let mut due = Vec::new();
         {
@@ -323,8 +340,9 @@ impl ManualClock {
         due.into_iter().for_each(Waker::wake);
     }
 
-    pub(crate) fn armed(&self) -> Vec<Instant> {
-        self.0.lock().unwrap().armed.clone()
+    /// Returns the deadlines of all sleeps so far.
+    pub(crate) fn deadlines(&self) -> Vec<Instant> {
+        self.0.lock().unwrap().deadlines.clone()
     }
 }
 
@@ -340,7 +358,7 @@ impl Future for Sleep {
         if clock.now >= self.1 {
             return Poll::Ready(());
         }
-        // Stores only the last waker of each sleep, as a proper timer does.
+        // A proper timer stores only the last waker of each sleep.
         clock
             .sleepers
             .retain(|(at, waker)| *at != self.1 || !waker.will_wake(cx.waker()));
@@ -357,7 +375,7 @@ impl Clock for ManualClock {
     }
 
     fn sleep_until(&self, deadline: Instant) -> Sleep {
-        self.0.lock().unwrap().armed.push(deadline);
+        self.0.lock().unwrap().deadlines.push(deadline);
         Sleep(self.clone(), deadline)
     }
 }

@@ -54,7 +54,7 @@ fn e34_return_matches_its_own_publish_among_equals() {
     let (third, _) = mandatory(&mut peer, None);
     returned(&mut peer, &stamp, b"same body");
     peer.method(1, &ack(1, false));
-    peer.done(first);
+    peer.expect_done(first);
     match peer.error(second) {
         Error::NoRoute(returned) => {
             assert_eq!(
@@ -71,7 +71,7 @@ fn e34_return_matches_its_own_publish_among_equals() {
     }
     assert!(peer.is_pending(third));
     peer.method(1, &ack(3, true));
-    peer.done(third);
+    peer.expect_done(third);
     assert!(peer.machine.is_idle());
 }
 
@@ -131,7 +131,7 @@ fn s52_s54_returns_before_multiple_ack_match_their_own_publishes() {
         if back.contains(&n) {
             assert!(matches!(peer.error(promise), Error::NoRoute(_)), "{n}");
         } else {
-            peer.done(promise);
+            peer.expect_done(promise);
         }
     }
     assert!(peer.machine.is_idle());
@@ -168,7 +168,7 @@ fn s53_s54_mandatory_message_is_routed_returned_nacked_or_unconfirmed() {
     );
     peer.method(1, &ack(2, true));
     peer.machine.handle_loss(puka::Broken::Eof);
-    peer.done(routed);
+    peer.expect_done(routed);
     assert!(matches!(peer.error(back), Error::NoRoute(_)));
     assert!(matches!(peer.error(both), Error::NoRoute(_)));
     assert!(matches!(peer.error(refused), Error::Nacked));
@@ -189,7 +189,7 @@ fn s51_published_body_can_be_changed() {
         let bytes: Vec<u8> = bodies.flat_map(|sent| sent.payload.clone()).collect();
         assert!(bytes.len() == size && bytes.iter().all(|byte| *byte == 1));
         peer.method(1, &ack(0, true));
-        peer.done(promise);
+        peer.expect_done(promise);
     }
 }
 
@@ -231,7 +231,9 @@ fn e37_publishes_delayed_by_a_flow_follow_in_order() {
     let bodies: Vec<_> = names.iter().filter(|name| name.contains("body")).collect();
     assert_eq!(bodies, ["1 body 1", "1 body 2", "1 body 3"], "{names:?}");
     peer.method(1, &ack(0, true));
-    promises.into_iter().for_each(|promise| peer.done(promise));
+    promises
+        .into_iter()
+        .for_each(|promise| peer.expect_done(promise));
 }
 
 #[test]
@@ -364,7 +366,7 @@ fn e26_missing_exchange_fails_exactly_its_publishes() {
         "{names:?}"
     );
     peer.method(1, &ack(1, false));
-    peer.done(again);
+    peer.expect_done(again);
 }
 
 #[test]
@@ -424,7 +426,7 @@ fn v03_publish_error_is_exact_only_for_lone_publishes() {
 #[test]
 fn v03_timed_out_publish_may_still_cause_the_error() {
     let second = std::time::Duration::from_secs(1);
-    let mut peer = Peer::tuned(Options::default().heartbeat(0), crate::peer::tune(0, 0, 0));
+    let mut peer = Peer::open_with(Options::default().heartbeat(0), crate::peer::tune(0, 0, 0));
     let late = peer.machine.publish(&publish("a", "x")).unwrap();
     peer.serve();
     peer.pass(35 * second);
@@ -468,7 +470,7 @@ fn refusal_while_the_connection_closes_is_reported() {
     peer.method(1, &channel_close(404, "NOT_FOUND - no exchange 'a'"));
     assert!(peer.names().is_empty(), "nothing completes while it closes");
     peer.method(0, &puka::protocol::method::connection::CloseOk {});
-    peer.done(closed);
+    peer.expect_done(closed);
     for listener in [listener, late] {
         let notice = peer.machine.take_notice(listener);
         assert!(

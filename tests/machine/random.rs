@@ -4,7 +4,7 @@
 //! A failing seed is in the message; `PUKA_SEED=n` replays it alone.
 
 use crate::peer::{
-    Peer, Sent, ack, answer, channel_close, consume, declare, deliver, get_ok, publish,
+    Peer, Sent, ack, channel_close, consume, declare, deliver, get_ok, publish, reply_to,
 };
 use puka::machine::{ConsumerId, Delivered, PromiseId, Reply, Settle};
 use puka::protocol::method::{basic, channel, connection};
@@ -84,7 +84,7 @@ impl Run {
             },
             7 => match self.random.one_of(&self.consumers) {
                 Some(id) => {
-                    self.unsettled.extend(self.peer.taken(id));
+                    self.unsettled.extend(self.peer.take_deliveries(id));
                     return;
                 }
                 None => return,
@@ -241,7 +241,7 @@ impl Run {
             } else {
                 self.peer.method(sent.channel, &basic::GetEmpty {});
             }
-        } else if let Some(bytes) = answer(sent) {
+        } else if let Some(bytes) = reply_to(sent) {
             self.peer.feed(&bytes);
             if sent.is(channel::Close::ID) {
                 self.channels.remove(&sent.channel);

@@ -1,6 +1,6 @@
 //! Bindings after a loss: which are the same, and to which queues they lead.
 
-use crate::peer::{Peer, Sent, answer, channel_close, consume, declare, raw, short};
+use crate::peer::{Peer, Sent, channel_close, consume, declare, raw, reply_to, short};
 use crate::restoring::{ask, bind, describe_all, dialled, exchange_declare, report, unbind};
 use puka::machine::ConnectionState;
 use puka::protocol::method::{basic, queue};
@@ -107,7 +107,7 @@ fn serve_refusing(peer: &mut Peer, mut refusals: usize, code: u16, text: &str) -
                 refusals -= 1;
                 peer.method(one.channel, &channel_close(code, text));
             } else {
-                peer.feed(&answer(one).unwrap_or_default());
+                peer.feed(&reply_to(one).unwrap_or_default());
             }
         }
         all.extend(

@@ -87,7 +87,7 @@ impl World {
     /// Moves all bytes between client and server.
     fn exchange(&mut self) {
         self.poll();
-        let written = self.pipe.written();
+        let written = self.pipe.take_written();
         let mut written = &written[..];
         while !written.is_empty() {
             self.session.read_tls(&mut written).unwrap();

@@ -60,7 +60,7 @@ fn r1_connection_states_are_visible() {
     assert!(matches!(peer.machine.state(), ConnectionState::Open));
     let closed = peer.machine.close();
     peer.serve();
-    peer.done(closed);
+    peer.expect_done(closed);
     assert!(matches!(
         peer.machine.state(),
         ConnectionState::Closed(Error::Closed)
@@ -235,7 +235,7 @@ fn s10_s11_r10_close_wins_at_any_point() {
         reach(&mut peer);
         let closed = peer.machine.close();
         peer.serve();
-        peer.done(closed);
+        peer.expect_done(closed);
         peer.machine.handle_dialled(peer.now, 0, false);
         peer.machine.handle_dial_failure(
             peer.now,

@@ -1,7 +1,7 @@
 //! The driver that dials, and what clients see when it connects again.
 
 use crate::owners::{Net, complete_handshake, poll};
-use crate::peer::{answer, deliver, header, method, raw};
+use crate::peer::{deliver, header, method, raw, reply_to};
 use crate::pipe::{ManualClock, Pipe, Read};
 use futures_lite::future::{block_on, poll_once};
 use puka::Options;
@@ -17,7 +17,7 @@ fn deliveries_taken_before_a_loss_are_dropped() {
         assert!(poll(&mut driver).is_pending());
         pipe.frames()
             .iter()
-            .filter_map(answer)
+            .filter_map(reply_to)
             .for_each(|bytes| pipe.feed(&bytes));
     }
     let mut consumer = block_on(poll_once(consuming))

@@ -1,7 +1,8 @@
 //! Consumers that the broker refuses temporarily after a loss are restarted later.
 
 use crate::peer::{
-    Peer, Sent, answer, channel_close, consume, declare, deliver, method, raw, short, tag_of, tune,
+    Peer, Sent, channel_close, consume, declare, deliver, method, raw, reply_to, short, tag_of,
+    tune,
 };
 use puka::machine::{ConnectionState, Consume, ConsumerId, Ended, ListenerId, Notice, Reply};
 use puka::protocol::method::{basic, channel, connection};
@@ -69,7 +70,7 @@ fn serve_refusing(peer: &mut Peer, (code, text): (u16, &str)) -> Vec<Sent> {
         if is_consume_of("q", sent) {
             Some(close())
         } else {
-            answer(sent)
+            reply_to(sent)
         }
     })
 }
@@ -204,7 +205,7 @@ fn temporarily_refused_consumer_starts_later() {
             "{received:?}"
         );
         peer.content(started.channel, &deliver(&tag, 1), b"m");
-        assert_eq!(peer.taken(id).len(), 1, "{refusal:?}");
+        assert_eq!(peer.take_deliveries(id).len(), 1, "{refusal:?}");
         peer.pass(RETRY_LIMIT);
         assert_eq!(consumes(&peer.serve()), 0, "{refusal:?}");
     }
@@ -384,7 +385,7 @@ fn requests_go_on_while_a_consumer_waits() {
 fn waiting_consumer_carries_out_requests() {
     let (mut peer, id, _) = refused();
     let recovered = peer.machine.recover(id).unwrap();
-    peer.done(recovered);
+    peer.expect_done(recovered);
     let cancel = peer.machine.cancel(id).unwrap();
     assert!(matches!(
         peer.machine.fetch(cancel),
@@ -416,7 +417,7 @@ fn waiting_consumer_carries_out_requests() {
         sent.iter()
             .any(|sent| sent.is(basic::Qos::ID) && sent.method() == five.into())
     );
-    peer.done(qos);
+    peer.expect_done(qos);
 
     let (mut peer, id, _) = refused();
     let closed = peer.machine.close();
@@ -425,7 +426,7 @@ fn waiting_consumer_carries_out_requests() {
         Some(Ended::ConnectionBroken(Error::Closed))
     ));
     peer.serve();
-    peer.done(closed);
+    peer.expect_done(closed);
 }
 
 #[test]

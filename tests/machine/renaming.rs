@@ -1,7 +1,7 @@
 //! Server-named queues: every earlier name is mapped to the current one.
 
 use crate::peer::{
-    Peer, Sent, ack, answer, consume, declare, get_ok, method, publish, short, tune,
+    Peer, Sent, ack, consume, declare, get_ok, method, publish, reply_to, short, tune,
 };
 use puka::machine::{PromiseId, Publish, Reply, TransactionId};
 use puka::protocol::method::{basic, queue, tx};
@@ -60,7 +60,7 @@ fn transaction(peer: &mut Peer) -> TransactionId {
     let begun = peer.machine.transaction().unwrap();
     peer.serve_with(|sent| match sent.is(tx::Select::ID) {
         true => Some(method(sent.channel, &tx::SelectOk {})),
-        false => answer(sent),
+        false => reply_to(sent),
     });
     let Some(Ok(Reply::Transaction(id))) = peer.machine.fetch(begun) else {
         panic!("it begins")
@@ -278,7 +278,9 @@ fn waiting_publish_follows_the_queue() {
         }
     }
     peer.method(2, &ack(2, true));
-    waiting.into_iter().for_each(|promise| peer.done(promise));
+    waiting
+        .into_iter()
+        .for_each(|promise| peer.expect_done(promise));
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use crate::driver::opened;
 use crate::limits::{several, started};
 use crate::peer::{
-    Peer, Sent, ack, answer, channel_close, close, consume, declare, deliver, header, method,
-    publish, rabbitmq, raw, short, start, tag_of, tune,
+    Peer, Sent, ack, channel_close, close, consume, declare, deliver, header, method, publish,
+    rabbitmq, raw, reply_to, short, start, tag_of, tune,
 };
 use crate::pipe::{ManualClock, Pipe, Read};
 use crate::restoring::{ask, bind, dialled, exchange_declare, serve_naming};
@@ -53,7 +53,7 @@ fn serve_without_qos(peer: &mut Peer, refuses: impl Fn(&basic::Qos) -> bool) -> 
                     break;
                 }
             }
-            peer.feed(&answer(&one).unwrap_or_default());
+            peer.feed(&reply_to(&one).unwrap_or_default());
         }
     }
     closes
@@ -254,7 +254,7 @@ fn queue_deleted_during_recovery_gets_all_bindings() {
                         }
                         _ => {}
                     }
-                    peer.feed(&answer(one).unwrap_or_default());
+                    peer.feed(&reply_to(one).unwrap_or_default());
                 }
                 if sent.is_empty() {
                     if matches!(peer.machine.state(), ConnectionState::Open) {
@@ -346,7 +346,7 @@ impl Net {
                 return all;
             }
             sent.iter()
-                .filter_map(answer)
+                .filter_map(reply_to)
                 .for_each(|bytes| self.last().feed(&bytes));
             all.extend(sent);
         }
@@ -359,7 +359,7 @@ impl Net {
         pipe.feed(&method(0, &connection::OpenOk {}));
         assert!(poll(driver).is_pending());
         // The protocol header is no frame.
-        let written = pipe.written();
+        let written = pipe.take_written();
         pipe.script().written = written[8..].to_vec();
     }
 }
@@ -496,7 +496,7 @@ fn one_transport_is_dialled_at_a_time() {
                     let first = net.last().frames();
                     first
                         .iter()
-                        .filter_map(answer)
+                        .filter_map(reply_to)
                         .for_each(|bytes| net.last().feed(&bytes));
                 }
                 _ => {
@@ -550,7 +550,7 @@ fn changed_prefetch_count_is_restored() {
             for one in [id, shared] {
                 let resized = peer.machine.qos(one, after).unwrap();
                 peer.serve();
-                peer.done(resized);
+                peer.expect_done(resized);
             }
             let mut seen = Vec::new();
             for _ in 0..losses {

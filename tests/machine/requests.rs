@@ -19,7 +19,7 @@ fn ok(name: &str) -> queue::DeclareOk<'_> {
 
 #[test]
 fn v01_unanswered_request_ends_at_its_deadline() {
-    let mut peer = Peer::tuned(Options::default().heartbeat(0), crate::peer::tune(0, 0, 0));
+    let mut peer = Peer::open_with(Options::default().heartbeat(0), crate::peer::tune(0, 0, 0));
     let request = peer.machine.request(declare("q")).unwrap();
     let get = peer.get();
     let started = peer.machine.consume(&consume("q")).unwrap();
@@ -50,7 +50,7 @@ fn v01_unanswered_request_ends_at_its_deadline() {
 
 #[test]
 fn v02_late_reply_does_not_reach_the_next_request() {
-    let mut peer = Peer::tuned(
+    let mut peer = Peer::open_with(
         Options::default().request_channels(1).heartbeat(0),
         crate::peer::tune(0, 0, 0),
     );
@@ -74,7 +74,7 @@ fn v02_late_reply_does_not_reach_the_next_request() {
 
 #[test]
 fn v02_request_timed_out_in_the_queue_is_unsent() {
-    let mut peer = Peer::tuned(
+    let mut peer = Peer::open_with(
         Options::default().request_channels(1).heartbeat(0),
         crate::peer::tune(0, 0, 0),
     );
@@ -99,7 +99,7 @@ fn v06_unsettled_get_delays_no_request() {
     // Settling the message frees its channel. A consumer that waits for one starts at once, not at
     // the server's next frame.
     let mut peer = Peer::open(Options::default().request_channels(1).channel_max(1));
-    let delivered = peer.got(1, b"x");
+    let delivered = peer.get_message(1, b"x");
     let _request = peer.machine.request(declare("q")).unwrap();
     assert!(
         peer.names().is_empty(),
@@ -117,7 +117,7 @@ fn v06_unsettled_get_delays_no_request() {
 #[test]
 fn v06_settled_get_frees_a_channel_for_the_consumer() {
     let mut peer = Peer::open(Options::default().channel_max(1));
-    let delivered = peer.got(1, b"x");
+    let delivered = peer.get_message(1, b"x");
     let _started = peer.machine.consume(&consume("q")).unwrap();
     assert!(
         peer.names().is_empty(),
@@ -133,7 +133,7 @@ fn v06_settled_get_frees_a_channel_for_the_consumer() {
 #[test]
 fn v06_hundred_unsettled_gets_leave_room_for_requests() {
     let mut peer = Peer::open(Options::default());
-    let unsettled: Vec<_> = (0..100).map(|_| peer.got(1, b"x")).collect();
+    let unsettled: Vec<_> = (0..100).map(|_| peer.get_message(1, b"x")).collect();
     let request = peer.machine.request(declare("q")).unwrap();
     peer.serve();
     assert!(matches!(
@@ -181,12 +181,12 @@ fn v02_requests_before_open_are_sent_after_it() {
         peer.machine.fetch(started),
         Some(Ok(Reply::Consumer(_)))
     ));
-    peer.done(sent);
+    peer.expect_done(sent);
 }
 
 #[test]
 fn e11_request_larger_than_a_frame_is_refused() {
-    let mut peer = Peer::tuned(
+    let mut peer = Peer::open_with(
         Options::default().frame_max(4096),
         crate::peer::tune(0, 4096, 0),
     );
@@ -235,7 +235,7 @@ fn e11_request_too_large_after_tuning_frees_its_channel() {
 
 #[test]
 fn e11_publish_with_oversized_header_leaves_channel_usable() {
-    let mut peer = Peer::tuned(Options::default(), crate::peer::tune(0, 4096, 0));
+    let mut peer = Peer::open_with(Options::default(), crate::peer::tune(0, 4096, 0));
     let mut headers = Table::new();
     headers.insert("large", &*vec![7_u8; 4096]).unwrap();
     let mut large = crate::peer::publish("", "x");
@@ -378,7 +378,7 @@ fn full_pool_closes_no_other_channel() {
         .unwrap();
     peer.serve();
     peer.method(1, &crate::peer::ack(1, false));
-    peer.done(sent);
+    peer.expect_done(sent);
     let _requests = [declare("a"), declare("b")].map(|it| peer.machine.request(it).unwrap());
     // The second request waits for the first, although channel numbers are free and channel 1 is
     // idle.

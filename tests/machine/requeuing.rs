@@ -107,7 +107,7 @@ fn one_nack_follows_cancel_ok() {
 #[test]
 fn nack_does_not_cover_unsettled_deliveries() {
     let (mut peer, id, channel, tag) = consumer(2);
-    let unsettled = peer.taken(id);
+    let unsettled = peer.take_deliveries(id);
     for number in 3..=5 {
         peer.deliver(channel, &tag, number, b"x");
     }
@@ -125,7 +125,7 @@ fn nack_does_not_cover_unsettled_deliveries() {
 #[test]
 fn pending_acks_leave_before_the_nack() {
     let (mut peer, id, channel, tag) = consumer(2);
-    let unsettled = peer.taken(id);
+    let unsettled = peer.take_deliveries(id);
     peer.deliver(channel, &tag, 3, b"x");
     peer.deliver(channel, &tag, 4, b"x");
     let _cancelled = peer.machine.cancel(id).unwrap();
@@ -141,7 +141,7 @@ fn pending_acks_leave_before_the_nack() {
 fn deliveries_that_a_holder_returns_join_the_nack() {
     // A consumer handle has taken them and not returned them to the program.
     let (mut peer, id, channel, tag) = consumer(2);
-    let taken = peer.taken(id);
+    let taken = peer.take_deliveries(id);
     peer.deliver(channel, &tag, 3, b"x");
     taken
         .iter()
@@ -156,7 +156,7 @@ fn deliveries_that_a_holder_returns_join_the_nack() {
 #[test]
 fn multiple_ack_leaves_unwanted_deliveries_out() {
     let (mut peer, id, channel, tag) = consumer(3);
-    let taken = peer.taken(id);
+    let taken = peer.take_deliveries(id);
     peer.machine.return_later(&taken[0]);
     let cancelled = peer.machine.cancel(id).unwrap();
     peer.machine
@@ -257,7 +257,7 @@ fn server_cancel_is_confirmed_before_channel_reuse() {
             peer.machine.consumer(id).and_then(|it| it.ended()),
             Some(Ended::CancelledByServer)
         ));
-        let unsettled = peer.taken(id).remove(0);
+        let unsettled = peer.take_deliveries(id).remove(0);
         peer.machine.settle(&unsettled, ACK).unwrap();
         assert_eq!(take(&mut peer), ["ack 1"]);
         // RabbitMQ 4.3 continues to deliver until it has our cancel.
@@ -275,7 +275,7 @@ fn server_cancel_is_confirmed_before_channel_reuse() {
 fn timed_out_delivery_fails_no_later_request() {
     for settles_late in [false, true] {
         let (mut peer, id, channel, tag) = consumer(2);
-        let unsettled = peer.taken(id);
+        let unsettled = peer.take_deliveries(id);
         server_cancel(&mut peer, channel, &tag);
         if !settles_late {
             unsettled
@@ -301,7 +301,7 @@ fn timed_out_delivery_fails_no_later_request() {
 #[test]
 fn settled_channel_is_reused_after_server_cancel() {
     let (mut peer, id, channel, tag) = consumer(1);
-    let unsettled = peer.taken(id).remove(0);
+    let unsettled = peer.take_deliveries(id).remove(0);
     peer.machine.settle(&unsettled, ACK).unwrap();
     assert_eq!(take(&mut peer), ["ack 1"]);
     server_cancel(&mut peer, channel, &tag);
@@ -402,7 +402,7 @@ fn delivery_without_consumer_is_never_settled() {
     let (mut peer, id, channel, tag) = consumer(1);
     peer.deliver(channel, "unknown", 2, b"unwanted");
     peer.deliver(channel, &tag, 3, b"x");
-    for delivered in peer.taken(id) {
+    for delivered in peer.take_deliveries(id) {
         peer.machine.settle(&delivered, ACK).unwrap();
     }
     assert_eq!(
@@ -425,7 +425,7 @@ fn delivery_without_consumer_is_never_settled() {
 #[test]
 fn delivery_without_consumer_leaves_others_valid() {
     let (mut peer, id, channel, tag) = consumer(1);
-    let unsettled = peer.taken(id).remove(0);
+    let unsettled = peer.take_deliveries(id).remove(0);
     peer.machine.drop_consumer(id);
     peer.serve();
     peer.deliver(channel, &tag, 2, b"unwanted");

@@ -1,6 +1,6 @@
 //! Channels that are reserved for consumers that were refused temporarily.
 
-use crate::peer::{Peer, answer, channel_close, consume, method, tune};
+use crate::peer::{Peer, channel_close, consume, method, reply_to, tune};
 use puka::machine::{Consume, ConsumerId, Reply};
 use puka::protocol::method::{basic, tx};
 use puka::protocol::{FrameKind, Method};
@@ -21,7 +21,7 @@ fn refuse_q(peer: &mut Peer) {
         FrameKind::Method if is_consume_of_q(&sent.method()) => {
             Some(method(sent.channel, &channel_close(403, text)))
         }
-        _ => answer(sent),
+        _ => reply_to(sent),
     });
 }
 
@@ -80,7 +80,7 @@ fn cancel_of_a_refused_consumer_starts_a_queued_one() {
         if sent.name().ends_with("tx.select") {
             Some(method(sent.channel, &tx::SelectOk {}))
         } else {
-            answer(sent)
+            reply_to(sent)
         }
     });
     assert!(matches!(
@@ -108,7 +108,7 @@ fn channel_freed_by_an_ack_starts_a_refused_consumer() {
         for _ in 0..3 {
             let (other, number, tag) = peer.consumer(&consume("other"));
             peer.deliver(number, &tag, 1, b"x");
-            held.extend(peer.taken(other));
+            held.extend(peer.take_deliveries(other));
             peer.machine.cancel(other).unwrap();
             peer.serve_with(|sent| {
                 if sent.is(basic::Cancel::ID) {
@@ -119,7 +119,7 @@ fn channel_freed_by_an_ack_starts_a_refused_consumer() {
                         },
                     ))
                 } else {
-                    answer(sent)
+                    reply_to(sent)
                 }
             });
         }

@@ -1,7 +1,7 @@
 //! Changing the prefetch count of a live consumer, for which the broker sees consumers start and
 //! end.
 
-use crate::peer::{Peer, Sent, answer, consume, tag_of};
+use crate::peer::{Peer, Sent, consume, reply_to, tag_of};
 use puka::machine::{Consume, ConsumerId, Reply};
 use puka::protocol::method::basic;
 use puka::protocol::{FrameKind, Method};
@@ -37,11 +37,11 @@ impl Broker {
                 }
                 _ => {}
             }
-            self.unanswered.extend(answer(one));
+            self.unanswered.extend(reply_to(one));
         }
     }
 
-    fn answer(&mut self, peer: &mut Peer) {
+    fn reply_to(&mut self, peer: &mut Peer) {
         self.starting.clear();
         std::mem::take(&mut self.unanswered)
             .iter()
@@ -54,7 +54,7 @@ impl Broker {
             if self.unanswered.is_empty() {
                 return;
             }
-            self.answer(peer);
+            self.reply_to(peer);
         }
     }
 
@@ -87,7 +87,7 @@ fn e46_prefetch_count_is_raised_lowered_and_lifted() {
     for prefetch_count in [20, 15, 15, 1, 100, 0, 7] {
         let resized = peer.machine.qos(id, prefetch_count).unwrap();
         broker.settle(&mut peer);
-        peer.done(resized);
+        peer.expect_done(resized);
         assert_eq!(broker.total(), prefetch_count);
         assert!(prefetch_count != 0 || broker.consumers.len() == 1);
         let unlimited = broker
@@ -99,7 +99,7 @@ fn e46_prefetch_count_is_raised_lowered_and_lifted() {
     }
     let tag = broker.consumers.keys().next().unwrap().clone();
     peer.deliver(1, &tag, 1, b"x");
-    assert_eq!(peer.taken(id).len(), 1);
+    assert_eq!(peer.take_deliveries(id).len(), 1);
     let _cancelled = peer.machine.cancel(id).unwrap();
     broker.settle(&mut peer);
     assert!(broker.consumers.is_empty());
@@ -118,7 +118,9 @@ fn e46_last_of_two_concurrent_changes_holds() {
             peer.machine.qos(id, second).unwrap(),
         ];
         broker.settle(&mut peer);
-        resized.into_iter().for_each(|promise| peer.done(promise));
+        resized
+            .into_iter()
+            .for_each(|promise| peer.expect_done(promise));
         assert_eq!(
             broker.total(),
             second,
@@ -136,12 +138,12 @@ fn consumer_delivers_until_its_last_change_has_started() {
     let (first, second) = sent.split_at(sent.len() / 2);
     first
         .iter()
-        .filter_map(answer)
+        .filter_map(reply_to)
         .for_each(|bytes| peer.feed(&bytes));
     assert!(peer.take().is_empty(), "the second change has not started");
     second
         .iter()
-        .filter_map(answer)
+        .filter_map(reply_to)
         .for_each(|bytes| peer.feed(&bytes));
     assert_eq!(
         peer.take()
@@ -198,9 +200,9 @@ fn e42_server_cancel_during_a_change_keeps_new_tag() {
             .and_then(|it| it.ended())
             .is_none()
     );
-    broker.answer(&mut peer);
+    broker.reply_to(&mut peer);
     broker.settle(&mut peer);
-    peer.done(resized);
+    peer.expect_done(resized);
     assert_eq!(broker.total(), 5);
 }
 
@@ -217,7 +219,7 @@ fn exclusive_and_ended_consumers_cannot_be_resized() {
         Err(Error::InvalidArgument { .. })
     ));
     let same = peer.machine.qos(id, 5).unwrap();
-    peer.done(same);
+    peer.expect_done(same);
     let _cancelled = peer.machine.cancel(id).unwrap();
     assert!(matches!(peer.machine.qos(id, 6), Err(Error::Stale)));
     assert_eq!(peer.serve().len(), 1);

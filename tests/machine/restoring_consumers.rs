@@ -19,7 +19,7 @@ fn s30_s31_hundred_consumers_keep_prefetch_counts_and_tags() {
     let (raised, ..) = started[0];
     let resized = peer.machine.qos(raised, 7).unwrap();
     peer.serve();
-    peer.done(resized);
+    peer.expect_done(resized);
     peer.reconnect();
     let sent = peer.serve();
     let counts: Vec<_> = sent
@@ -150,7 +150,7 @@ fn requests_to_a_recovering_consumer_are_carried_out() {
     let qos = peer.machine.qos(resized, 5).unwrap();
     let cancel = peer.machine.cancel(cancelled).unwrap();
     let recovered = peer.machine.recover(resized).unwrap();
-    peer.done(recovered);
+    peer.expect_done(recovered);
     assert!(
         matches!(peer.machine.fetch(cancel), Some(Ok(Reply::Cancelled(_)))),
         "it is already removed"
@@ -164,12 +164,12 @@ fn requests_to_a_recovering_consumer_are_carried_out() {
     );
     let cancel = peer.machine.cancel(late).unwrap();
     for one in &sent {
-        if let Some(answer) = crate::peer::answer(one) {
+        if let Some(answer) = crate::peer::reply_to(one) {
             peer.feed(&answer);
         }
     }
     peer.serve();
-    peer.done(qos);
+    peer.expect_done(qos);
     assert!(matches!(
         peer.machine.fetch(cancel),
         Some(Ok(Reply::Cancelled(_)))

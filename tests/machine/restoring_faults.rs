@@ -159,7 +159,7 @@ fn r5_exclusive_queue_locked_by_stale_connection_is_retried() {
                     break;
                 }
                 "channel.close-ok" => {}
-                _ => peer.feed(&crate::peer::answer(&sent).unwrap_or_default()),
+                _ => peer.feed(&crate::peer::reply_to(&sent).unwrap_or_default()),
             }
         }
         peer.pass(Duration::from_millis(500));
@@ -198,7 +198,7 @@ fn serve_without(peer: &mut Peer, missing: &str) -> Vec<String> {
                 peer.method(one.channel, &channel_close(404, "NOT_FOUND - gone again"));
                 closed = Some(one.channel);
             } else {
-                peer.feed(&crate::peer::answer(one).unwrap_or_default());
+                peer.feed(&crate::peer::reply_to(one).unwrap_or_default());
             }
         }
     }
@@ -324,7 +324,7 @@ fn s12_connection_lost_during_recovery_recovers() {
                 if answered == cut {
                     break 'cut;
                 }
-                if let Some(answer) = crate::peer::answer(&sent) {
+                if let Some(answer) = crate::peer::reply_to(&sent) {
                     peer.feed(&answer);
                     answered += 1;
                 }

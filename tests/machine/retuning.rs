@@ -1,6 +1,6 @@
 //! A recovery with a broker whose limits are lower than those of the one before.
 
-use crate::peer::{Peer, Sent, ack, answer, consume, declare, method, publish, short, tune};
+use crate::peer::{Peer, Sent, ack, consume, declare, method, publish, reply_to, short, tune};
 use crate::restoring::{ask, describe_all, options, report};
 use puka::machine::{ConnectionState, Publish, Reply};
 use puka::protocol::method::{basic, connection, queue};
@@ -33,7 +33,7 @@ fn serve(peer: &mut Peer) -> Vec<Sent> {
     peer.serve_with(
         |sent| match sent.kind == FrameKind::Method && sent.is(basic::Publish::ID) {
             true => Some(method(sent.channel, &ack(1, false))),
-            false => answer(sent),
+            false => reply_to(sent),
         },
     )
 }
@@ -88,7 +88,7 @@ fn republished_messages_fit_smaller_frames() {
         .filter(|sent| sent.kind == FrameKind::Body)
         .map(|sent| sent.payload.len());
     assert_eq!(bodies.collect::<Vec<_>>(), [4088, 4088, 4088, 4088, 3648]);
-    peer.done(large);
+    peer.expect_done(large);
     let error = peer.error(refused);
     assert!(matches!(&error, Error::Unconfirmed(cause)
         if matches!(**cause, Error::InvalidArgument { .. })));
@@ -126,7 +126,9 @@ fn everything_takes_turns_on_the_only_channel() {
     reconnect(&mut peer, tune(1, 131_072, 60));
     let sent = serve(&mut peer);
     assert!(sent.iter().all(|sent| sent.channel == 1), "{sent:?}");
-    published.into_iter().for_each(|promise| peer.done(promise));
+    published
+        .into_iter()
+        .for_each(|promise| peer.expect_done(promise));
     assert!(matches!(peer.machine.fetch(declared), Some(Ok(Reply::Queue(it))) if it.name == *"q"));
     let _ = short("q");
 }

@@ -128,7 +128,7 @@ fn e07_sequences_of_deliveries_arrive_as_the_vectors_say() {
         peer.feed(&with_tag(&bytes(vector["hex"].as_str().unwrap()), &tags));
         assert!(peer.machine.why_closed().is_none(), "{name}");
         for (id, expected) in ids.into_iter().zip(expected) {
-            let taken = peer.taken(id);
+            let taken = peer.take_deliveries(id);
             let bodies: Vec<_> = taken
                 .iter()
                 .map(|delivered| delivered.message.body())

@@ -13,7 +13,7 @@ fn delivered(count: u64) -> (Peer, Vec<Delivered>) {
     let mut peer = Peer::open(Options::default());
     let (id, channel, tag) = peer.consumer(&consume("q"));
     (1..=count).for_each(|delivery| peer.deliver(channel, &tag, delivery, b"x"));
-    let taken = peer.taken(id);
+    let taken = peer.take_deliveries(id);
     assert_eq!(taken.len() as u64, count);
     (peer, taken)
 }
@@ -114,7 +114,7 @@ fn e40_acks_name_only_tags_of_their_channel() {
     let (_, second, second_tag) = peer.consumer(&consume("b"));
     peer.deliver(first, &first_tag, 1, b"x");
     peer.deliver(second, &second_tag, 1, b"x");
-    let mut delivered = peer.taken(one).remove(0);
+    let mut delivered = peer.take_deliveries(one).remove(0);
     delivered.tag = 0;
     assert!(matches!(
         peer.machine

@@ -1,6 +1,6 @@
 //! The queues of a consumer: how each ends, and what is recorded about it.
 
-use crate::peer::{Peer, Sent, answer, channel_close, consume, declare, short, tag_of, tune};
+use crate::peer::{Peer, Sent, channel_close, consume, declare, reply_to, short, tag_of, tune};
 use puka::machine::{ConnectionState, Consume, ConsumerId, Notice, Reply, Settle};
 use puka::protocol::method::{basic, queue};
 use puka::protocol::{FrameKind, Method};
@@ -68,7 +68,7 @@ fn serve_without(peer: &mut Peer, missing: &str, names_it: bool) -> Vec<Sent> {
                 closed.push(one.channel);
                 peer.method(one.channel, &channel_close(404, text));
             } else if !closed.contains(&one.channel)
-                && let Some(answer) = answer(one)
+                && let Some(answer) = reply_to(one)
             {
                 peer.feed(&answer);
             }
@@ -109,7 +109,7 @@ fn other_queues_of_a_consumer_are_restored() {
         .filter(|sent| sent.is(basic::Consume::ID))
         .collect();
     peer.deliver(consumes[1].channel, &tag_of(consumes[1]), 1, b"x");
-    let delivered = peer.taken(id);
+    let delivered = peer.take_deliveries(id);
     assert_eq!(delivered[0].source, 2, "each queue keeps its index");
 }
 
@@ -177,7 +177,7 @@ fn late_deliveries_of_one_queue_are_returned() {
         requeue: true,
     };
     assert_eq!(sent.last().unwrap().method(), nack.into());
-    assert_eq!(peer.taken(id).len(), 1);
+    assert_eq!(peer.take_deliveries(id).len(), 1);
 }
 
 #[test]
@@ -300,7 +300,7 @@ fn auto_delete_queue_outlives_a_refused_consumer() {
 
 #[test]
 fn consumer_without_a_channel_is_refused_at_once() {
-    let mut peer = Peer::tuned(Options::default(), tune(5, 131_072, 60));
+    let mut peer = Peer::open_with(Options::default(), tune(5, 131_072, 60));
     let consumers: Vec<_> = (0..3).map(|_| peer.consumer(&consume("q"))).collect();
     let refused = peer.machine.consume(&consume("q")).unwrap();
     assert!(matches!(peer.error(refused), Error::ChannelLimit));
@@ -352,7 +352,7 @@ fn settling_several_leaves_late_deliveries_alone() {
         );
         peer.deliver(channel, &tags[1], 2, b"never taken");
         peer.deliver(channel, &tags[0], 3, b"last");
-        let taken = peer.taken(id);
+        let taken = peer.take_deliveries(id);
         peer.machine.settle(&taken[1], how).unwrap();
         assert_eq!(
             peer.machine.settle(&taken[0], how).ok(),

@@ -61,7 +61,7 @@ fn settled(sent: &[Sent]) -> Vec<(&'static str, u64, bool)> {
 #[test]
 fn rejected_and_dropped_stream_deliveries_are_acknowledged() {
     let (mut peer, id, ..) = consumer(true, true, 5);
-    let taken = peer.taken(id);
+    let taken = peer.take_deliveries(id);
     peer.machine
         .settle(&taken[0], Settle::Reject { requeue: true })
         .unwrap();
@@ -127,7 +127,7 @@ fn buffered_stream_deliveries_are_acknowledged_at_the_end() {
 fn queue_messages_with_offset_headers_are_still_requeued() {
     for (says, have) in [(true, false), (false, true), (false, false)] {
         let (mut peer, id, ..) = consumer(says, have, 3);
-        let taken = peer.taken(id);
+        let taken = peer.take_deliveries(id);
         peer.machine
             .settle(
                 &taken[1],

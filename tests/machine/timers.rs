@@ -8,7 +8,7 @@ use std::time::Duration;
 const SECOND: Duration = Duration::from_secs(1);
 
 fn with_heartbeat(seconds: u16) -> Peer {
-    let mut peer = Peer::tuned(Options::default(), tune(0, 0, seconds));
+    let mut peer = Peer::open_with(Options::default(), tune(0, 0, seconds));
     peer.pump();
     peer
 }
@@ -111,7 +111,7 @@ fn e49_late_program_reads_before_declaring_a_loss() {
 
 #[test]
 fn e49_disabled_heartbeat_sends_and_watches_nothing() {
-    let mut peer = Peer::tuned(Options::default().heartbeat(0), tune(0, 0, 0));
+    let mut peer = Peer::open_with(Options::default().heartbeat(0), tune(0, 0, 0));
     peer.pump();
     assert_eq!(peer.machine.poll_timeout(), None);
     peer.pass(1_000_000 * SECOND);
@@ -122,14 +122,15 @@ fn e49_disabled_heartbeat_sends_and_watches_nothing() {
 fn e46_paused_reading_does_not_count_as_silence() {
     // However long the pause, the server's data from that time can still be read.
     for pause in [1, 2, 3, 4, 5, 6, 7, 8, 20] {
-        let mut peer = Peer::tuned(Options::default().max_buffered_deliveries(2), tune(0, 0, 4));
+        let mut peer =
+            Peer::open_with(Options::default().max_buffered_deliveries(2), tune(0, 0, 4));
         let (id, channel, tag) = peer.consumer(&consume("q"));
         peer.deliver(channel, &tag, 1, b"x");
         peer.deliver(channel, &tag, 2, b"x");
         assert!(!peer.machine.wants_input());
         peer.pass(pause * SECOND);
         assert!(peer.machine.why_closed().is_none(), "{pause} s");
-        assert_eq!(peer.taken(id).len(), 2);
+        assert_eq!(peer.take_deliveries(id).len(), 2);
         assert!(peer.machine.wants_input());
         // The driver writes, checks the time, and only then reads.
         peer.pass(Duration::ZERO);
@@ -149,7 +150,7 @@ fn e46_paused_reading_does_not_count_as_silence() {
 
 #[test]
 fn e46_our_heartbeats_go_on_while_reading_is_paused() {
-    let mut peer = Peer::tuned(Options::default().max_buffered_deliveries(1), tune(0, 0, 4));
+    let mut peer = Peer::open_with(Options::default().max_buffered_deliveries(1), tune(0, 0, 4));
     let (_, channel, tag) = peer.consumer(&consume("q"));
     peer.deliver(channel, &tag, 1, b"x");
     peer.names();
@@ -198,7 +199,7 @@ fn e50_slow_transport_is_not_given_up() {
 
 #[test]
 fn call_may_have_no_timeout() {
-    let mut peer = Peer::tuned(Options::default().heartbeat(0), tune(0, 0, 0));
+    let mut peer = Peer::open_with(Options::default().heartbeat(0), tune(0, 0, 0));
     peer.pump();
     let call = peer
         .machine

@@ -127,7 +127,7 @@ fn get_in(peer: &mut Peer, id: TransactionId) -> Result<PromiseId, Error> {
 
 /// Returns an open connection without heartbeats, and a transaction on channel 1.
 fn begun_without_heartbeats() -> (Peer, TransactionId) {
-    let mut peer = Peer::tuned(Options::default().heartbeat(0), tune(2047, 131_072, 0));
+    let mut peer = Peer::open_with(Options::default().heartbeat(0), tune(2047, 131_072, 0));
     let id = begun(&mut peer);
     (peer, id)
 }
@@ -171,7 +171,7 @@ fn get_that_times_out_fails_its_transaction() {
     peer.content(1, &get_ok(1), b"late");
     peer.method(1, &channel::CloseOk {});
     let published = peer.machine.publish_in(other, &publish("", "x")).unwrap();
-    peer.done(published);
+    peer.expect_done(published);
     peer.machine.drop_transaction(other);
     peer.serve();
     assert!(peer.machine.is_idle() && peer.machine.why_closed().is_none());
@@ -433,20 +433,20 @@ fn deliveries_before_recover_ok_are_taken_back() {
     let mut peer = Peer::open(Options::default());
     let (consumer, channel, tag) = peer.consumer(&crate::peer::consume("q"));
     peer.deliver(channel, &tag, 1, b"one");
-    let delivered = peer.taken(consumer).remove(0);
+    let delivered = peer.take_deliveries(consumer).remove(0);
     peer.deliver(channel, &tag, 2, b"buffered");
     let recovered = peer.machine.recover(consumer).unwrap();
     peer.deliver(channel, &tag, 3, b"on its way");
     assert_eq!(peer.names(), [format!("{channel} basic.recover")]);
     peer.method(channel, &basic::RecoverOk {});
-    peer.done(recovered);
+    peer.expect_done(recovered);
     assert!(matches!(
         peer.machine
             .settle(&delivered, Settle::Ack { multiple: false }),
         Err(Error::Stale)
     ));
     peer.deliver(channel, &tag, 4, b"again");
-    let again = peer.taken(consumer);
+    let again = peer.take_deliveries(consumer);
     assert_eq!(
         again
             .iter()
@@ -476,7 +476,7 @@ fn refused_secret_ends_the_connection() {
         ["0 connection.update-secret", "0 connection.update-secret"]
     );
     peer.method(0, &puka::protocol::method::connection::UpdateSecretOk {});
-    peer.done(one);
+    peer.expect_done(one);
     peer.method(0, &crate::peer::close(530, "NOT_ALLOWED - refused"));
     assert!(matches!(peer.error(two), Error::NotAllowed(_)));
 

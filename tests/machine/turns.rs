@@ -1,6 +1,6 @@
 //! More exchanges than publish channels: each gets its turn and keeps its order.
 
-use crate::peer::{Peer, Sent, ack, answer, channel_close, method, publish, raw, tune};
+use crate::peer::{Peer, Sent, ack, channel_close, method, publish, raw, reply_to, tune};
 use puka::Options;
 use puka::protocol::method::basic;
 use puka::protocol::{FrameKind, Method};
@@ -23,7 +23,7 @@ struct World {
 impl World {
     fn new(channels: u16) -> Self {
         let options = Options::default().publish_channels(channels).heartbeat(0);
-        let peer = Peer::tuned(options, tune(0, 0, 0));
+        let peer = Peer::open_with(options, tune(0, 0, 0));
         let to_confirm = VecDeque::new();
         let (published, bodies, exchange, sent) = Default::default();
         Self {
@@ -68,7 +68,7 @@ impl World {
             }
             for one in &sent {
                 self.look_at(one);
-                if let Some(answer) = answer(one) {
+                if let Some(answer) = reply_to(one) {
                     self.peer.feed(&answer);
                 }
             }
@@ -309,7 +309,7 @@ fn publish_follows_overdue_ones_to_its_exchange() {
     assert!(sent.iter().any(|one| one.name() == "1 channel.close"));
     sent.iter().for_each(|one| world.look_at(one));
     assert_eq!((world.arrived("other"), world.arrived("stuck")), (1, 1));
-    for answer in sent.iter().filter_map(answer) {
+    for answer in sent.iter().filter_map(reply_to) {
         world.peer.feed(&answer);
     }
     (0..3).for_each(|_| world.step(&[]));

@@ -17,7 +17,7 @@ fn publish_without_confirm_completes_on_its_own_channel() {
     let confirmed = peer.machine.publish(&publish("", "x")).unwrap();
     for _ in 0..2 {
         let promise = unconfirmed(&mut peer, "");
-        peer.done(promise);
+        peer.expect_done(promise);
     }
     let names: Vec<_> = peer.serve().iter().map(Sent::name).collect();
     let on_2: Vec<_> = names.iter().filter(|name| name.starts_with('2')).collect();
@@ -29,7 +29,7 @@ fn publish_without_confirm_completes_on_its_own_channel() {
     );
     assert!(peer.is_pending(confirmed));
     peer.method(1, &ack(1, false));
-    peer.done(confirmed);
+    peer.expect_done(confirmed);
     assert!(peer.machine.is_idle());
 }
 
@@ -53,7 +53,7 @@ fn refused_publish_without_confirm_becomes_a_notice() {
     let mut peer = Peer::open(Options::default());
     let listener = peer.machine.listen();
     let promise = unconfirmed(&mut peer, "a");
-    peer.done(promise);
+    peer.expect_done(promise);
     peer.serve();
     peer.method(1, &channel_close(404, "NOT_FOUND - no exchange 'a'"));
     let notice = peer.machine.take_notice(listener);
@@ -62,7 +62,7 @@ fn refused_publish_without_confirm_becomes_a_notice() {
         "{notice:?}"
     );
     let promise = unconfirmed(&mut peer, "a");
-    peer.done(promise);
+    peer.expect_done(promise);
     let names: Vec<_> = peer.serve().iter().map(Sent::name).collect();
     assert_eq!(
         names[..3],
@@ -108,7 +108,7 @@ fn order_without_confirms_survives_a_replaced_channel() {
         "{names:?}"
     );
     peer.method(1, &channel::CloseOk {});
-    peer.done(last);
+    peer.expect_done(last);
     assert!(peer.names().iter().any(|name| name.contains("publish")));
 }
 
@@ -132,7 +132,9 @@ fn publishes_without_confirms_use_few_channels() {
             .count();
     }
     assert_eq!(sent, 20);
-    promises.into_iter().for_each(|promise| peer.done(promise));
+    promises
+        .into_iter()
+        .for_each(|promise| peer.expect_done(promise));
     assert!(peer.machine.is_idle());
 }
 
@@ -149,7 +151,7 @@ fn blocked_publish_without_confirm_times_out() {
     assert!(peer.is_pending(delayed));
     assert!(peer.names().is_empty());
     peer.method(0, &connection::Unblocked {});
-    peer.done(delayed);
+    peer.expect_done(delayed);
     let names: Vec<_> = peer.serve().iter().map(Sent::name).collect();
     assert_eq!(
         names,
@@ -232,6 +234,8 @@ fn confirm_of_unknown_publishes_forgets_nothing_kept() {
             "{it:?}"
         );
         peer.method(1, &ack(2, true));
-        promises.into_iter().for_each(|promise| peer.done(promise));
+        promises
+            .into_iter()
+            .for_each(|promise| peer.expect_done(promise));
     }
 }

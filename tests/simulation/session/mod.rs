@@ -201,12 +201,13 @@ impl Session {
         self.count_consumers(queue, false)
     }
 
-    /// Returns the number of consumers of a queue that are refused for now.
+    /// Returns the number of consumers of a queue that are refused temporarily.
     pub(crate) fn refused_consumers(&self, queue: &str) -> usize {
         self.count_consumers(queue, true)
     }
 
-    /// Returns how many consumers of a queue have not ended and are refused for now, or are not.
+    /// Returns how many consumers of a queue have not ended and are refused temporarily, or are
+    /// not.
     fn count_consumers(&self, queue: &str, refused: bool) -> usize {
         let is_counted = |(id, consumer): &(&ConsumerId, &Consumer)| {
             let name = self.machine.current_name(consumer.queue.as_bytes());

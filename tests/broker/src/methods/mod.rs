@@ -1,4 +1,4 @@
-//! The effect of each method, one file for each class.
+//! The effect of each method: a file for each class, and two for settling and for bindings.
 
 pub(crate) mod basic;
 mod binding;
