@@ -69,7 +69,7 @@ impl World {
         self.handle_events(client)
     }
 
-    /// Gives a client the transport that it has dialled.
+    /// Opens the transport that a client has dialled.
     fn open_transport(&mut self, client: usize) {
         let transport = self.new_transport();
         self.note(client, || format!("has transport {}", transport.number));

@@ -147,13 +147,10 @@ impl World {
         }
     }
 
-    /// Binds a server-named queue, and consumes it if its name has an even length. The broker
-    /// chooses the length at random.
+    /// Binds and consumes a server-named queue.
     pub(crate) fn use_server_named(&mut self, client: usize, name: String) -> Checked {
         self.bind(client, &name, "fanout")?;
-        if name.len().is_multiple_of(2) {
-            self.consume_from(client, &name, false, false, 5)?;
-        }
+        self.consume_from(client, &name, false, false, 5)?;
         if let Some(session) = self.session(client) {
             session.server_named.push(name);
         }

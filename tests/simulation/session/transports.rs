@@ -43,7 +43,7 @@ impl Session {
         };
         transport.up.end(now, End::Eof);
         self.old_transports.push(transport);
-        // It is unknown which of them the broker received.
+        // It is unknown which settlements and publishes the broker received.
         self.sent_settlements.clear();
         self.unconfirmed.clear();
     }
