@@ -96,8 +96,8 @@ impl Client {
     /// Sends the broker a new secret for the login, such as a fresh OAuth 2 token before the old
     /// one expires. The reason appears in the broker's log.
     ///
-    /// When a lost connection is recovered, the login uses the last secret that the broker accepted,
-    /// or that was sent and had no reply. With
+    /// When a lost connection is recovered, the login uses the last secret that the broker
+    /// accepted, or that was sent and had no reply. With
     /// [`credentials_from`](crate::Options::credentials_from), it asks that source instead.
     ///
     /// # Errors
