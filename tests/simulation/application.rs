@@ -148,13 +148,15 @@ impl World {
         let Consumer {
             queue,
             exclusive,
+            prefetch,
             ended_after,
             ..
         } = consumer;
         let was_retried = ended_after.is_some_and(|after| after >= self.plan.consumer_retry_time());
         // For a new prefetch count, the client may start the consumer again, and the broker may
-        // refuse that.
-        let is_resized = !exclusive && self.plan.has(Feature::Qos);
+        // refuse that. A client with small bounds throttles consumers without a prefetch count.
+        let may_throttle = *prefetch == 0 && self.plan.has(Feature::SmallBounds);
+        let is_resized = !exclusive && (self.plan.has(Feature::Qos) || may_throttle);
         let may_have_broken = self.may_have_broken(client);
         let closing = self
             .session(client)
@@ -182,9 +184,8 @@ impl World {
             // The consumer was started again, for a new prefetch count or after a loss, and the
             // broker refused that. Or a delivery was not acknowledged in time.
             Ended::ChannelClosed(error) => {
-                [Feature::Qos, Feature::Recover, Feature::Overdue]
-                    .iter()
-                    .any(|it| self.plan.has(*it))
+                let features = [Feature::Qos, Feature::Recover, Feature::Overdue];
+                (may_throttle || features.iter().any(|it| self.plan.has(*it)))
                     && error
                         .fault()
                         .is_some_and(|fault| fault.found_by == Peer::Server)

@@ -276,7 +276,13 @@ impl World {
             {
                 may_have_broken && plan.has(Feature::Refused)
             }
-            Error::Timeout { .. } => plan.may_time_out() || may_have_broken,
+            // A request's deadline passes while the client is suspended, too.
+            Error::Timeout { .. } => {
+                let was_suspended = self
+                    .session(client)
+                    .is_some_and(|session| !session.slept().is_zero());
+                plan.may_time_out() || may_have_broken || was_suspended
+            }
             Error::ReadingPaused(_) => plan.has(Feature::SmallBounds),
             Error::Stale => matches!(pending.request, Request::Cancel(_) | Request::Qos(_)),
             Error::ChannelLimit => match pending.request {
