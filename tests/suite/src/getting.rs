@@ -75,6 +75,9 @@ pub async fn dropped_get_requeues_its_message<R: Runtime>(world: &World<R>) -> O
         delivery = client.basic_get(&queue).await?;
     }
     drop(delivery);
+    // The other dropped get may not have arrived yet. The close waits for it.
+    client.close().await?;
+    let client = world.client().await?;
     world.until_ready(&client, &queue, 3).await?;
     assert_eq!(client.queue_delete(&queue).await?, 3);
     Ok(client.close().await?)
