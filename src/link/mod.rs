@@ -4,10 +4,11 @@
 //! Nothing is awaited, woken or called back while the lock is held. No value of the user is cloned
 //! or dropped under it either, not even a waker: its vtable may be the user's.
 //!
-//! Every method takes the lock, except `epoch`, `guard` and [`Link::new`]. A method that may change
-//! the state machine ends with [`Link::release`], which wakes tasks, drops the user's values and
-//! calls the user's credential source, SASL mechanism or recovery filter. A method that only takes
-//! a result or stores a waker drops the lock guard instead, which is cheaper.
+//! Every method for other modules takes the lock, except `epoch`, `guard` and [`Link::new`]. A
+//! method that may cause work ends with [`Link::release`], which wakes tasks, drops the user's
+//! values and calls the user's credential source, SASL mechanism or recovery filter. A method that
+//! takes a result, stores a waker or removes a listener drops the lock guard instead, which is
+//! cheaper.
 //!
 //! | method | ends with | also runs code of the user |
 //! | --- | --- | --- |
@@ -338,8 +339,8 @@ impl Link {
         drop(old_waker);
     }
 
-    /// Moves up to `most` deliveries to `into`, or waits for one. Returns the reason if there is
-    /// none because the consumer has ended.
+    /// Moves up to `most` deliveries to `into`, which must be empty, or waits for one. Resolves to
+    /// `None` if there are deliveries, and to the reason if the consumer has ended.
     pub(crate) fn poll_deliveries(
         &self,
         consumer: ConsumerId,

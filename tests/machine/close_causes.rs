@@ -4,7 +4,7 @@
 use crate::peer::{Peer, close, consume, declare, publish, short};
 use crate::recovering::{complete_handshake, dialled, replied};
 use puka::machine::{ConnectionState, Notice, Reply};
-use puka::protocol::method::{basic, channel, connection, queue};
+use puka::protocol::method::{basic, channel, connection, queue, tx};
 use puka::{Broken, Error};
 
 /// RabbitMQ does not always name the method over which it closes: then class and method are 0.
@@ -145,6 +145,27 @@ fn request_beside_a_pending_publish_is_repeated() {
         peer.serve();
         assert!(matches!(replied(&mut peer, declared), Reply::Queue(_)));
     }
+}
+
+#[test]
+fn request_beside_a_pending_commit_is_repeated() {
+    let mut peer = dialled();
+    let begun = peer.machine.transaction().unwrap();
+    peer.take();
+    peer.method(1, &channel::OpenOk {});
+    peer.method(1, &tx::SelectOk {});
+    let Reply::Transaction(transaction) = replied(&mut peer, begun) else {
+        panic!()
+    };
+    let committed = peer.machine.commit(transaction).unwrap();
+    let declared = peer.machine.request(declare("q")).unwrap();
+    peer.take();
+    peer.method(0, &close_over(0, 0));
+    assert!(matches!(peer.error(committed), Error::Unconfirmed(_)));
+    assert!(peer.is_pending(declared));
+    reconnect(&mut peer);
+    peer.serve();
+    assert!(matches!(replied(&mut peer, declared), Reply::Queue(_)));
 }
 
 #[test]

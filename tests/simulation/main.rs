@@ -34,9 +34,8 @@
 //! | `violation.rs` | what a check returns |
 //!
 //! # How to run it
-//! - `cargo test -p puka --test simulation` runs as many seeds as fit into half a minute; `SEEDS=n`
-//!   sets how many, `FROM=n` the first. `MOST=n` stops after this many failures and does not reduce
-//!   them.
+//! - `cargo test -p puka --test simulation` runs 600 seeds; `SEEDS=n` sets how many, `FROM=n` the
+//!   first. `MOST=n` stops after n failures, and prints them without reducing them.
 //! - `SEED=n cargo test -p puka --test simulation seeds` replays one seed and prints its events.
 //!   `OPS=k` runs only the first operations, `OFF=Cut,Block` disables features of the seed. A seed
 //!   that fails prints the smallest such command that still fails.

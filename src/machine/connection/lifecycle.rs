@@ -14,7 +14,8 @@ use crate::options::Options;
 use crate::protocol::ShortStr;
 use std::time::Instant;
 
-/// Reading never pauses below this number of output bytes, even if the options set a lower limit.
+/// The lowest bound of queued output, in bytes, at which reading stops. Replies to a peer that does
+/// not read must fit below it, even if the options set a lower limit.
 const MIN_OUTGOING_LIMIT: usize = 64 << 10;
 
 /// The state of the connection, from the first attempt to dial until it is closed.
@@ -102,7 +103,7 @@ impl Lifecycle {
 
     /// Returns `true` if input should be read.
     pub(crate) fn wants_input(&self, session: &Session) -> bool {
-        // While the connection closes, or before it is open, there are no deliveries to bound.
+        // During the handshake and while the connection closes, there are no deliveries to bound.
         let has_no_deliveries = self.closing.has_begun()
             || matches!(self.state, State::Handshake(_) | State::Closing(_));
         // This bounds the replies to a peer that sends without end and never reads.

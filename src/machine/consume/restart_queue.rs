@@ -30,7 +30,7 @@ pub(crate) struct RestartQueue {
     /// The consumers that ended because they could not be restarted, each with the error, for the
     /// next report.
     pub(crate) failed: Vec<(Box<str>, Error)>,
-    /// The consumers to restart, in order, and some that are no longer queued.
+    /// The order of the restarts. Consumers that are not in `queued` are skipped.
     order: VecDeque<ConsumerId>,
     /// The queued consumers: those of `order` that are still to be restarted.
     queued: BTreeSet<ConsumerId>,
@@ -53,8 +53,8 @@ impl Default for RestartQueue {
 }
 
 impl RestartQueue {
-    /// Starts over with these consumers. The retry limit begins now, and failed consumers stay in
-    /// the report.
+    /// Starts over with these consumers. The retry limit begins at the next [`stamp`](Self::stamp),
+    /// and failed consumers stay in the report.
     pub(crate) fn start_over(&mut self, consumers: Vec<ConsumerId>, retry_limit: Duration) {
         let failed = std::mem::take(&mut self.failed);
         *self = Self {
@@ -101,7 +101,7 @@ impl RestartQueue {
         Some(consumer)
     }
 
-    /// Records that the next consumer's `basic.consume` is written.
+    /// Records that the next consumer is being started.
     pub(crate) fn record_front_started(&mut self) {
         let consumer = self.remove_front();
         self.starting.extend(consumer);
@@ -151,7 +151,7 @@ impl RestartQueue {
             .map(|(consumer, error)| (*consumer, error))
     }
 
-    /// Returns the number of consumers for which a channel is reserved: those that have none.
+    /// Returns the number of channels to reserve: one for each consumer without a channel.
     pub(crate) fn reserved_channels(&self) -> usize {
         self.queued.len() + self.refused.len()
     }

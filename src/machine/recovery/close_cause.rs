@@ -37,9 +37,18 @@ struct PendingMethod {
     method: MethodId,
 }
 
+impl PendingMethod {
+    fn of_no_request(method: MethodId) -> Self {
+        Self {
+            request: None,
+            method,
+        }
+    }
+}
+
 impl CloseCause {
-    /// Finds the requests over which the broker closed the connection. The possible cause that was
-    /// repeated alone is taken from the context.
+    /// Finds the requests over which the broker closed the connection. Takes `cx.possible_cause`,
+    /// the request that was repeated alone.
     pub(crate) fn find(
         error: &Error,
         cx: &mut Context,
@@ -62,14 +71,12 @@ impl CloseCause {
         if let Some(repeated) = repeated.filter(|repeated| candidates.contains(repeated)) {
             return Self::One(repeated);
         }
-        // Something else than a request may be the cause, too. If the close names no method, that
-        // is a publish, or a consumer that is being restarted. If it names one, that is a method
-        // that belongs to no request, such as the `channel.open` of a publish channel.
-        let only_requests_match = if names_none {
-            publishing.publishers.in_flight() == 0 && !consuming.restarts.is_starting()
-        } else {
-            pending.iter().all(|it| it.request.is_some())
-        };
+        // A method that belongs to no request may be the cause, too, such as a commit, or the
+        // `channel.open` of a publish channel. If the close names no method, so may a publish, or a
+        // consumer that is being restarted.
+        let may_be_another = names_none
+            && (publishing.publishers.in_flight() > 0 || consuming.restarts.is_starting());
+        let only_requests_match = !may_be_another && pending.iter().all(|it| it.request.is_some());
         match (candidates.len(), candidates.first()) {
             (1, Some(only)) if only_requests_match => Self::One(*only),
             (0, _) => Self::NoRequest,
@@ -105,7 +112,7 @@ fn collect_pending(
         });
     }
     // The methods that a request needs (`channel.open`, `qos` before a `consume`) are written
-    // before it. They belong to it, because they are repeated whenever the request is.
+    // before it. They are assigned to it, because they are repeated with it.
     let mut first_needed = into.len();
     for pending in &channel.pending_replies {
         let request = match &pending.purpose {
@@ -127,11 +134,20 @@ fn collect_pending(
             },
             Awaited::Transaction { id, .. } => match transactions.get(*id).map(|it| &it.phase) {
                 Some(TransactionPhase::Starting(promise)) => Some(*promise),
-                // A commit or rollback is never repeated, so it is not searched for.
-                _ => continue,
+                // A commit or rollback is not repeated, and no request after it needs it.
+                _ => {
+                    into.push(PendingMethod::of_no_request(pending.method.id));
+                    first_needed = into.len();
+                    continue;
+                }
             },
-            // None of them is a request that can be repeated. The replay finds its own steps.
-            Awaited::Cancel { .. } | Awaited::ReplayStep | Awaited::Probe => continue,
+            Awaited::Cancel { .. } => {
+                into.push(PendingMethod::of_no_request(pending.method.id));
+                first_needed = into.len();
+                continue;
+            }
+            // The replay finds its own steps. A probe only follows a publish.
+            Awaited::ReplayStep | Awaited::Probe => continue,
             Awaited::Nothing => None,
         };
         into.push(PendingMethod {

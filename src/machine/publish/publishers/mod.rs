@@ -1,4 +1,8 @@
 //! The publish channels: one per exchange and [`PublishKind`].
+//!
+//! If there are more exchanges than channels, the channels are shared in turns. A channel whose
+//! turn is over is retiring: it takes no new publishes, and is closed for another exchange once it
+//! is idle.
 
 pub(crate) mod publisher;
 
@@ -12,8 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::BuildHasherDefault;
 use std::time::{Duration, Instant};
 
-/// A header of mandatory publishes with their number, by which a return is matched to its own
-/// publish.
+/// The header with the number of a mandatory publish. It matches a return to its publish.
 pub(crate) const NUMBER_HEADER: &str = "x-puka-publish";
 
 /// A header with the number of times that a message was published before with an unknown outcome.
@@ -39,7 +42,8 @@ pub(crate) struct Publishers {
     named: HashMap<Box<[u8]>, ExchangeChannels, BuildHasherDefault<NameHasher>>,
     /// The number of publishers.
     len: usize,
-    /// The number of lookups, by which the least recently used publisher is found.
+    /// A counter of lookups and of turns. Its values order publishers by their last use, and turns
+    /// by their beginning.
     uses: u64,
     /// The number of unconfirmed publishes, without those whose deadline has passed.
     in_flight: usize,
@@ -60,8 +64,8 @@ pub(crate) struct Publishers {
     closing: BTreeMap<ChannelNumber, (PublishKind, Box<[u8]>)>,
     /// Channels that were published to since the last [`stamp`](Self::stamp).
     unstamped: Vec<ChannelNumber>,
-    /// Channels with deadlines, by an instant no later than the channel's earliest deadline. A
-    /// confirm does not update the entry.
+    /// An entry for each channel with deadlines. It may be earlier than the channel's earliest
+    /// deadline, because confirms do not update it.
     deadlines: BTreeSet<(Instant, ChannelNumber)>,
 }
 
@@ -184,10 +188,10 @@ impl Publishers {
         Some((&publisher.exchange, publisher.kind))
     }
 
-    /// Marks channels as retiring, in the order in which their turns began: until `max` are
-    /// retiring, and one more for each [`TURN`] in which none was marked. More than `max` may be
-    /// needed, because a marked channel may take long to become idle: a queue without a majority
-    /// confirms nothing, and a channel with stopped content is not closed.
+    /// Makes the channels with the oldest turns retire. At most `max` retire at once, but one more
+    /// may begin after each [`TURN`] without a new one. A retiring channel may take long to become
+    /// idle, because a queue without a majority confirms nothing, and a channel with stopped
+    /// content is not closed.
     pub(crate) fn retire(&mut self, max: usize, now: Instant) {
         while let Some((turn, channel)) = self
             .turns
@@ -313,7 +317,8 @@ impl Publishers {
         is_first
     }
 
-    /// Returns the number of unconfirmed publishes and of calls without a reply.
+    /// Returns the number of unconfirmed publishes and of calls without a reply. A call is counted
+    /// once for its confirm and once for its reply, because each needs memory until it arrives.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight + self.calls
     }

@@ -1,7 +1,7 @@
 //! The outgoing queue, and the order in which it is written.
 //!
 //! "A peer SHOULD NOT allow one very busy channel to starve the progress of a less busy channel"
-//! (4.3). So there are two queues:
+//! (4.3). So there are two kinds of queues:
 //! - `first` is written in the order of the calls. It takes frames until it has
 //!   [`ORDERED_BYTES`].
 //! - Further frames go to the queue of their channel. The channels take turns of one large frame
