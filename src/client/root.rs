@@ -98,11 +98,13 @@ impl Client {
     ///
     /// When a lost connection is recovered, the login uses the last secret that the broker
     /// accepted, or that was sent and had no reply. With
-    /// [`credentials_from`](crate::Options::credentials_from), it asks that source instead.
+    /// [`credentials_from`](crate::Options::credentials_from), it asks that source instead. A secret
+    /// that is not UTF-8 is only sent.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] before the connection is open, or if the secret does not fit a
-    /// frame; [`Error::NotAllowed`], which ends the connection, if the broker refuses it.
+    /// [`Error::InvalidArgument`] before the connection is open, or if the secret does not fit into
+    /// a frame. [`Error::NotAllowed`], which ends the connection, if the broker refuses it.
+    /// [`Error::Full`] if the broker has not replied to eight earlier ones.
     ///
     /// # Cancel safety
     /// Dropping the promise does not cancel the request.

@@ -496,6 +496,10 @@ fn last_secret_counts_at_the_next_login() {
     assert!(matches!(peer.error(third), Error::ConnectionBroken(_)));
 
     let mut peer = dialled();
+    let accepted = (0..20).map(|_| peer.machine.update_secret(b"more", short("expired")));
+    assert_eq!(accepted.filter(Result::is_ok).count(), 8);
+
+    let mut peer = dialled();
     let refused = update(&mut peer, "refused");
     peer.method(0, &close(530, "NOT_ALLOWED - refused"));
     assert_eq!(next_response(&mut peer), "\\x00guest\\x00guest");

@@ -318,6 +318,11 @@ impl World {
             return Ok(());
         };
         session.machine.drop_consumer(id);
+        let is_last = session.consumers.len() == 1;
+        ensure(
+            !is_last || session.machine.stats().buffered_deliveries == 0,
+            || "deliveries of a dropped consumer stay buffered".into(),
+        )?;
         if let Some(consumer) = session.consumers.remove(&id) {
             // The queue may have been deleted together with the consumer. The application does not
             // learn that any more.

@@ -7,6 +7,10 @@ use crate::protocol::method::connection::UpdateSecret;
 use crate::protocol::{EncodeError, ShortStr};
 use std::collections::VecDeque;
 
+/// The maximum number of pending updates. Each stores its secret until the broker replies, even if
+/// its promise has timed out. A program needs one.
+const MAX_PENDING: usize = 8;
+
 /// The pending updates of the login's secret, in the order of the requests.
 #[derive(Debug, Default)]
 pub(crate) struct SecretUpdates(VecDeque<SecretUpdate>);
@@ -33,13 +37,17 @@ impl SecretUpdates {
     /// Sends an update.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] if the secret does not fit into a frame.
+    /// [`Error::Full`] if the broker has not replied to several updates; [`Error::InvalidArgument`]
+    /// if the secret does not fit into a frame.
     pub(crate) fn send(
         &mut self,
         cx: &mut Context,
         new_secret: &[u8],
         reason: ShortStr<'_>,
     ) -> Result<PromiseId, Error> {
+        if self.0.len() >= MAX_PENDING {
+            return Err(Error::Full);
+        }
         let update = UpdateSecret { new_secret, reason };
         cx.transmit
             .append_method(0, &update)
