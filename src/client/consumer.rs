@@ -19,8 +19,9 @@ use std::task::{Context, Poll, ready};
 /// [`ended`](Self::ended) returns the reason.
 ///
 /// When the connection is lost and [recovered](crate::recovery), the consumer continues, with its
-/// prefetch count. Deliveries that were buffered before the loss are dropped, because they cannot
-/// be settled; the broker delivers them again.
+/// prefetch count. Deliveries that were buffered when the connection was lost, or the broker closed
+/// the consumer's channel, are dropped, because they cannot be settled; the broker delivers them
+/// again.
 ///
 /// Dropping a consumer cancels it. Deliveries that it has not returned go back to the queue. That
 /// happens once the broker has confirmed the cancel, because the broker could otherwise deliver
@@ -33,6 +34,8 @@ pub struct Consumer {
     /// Deliveries that were taken from the state machine and not read. Taking many at a time saves
     /// locking for each.
     batch: VecDeque<Delivered>,
+    /// The counter of removed channels when the batch was last known to have no stale deliveries.
+    removed_channels: u32,
     ended: Option<Ended>,
 }
 
@@ -56,6 +59,7 @@ impl Consumer {
             }
             .into(),
             batch: VecDeque::new(),
+            removed_channels: 0,
             ended: None,
         }
     }
@@ -64,19 +68,15 @@ impl Consumer {
         &self.origin.handle
     }
 
-    /// Counts a stale delivery that was taken from the batch. Drops and counts those that follow
-    /// it, so that the link is locked once for all of them.
+    /// Drops the stale deliveries of the batch, and counts them as lost.
     #[cold]
-    fn drop_stale(&mut self, epoch: u32) {
-        let mut dropped = 1;
-        let is_stale = |delivered: &Delivered| !is_readable(delivered, epoch);
-        while self.batch.front().is_some_and(is_stale) {
-            self.batch.pop_front();
-            dropped += 1;
-        }
-        self.handle()
-            .link()
-            .with(|machine| machine.lose_taken(self.id, dropped));
+    fn drop_stale(&mut self) {
+        let (batch, id) = (&mut self.batch, self.id);
+        self.origin.handle.link().with(|machine| {
+            let before = batch.len();
+            batch.retain(|delivered| !machine.is_stale(delivered));
+            machine.lose_taken(id, (before - batch.len()) as u64);
+        });
     }
 
     pub(super) fn id(&self) -> ConsumerId {
@@ -104,8 +104,9 @@ impl Consumer {
         self.origin.queues.first().map_or("", |(_, tag)| tag)
     }
 
-    /// Returns the number of deliveries that were dropped because their connection was lost before
-    /// they were read. They could not be settled, and the broker delivers them again.
+    /// Returns the number of deliveries that were dropped because their connection was lost, or
+    /// their channel closed, before they were read. They could not be settled, and the broker
+    /// delivers them again.
     #[must_use]
     pub fn lost_deliveries(&self) -> u64 {
         self.handle().link().with(|machine| {
@@ -218,26 +219,24 @@ fn needs_no_ack(delivered: &Delivered) -> bool {
     delivered.is_settled()
 }
 
-/// Returns `true` if a delivery of a batch can be read: it can be settled, or needs no ack.
-fn is_readable(delivered: &Delivered, epoch: u32) -> bool {
-    needs_no_ack(delivered) || delivered.epoch == epoch
-}
-
 impl Stream for Consumer {
     type Item = Result<Delivery, Error>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         let ended = loop {
-            // The epoch is read without the lock, so that a delivery of the batch costs no lock. If
-            // the connection is lost at the same time, a stale delivery may be returned. That is
-            // harmless: settling it returns `Stale`, as if it had been read before the loss.
-            let epoch = this.handle().link().epoch();
-            while let Some(delivered) = this.batch.pop_front() {
-                if is_readable(&delivered, epoch) {
-                    return Poll::Ready(Some(Ok(Delivery::new(delivered, this.origin.clone()))));
+            // The counter is read without the lock, so that a delivery of the batch costs no lock.
+            // If a channel is closed at the same time, a stale delivery may be returned. That is
+            // harmless: settling it returns `Stale`, as if it had been read before the close.
+            let removed_channels = this.handle().link().removed_channels();
+            if removed_channels != this.removed_channels {
+                this.removed_channels = removed_channels;
+                if !this.batch.is_empty() {
+                    this.drop_stale();
                 }
-                this.drop_stale(epoch);
+            }
+            if let Some(delivered) = this.batch.pop_front() {
+                return Poll::Ready(Some(Ok(Delivery::new(delivered, this.origin.clone()))));
             }
             if this.ended.is_some() {
                 return Poll::Ready(None);

@@ -98,8 +98,8 @@ impl Client {
     ///
     /// When a lost connection is recovered, the login uses the last secret that the broker
     /// accepted, or that was sent and had no reply. With
-    /// [`credentials_from`](crate::Options::credentials_from), it asks that source instead. A secret
-    /// that is not UTF-8 is only sent.
+    /// [`credentials_from`](crate::Options::credentials_from), it asks that source instead. A
+    /// secret that is not UTF-8 is only sent.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] before the connection is open, or if the secret does not fit into

@@ -262,8 +262,8 @@ impl<S: Read + Write> Evented<S> {
     }
 
     /// Returns when to call [`on_timeout`](Self::on_timeout) at the latest. Returns the time of the
-    /// last call, which is past, if there is something to do at once, such as a callback to run, and
-    /// `None` if there is no deadline. Call it before each wait.
+    /// last call, which is past, if there is something to do at once, such as a callback to run,
+    /// and `None` if there is no deadline. Call it before each wait.
     pub fn next_timeout(&mut self) -> Option<Instant> {
         self.thread_waker.clear();
         if self.callbacks.has_ready() {

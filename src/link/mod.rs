@@ -4,11 +4,11 @@
 //! Nothing is awaited, woken or called back while the lock is held. No value of the user is cloned
 //! or dropped under it either, not even a waker: its vtable may be the user's.
 //!
-//! Every method for other modules takes the lock, except `epoch`, `guard` and [`Link::new`]. A
-//! method that may cause work ends with [`Link::release`], which wakes tasks, drops the user's
-//! values and calls the user's credential source, SASL mechanism or recovery filter. A method that
-//! takes a result, stores a waker or removes a listener drops the lock guard instead, which is
-//! cheaper.
+//! Every method for other modules takes the lock, except `removed_channels`, `guard` and
+//! [`Link::new`]. A method that may cause work ends with [`Link::release`], which wakes tasks, drops
+//! the user's values and calls the user's credential source, SASL mechanism or recovery filter. A
+//! method that takes a result, stores a waker or removes a listener drops the lock guard instead,
+//! which is cheaper.
 //!
 //! | method | ends with | also runs code of the user |
 //! | --- | --- | --- |
@@ -54,16 +54,16 @@ use std::time::Instant;
 #[derive(Debug)]
 pub(crate) struct Link {
     state: Mutex<State>,
-    /// A copy of the state machine's connection epoch, to compare without the lock. It is stored
-    /// while the lock is held, so a task that has taken a delivery never sees an earlier epoch than
-    /// that of the delivery. Relaxed is enough, because the lock orders the two.
-    epoch: AtomicU32,
+    /// A copy of the state machine's counter of removed channels, to compare without the lock. It
+    /// is stored while the lock is held, so a task that has taken deliveries sees every change
+    /// that came before. Relaxed is enough, because the lock orders the two.
+    removed_channels: AtomicU32,
     drop_queue: Arc<DropQueue>,
 }
 
 impl Link {
     pub(crate) fn new(machine: Connection) -> Arc<Self> {
-        let epoch = machine.stats().epoch.into();
+        let removed_channels = machine.removed_channels().into();
         let (drop_queue, dropped) = DropQueue::new();
         let state = Mutex::new(State {
             machine,
@@ -81,7 +81,7 @@ impl Link {
         });
         Arc::new(Self {
             state,
-            epoch,
+            removed_channels,
             drop_queue,
         })
     }
@@ -95,8 +95,8 @@ impl Link {
     /// has caused.
     #[inline]
     fn release(&self, state: MutexGuard<'_, State>) {
-        self.epoch
-            .store(state.machine.stats().epoch, Ordering::Relaxed);
+        self.removed_channels
+            .store(state.machine.removed_channels(), Ordering::Relaxed);
         if state.may_wake() || !self.drop_queue.is_empty() {
             self.release_and_work(state);
         }
@@ -185,10 +185,11 @@ impl Link {
         });
     }
 
-    /// Returns the connection epoch, which a delivery must have to be settled, without taking the
-    /// lock. It may be out of date if another thread reports a loss at the same time.
-    pub(crate) fn epoch(&self) -> u32 {
-        self.epoch.load(Ordering::Relaxed)
+    /// Returns a counter that changes whenever deliveries may have become stale, without taking the
+    /// lock. It may be out of date if another thread closes a channel at the same time.
+    #[inline]
+    pub(crate) fn removed_channels(&self) -> u32 {
+        self.removed_channels.load(Ordering::Relaxed)
     }
 
     /// Stores the driver's waker. Returns `false` if there is work for the driver to do instead of

@@ -386,6 +386,10 @@ impl Session {
         let pending = std::mem::take(&mut channel.pending_replies);
         self.cx
             .fail_pending_replies(channel.assembly.take(), pending, &error);
+        // The broker delivers the messages again that this consumer has buffered.
+        if let Some(consumer) = channel.ended_consumer {
+            self.consuming.consumers.lose_unsettled(consumer);
+        }
         if let Some(consumer) = channel.consumer.take() {
             self.recovery.handle_consumer_close(
                 &mut self.cx,

@@ -1,14 +1,22 @@
 //! The driver that dials, and what clients see when it connects again.
 
 use crate::owners::{Net, complete_handshake, poll};
-use crate::peer::{deliver, header, method, raw, reply_to};
+use crate::peer::{deliver, header, method, raw, reply_to, short};
 use crate::pipe::{ManualClock, Pipe, Read};
 use futures_lite::future::{block_on, poll_once};
-use puka::Options;
 use puka::protocol::Properties;
+use puka::protocol::method::channel;
+use puka::{Client, Consumer, Delivery, DialDriver, Error, Options};
 
-#[test]
-fn deliveries_taken_before_a_loss_are_dropped() {
+/// Returns an open connection with a consumer that has taken three deliveries and returned the
+/// first.
+fn with_taken_deliveries() -> (
+    Pipe,
+    Client,
+    DialDriver<Net, ManualClock>,
+    Consumer,
+    Delivery,
+) {
     let (pipe, clock) = (Pipe::default(), ManualClock::default());
     let (client, mut driver) = puka::connect(Net(pipe.clone()), clock, Options::default());
     complete_handshake(&pipe, &mut driver);
@@ -29,15 +37,39 @@ fn deliveries_taken_before_a_loss_are_dropped() {
         pipe.feed(&[delivery, content].concat());
     }
     assert!(poll(&mut driver).is_pending());
-    // The consumer has taken all three from the connection and returns the first.
     let first = block_on(poll_once(consumer.next()))
         .flatten()
         .unwrap()
         .unwrap();
     assert_eq!(client.counters().lost_deliveries, 0);
+    (pipe, client, driver, consumer, first)
+}
+
+#[test]
+fn deliveries_taken_before_a_loss_are_dropped() {
+    let (pipe, client, mut driver, mut consumer, first) = with_taken_deliveries();
     pipe.read(Read::Eof);
     assert!(poll(&mut driver).is_pending());
     assert!(block_on(poll_once(consumer.next())).is_none());
     assert_eq!(client.counters().lost_deliveries, 2);
+    assert!(first.ack().is_err());
+}
+
+#[test]
+fn deliveries_taken_before_a_channel_close_are_dropped() {
+    let (pipe, client, mut driver, mut consumer, first) = with_taken_deliveries();
+    let close = channel::Close {
+        reply_code: 406,
+        reply_text: short("PRECONDITION_FAILED - delivery acknowledgement timed out"),
+        class_id: 0,
+        method_id: 0,
+    };
+    pipe.feed(&method(1, &close));
+    assert!(poll(&mut driver).is_pending());
+    let end = block_on(consumer.next()).unwrap();
+    assert!(matches!(end, Err(Error::PreconditionFailed(_))), "{end:?}");
+    assert!(block_on(consumer.next()).is_none());
+    assert_eq!(client.counters().lost_deliveries, 2);
+    assert_eq!(consumer.lost_deliveries(), 2);
     assert!(first.ack().is_err());
 }

@@ -24,6 +24,10 @@ impl World {
         let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut) else {
             return Ok(());
         };
+        ensure(
+            consumer.is_none() || !session.machine.is_stale(&delivered),
+            || format!("a delivery of a closed channel of {queue} was taken"),
+        )?;
         let has_ended = consumer.is_some_and(|id| {
             let found = session.machine.consumer(id);
             found.is_some_and(|found| found.ended().is_some())

@@ -50,6 +50,8 @@ pub(crate) struct Channels {
     max: ChannelNumber,
     /// The number of channels that were ever added.
     incarnations: u64,
+    /// A counter of removed channels. Unless it changes, no delivery becomes stale.
+    removed: u32,
     /// The size in memory of all partly received contents.
     partial_bytes: usize,
     /// The number of partly received contents.
@@ -60,6 +62,12 @@ impl Channels {
     /// Sets the highest channel number.
     pub(crate) fn set_max(&mut self, max: ChannelNumber) {
         self.max = max;
+    }
+
+    /// Returns the counter of removed channels.
+    #[inline]
+    pub(crate) fn removed(&self) -> u32 {
+        self.removed
     }
 
     /// Returns the channel with this number, unless the number is free.
@@ -208,9 +216,10 @@ impl Channels {
 
     /// Removes an ended consumer from its channel, if it is still there.
     pub(crate) fn remove_consumer(&mut self, number: ChannelNumber, id: ConsumerId) {
-        let channel = self.get_mut(number);
-        let removed = channel.and_then(|channel| channel.consumer.take_if(|it| *it == id));
-        if removed.is_some() {
+        if let Some(channel) = self.get_mut(number)
+            && channel.consumer == Some(id)
+        {
+            channel.ended_consumer = channel.consumer.take();
             self.end_consumer(number);
         }
     }
@@ -260,6 +269,7 @@ impl Channels {
         }
         *self.count_mut(channel.role) -= 1;
         self.freed.push(Reverse(number));
+        self.removed = self.removed.wrapping_add(1);
         self.resize_partial(channel.assembly.as_ref().map_or(0, Assembly::size), 0);
         Some(channel)
     }
@@ -323,6 +333,7 @@ impl Channels {
     ) -> impl Iterator<Item = (ChannelNumber, Box<Channel>)> + use<> {
         let next = Self {
             incarnations: self.incarnations,
+            removed: self.removed.wrapping_add(1),
             ..Self::default()
         };
         let slots = std::mem::replace(self, next).slots;

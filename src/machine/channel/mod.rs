@@ -152,6 +152,8 @@ pub(crate) struct Channel {
     pub(crate) unsettled: Unsettled,
     /// Its consumer. There is at most one, so an error that closes the channel ends no other.
     pub(crate) consumer: Option<ConsumerId>,
+    /// The last consumer that has ended. Its buffered deliveries may be unsettled.
+    pub(crate) ended_consumer: Option<ConsumerId>,
     /// The last prefetch count of `basic.qos`, which applies to consumers that start later.
     pub(crate) prefetch_count: u16,
     /// The prefetch count applies to all tags of its consumer together, including later ones.
@@ -185,6 +187,7 @@ impl Channel {
             assembly: None,
             unsettled: Unsettled::default(),
             consumer: None,
+            ended_consumer: None,
             prefetch_count: 0,
             shares_prefetch_count: false,
             discards_until_open: false,

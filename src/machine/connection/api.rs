@@ -261,6 +261,21 @@ impl Connection {
         self.session.consuming.consumers.count_lost(consumer, count);
     }
 
+    /// Returns `true` if a delivery needs an ack and can no longer be settled, because its channel is
+    /// closed. The broker delivers the message again.
+    #[must_use]
+    pub fn is_stale(&self, delivered: &Delivered) -> bool {
+        let channel = self.session.cx.channels.get(delivered.channel);
+        !delivered.is_settled()
+            && channel.is_none_or(|channel| channel.incarnation != delivered.incarnation)
+    }
+
+    /// Returns a counter that changes whenever deliveries may have become stale.
+    #[inline]
+    pub(crate) fn removed_channels(&self) -> u32 {
+        self.session.cx.channels.removed()
+    }
+
     /// Settles a delivery, unless it needs no ack. The frame is sent with the next output.
     ///
     /// # Errors

@@ -37,15 +37,6 @@ struct PendingMethod {
     method: MethodId,
 }
 
-impl PendingMethod {
-    fn of_no_request(method: MethodId) -> Self {
-        Self {
-            request: None,
-            method,
-        }
-    }
-}
-
 impl CloseCause {
     /// Finds the requests over which the broker closed the connection. Takes `cx.possible_cause`,
     /// the request that was repeated alone.
@@ -115,8 +106,40 @@ fn collect_pending(
     // before it. They are assigned to it, because they are repeated with it.
     let mut first_needed = into.len();
     for pending in &channel.pending_replies {
-        let request = match &pending.purpose {
-            Awaited::Request(request) | Awaited::Get { request, .. } => Some(request.promise),
+        let Some(owner) = Owner::of(&pending.purpose, consumers, transactions) else {
+            continue;
+        };
+        into.push(PendingMethod {
+            request: None,
+            method: pending.method.id,
+        });
+        if let Owner::Request(request) = owner {
+            into.iter_mut()
+                .skip(first_needed)
+                .for_each(|it| it.request = Some(request));
+        }
+        if !matches!(owner, Owner::NextRequest) {
+            first_needed = into.len();
+        }
+    }
+}
+
+/// What a pending method belongs to.
+enum Owner {
+    Request(PromiseId),
+    /// The next request on the channel, if there is one.
+    NextRequest,
+    /// No request that can be repeated.
+    Itself,
+}
+
+impl Owner {
+    /// Returns `None` for a method that cannot be the cause, or that the replay looks after.
+    fn of(purpose: &Awaited, consumers: &Consumers, transactions: &Transactions) -> Option<Self> {
+        Some(match purpose {
+            Awaited::Request(request) | Awaited::Get { request, .. } => {
+                Self::Request(request.promise)
+            }
             Awaited::Qos {
                 resize: Resize { promise, .. },
                 ..
@@ -125,40 +148,22 @@ fn collect_pending(
                 resized: Some(Resize { promise, .. }),
                 ..
             }
-            | Awaited::Recover { promise, .. } => Some(*promise),
+            | Awaited::Recover { promise, .. } => Self::Request(*promise),
             Awaited::Consume { consumer, .. } => match consumers.get(*consumer).map(|it| &it.phase)
             {
-                Some(Phase::Starting(promise)) => Some(*promise),
+                Some(Phase::Starting(promise)) => Self::Request(*promise),
                 // A consumer that is being restarted has no promise.
-                _ => None,
+                _ => Self::NextRequest,
             },
             Awaited::Transaction { id, .. } => match transactions.get(*id).map(|it| &it.phase) {
-                Some(TransactionPhase::Starting(promise)) => Some(*promise),
-                // A commit or rollback is not repeated, and no request after it needs it.
-                _ => {
-                    into.push(PendingMethod::of_no_request(pending.method.id));
-                    first_needed = into.len();
-                    continue;
-                }
+                Some(TransactionPhase::Starting(promise)) => Self::Request(*promise),
+                // A commit or rollback is not repeated.
+                _ => Self::Itself,
             },
-            Awaited::Cancel { .. } => {
-                into.push(PendingMethod::of_no_request(pending.method.id));
-                first_needed = into.len();
-                continue;
-            }
-            // The replay finds its own steps. A probe only follows a publish.
-            Awaited::ReplayStep | Awaited::Probe => continue,
-            Awaited::Nothing => None,
-        };
-        into.push(PendingMethod {
-            request,
-            method: pending.method.id,
-        });
-        if request.is_some() {
-            into.iter_mut()
-                .skip(first_needed)
-                .for_each(|it| it.request = request);
-            first_needed = into.len();
-        }
+            Awaited::Cancel { .. } => Self::Itself,
+            // A probe only follows a publish.
+            Awaited::ReplayStep | Awaited::Probe => return None,
+            Awaited::Nothing => Self::NextRequest,
+        })
     }
 }

@@ -111,6 +111,10 @@ impl Session {
         recovery.filtering = None;
         cx.channels_with_acks.clear();
         consuming.end_consumers(cx, &Ended::ConnectionBroken(error.clone()));
+        // Consumers that ended earlier may have deliveries of their channels, too.
+        for id in consuming.consumers.ids() {
+            consuming.consumers.discard_unsettled(id);
+        }
         let numbers: Vec<ChannelNumber> = cx.channels.numbers().collect();
         for number in numbers {
             cx.channels.remove(number);
