@@ -451,4 +451,50 @@ mod tests {
             Ok(())
         );
     }
+
+    /// Returns publishes of which all but the first `open` are confirmed, and all promises.
+    fn mostly_confirmed(open: u64, count: usize) -> (Confirms, Vec<PromiseId>) {
+        let (mut promises, mut confirms) = (Promises::default(), Confirms::default());
+        let pending: Vec<_> = (0..count).map(|_| promises.open()).collect();
+        pending.iter().for_each(|promise| confirms.push(*promise));
+        (open + 1..=count as u64).for_each(|tag| confirms.confirm(tag, false, |_| {}).unwrap());
+        (confirms, pending)
+    }
+
+    #[test]
+    fn open_publishes_move_only_from_a_sparse_queue() {
+        let (quarter, more) = (SPARSE as u64 / 4, SPARSE + 1);
+        for (open, count, moved) in [(1, SPARSE, 0), (1, more, 1), (quarter, more, 0)] {
+            let (confirms, _) = mostly_confirmed(open, count);
+            assert_eq!(confirms.stragglers.len(), moved, "{open} of {count}");
+        }
+    }
+
+    #[test]
+    fn moved_publishes_are_confirmed_or_expire() {
+        let (mut confirms, sent) = mostly_confirmed(3, SPARSE + 1);
+        let (mut confirmed, mut expired) = (Vec::new(), Vec::new());
+        let result = confirms.confirm(2, true, |promise| confirmed.push(promise));
+        assert_eq!((result, &confirmed[..]), (Ok(()), &sent[..2]));
+        confirms.stamp(Instant::now(), TIMEOUT);
+        let late = Instant::now() + 2 * TIMEOUT;
+        confirms.expire(late, |tag, promise| expired.push((tag, promise)));
+        assert_eq!((expired, confirms.open()), (vec![(3, sent[2])], 0));
+    }
+
+    #[test]
+    fn publishes_within_a_sixteenth_share_a_deadline() {
+        let (mut promises, mut confirms) = (Promises::default(), Confirms::default());
+        let (now, shared) = (Instant::now(), TIMEOUT / 16);
+        let mut deadlines_after = |confirms: &mut Confirms, time| {
+            confirms.push(promises.open());
+            confirms.stamp(now + time, TIMEOUT);
+            confirms.deadlines.len()
+        };
+        for (time, count) in [(0, 1), (1, 1), (2, 2)] {
+            assert_eq!(deadlines_after(&mut confirms, time * shared), count);
+        }
+        confirms.confirm(2, true, |_| {}).unwrap();
+        assert_eq!(deadlines_after(&mut confirms, TIMEOUT), 2, "for 3 and 4");
+    }
 }

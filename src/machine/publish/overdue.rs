@@ -106,4 +106,16 @@ mod tests {
         assert!((0..500_000).all(|tag| overdue.remove(10_000_000 + 2 * tag)));
         assert!(overdue.ranges.len() <= MAX_RANGES);
     }
+
+    #[test]
+    fn ranges_merge_only_above_their_limit() {
+        let mut overdue = Overdue::default();
+        let scattered = |number: usize| 2 * number as u64;
+        (0..MAX_RANGES).for_each(|number| overdue.add(scattered(number)));
+        assert_eq!(overdue.ranges.len(), MAX_RANGES);
+        assert!(!overdue.remove(1), "no range includes it");
+        overdue.add(scattered(MAX_RANGES));
+        assert_eq!(overdue.ranges.len(), MAX_RANGES);
+        assert!(overdue.remove(1), "the lowest ranges are one");
+    }
 }

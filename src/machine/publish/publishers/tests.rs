@@ -93,3 +93,34 @@ fn removed_channel_has_no_deadline() {
     assert_eq!(publishers.deadline(), Some(now + TIMEOUT + LATE));
     assert_eq!(publishers.in_flight(), 1);
 }
+
+#[test]
+fn channel_that_was_used_longest_ago_is_removed_first() {
+    let mut publishers = Publishers::default();
+    for channel in 1..=3_u16 {
+        let exchange = channel.to_be_bytes();
+        publishers.add(&exchange, PublishKind::Confirmed, channel, Instant::now());
+    }
+    for channel in [2, 1_u16, 3] {
+        assert!(
+            publishers
+                .find(&channel.to_be_bytes(), PublishKind::Confirmed)
+                .is_some()
+        );
+    }
+    let removed: Vec<_> = std::iter::from_fn(|| publishers.remove_idle()).collect();
+    assert_eq!(removed, [2, 1, 3]);
+}
+
+#[test]
+fn channel_without_confirms_is_closed_before_the_next() {
+    let mut publishers = Publishers::default();
+    publishers.add(b"x", PublishKind::Unconfirmed, 1, Instant::now());
+    assert_eq!(publishers.remove_idle(), Some(1));
+    let kind = PublishKind::Unconfirmed;
+    assert!(publishers.is_closing(b"x", kind));
+    assert!(!publishers.is_closing(b"y", kind));
+    assert!(!publishers.is_closing(b"x", PublishKind::Confirmed));
+    publishers.record_closed(1);
+    assert!(!publishers.is_closing(b"x", kind));
+}
