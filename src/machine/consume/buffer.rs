@@ -269,4 +269,18 @@ mod tests {
             assert_eq!(batches.last.deliveries.capacity() > 0, returned == 0);
         }
     }
+
+    #[test]
+    fn spare_buffer_is_used_next() {
+        let (mut batches, mut spares) = (Batches::default(), Spares::default());
+        let mut taken = VecDeque::new();
+        (0..BATCH as u64).for_each(|tag| batches.push(delivered(tag), &mut spares));
+        batches.take(BATCH, &mut taken, &mut spares);
+        taken.clear();
+        batches.take(BATCH, &mut taken, &mut spares);
+        assert_eq!((spares.buffers.len(), spares.capacity), (1, BATCH));
+        batches.push(delivered(0), &mut spares);
+        assert_eq!((spares.buffers.len(), spares.capacity), (0, 0));
+        assert_eq!(batches.last.deliveries.capacity(), BATCH);
+    }
 }

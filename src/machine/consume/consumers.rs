@@ -341,6 +341,7 @@ impl Consumers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::ids::PromiseId;
     use crate::machine::promises::Promises;
     use crate::protocol::{ShortStr, Table};
 
@@ -358,20 +359,22 @@ mod tests {
         }
     }
 
+    fn queued(promise: PromiseId, queues: &[&str]) -> QueuedConsume {
+        QueuedConsume {
+            promise,
+            subscriptions: queues.iter().map(|queue| subscription(queue)).collect(),
+            no_ack: false,
+            prefetch_count: 0,
+            shares_prefetch_count: false,
+            is_possible_cause: false,
+        }
+    }
+
     #[test]
     fn queue_is_consumed_until_its_last_consumer_ends() {
         let (promises, mut consumers) = (Promises::default(), Consumers::default());
-        let ids = [["a", "b"], ["a", "c"], ["c", "c"]].map(|queues| {
-            let queued = QueuedConsume {
-                promise: promises.none(),
-                subscriptions: queues.map(subscription).into(),
-                no_ack: false,
-                prefetch_count: 0,
-                shares_prefetch_count: false,
-                is_possible_cause: false,
-            };
-            consumers.add(1, queued)
-        });
+        let ids = [["a", "b"], ["a", "c"], ["c", "c"]]
+            .map(|queues| consumers.add(1, queued(promises.none(), &queues)));
         let consumed =
             |consumers: &Consumers| [b"a", b"b", b"c"].map(|queue| consumers.is_consumed(queue));
         consumers.end_subscription(ids[0], 1, Ended::CancelledByServer);
@@ -383,5 +386,40 @@ mod tests {
         assert_eq!(consumed(&consumers), [false, false, true]);
         assert!(consumers.end(ids[2], Ended::Cancelled).is_some());
         assert!(consumers.consumed.0.is_empty());
+    }
+
+    #[test]
+    fn taken_deliveries_no_longer_count_for_their_consumer() {
+        let (promises, mut consumers) = (Promises::default(), Consumers::default());
+        let id = consumers.add(1, queued(promises.none(), &["q"]));
+        for tag in 1..=3 {
+            consumers.push(id, delivered(tag));
+        }
+        let buffered = |consumers: &Consumers| {
+            let buffered = consumers.get(id).unwrap().buffered;
+            (buffered.deliveries, buffered.bytes)
+        };
+        let (three, bytes) = buffered(&consumers);
+        assert!(three == 3 && bytes > 0);
+        let mut taken = VecDeque::new();
+        consumers.take(id, 1, &mut taken);
+        assert_eq!(buffered(&consumers), (2, bytes / 3 * 2));
+        consumers.take(id, usize::MAX, &mut taken);
+        assert_eq!(buffered(&consumers), (0, 0));
+    }
+
+    fn delivered(tag: u64) -> Delivered {
+        let ends = crate::message::Ends::new(ShortStr::EMPTY, ShortStr::EMPTY);
+        Delivered {
+            message: crate::message::Message::with_inline_body(b"body".to_vec(), ends),
+            tag,
+            redelivered: false,
+            settled: crate::machine::channel::content::Settled::No,
+            source: 0,
+            channel: 1,
+            incarnation: 1,
+            epoch: 1,
+            by_offset: false,
+        }
     }
 }

@@ -299,4 +299,17 @@ mod tests {
         reading.stamp(now);
         assert_eq!(reading.deadline(true), Some(now + MAX_PAUSE));
     }
+
+    #[test]
+    fn pause_ends_at_half_of_the_bytes() {
+        let bytes = |bytes| Buffered {
+            deliveries: 0,
+            bytes,
+        };
+        let mut reading = Reading::new(10, 1000);
+        assert!(!reading.update(bytes(999)) && reading.is_on());
+        assert!(!reading.update(bytes(1000)) && !reading.is_on());
+        assert!(!reading.update(bytes(501)) && !reading.is_on());
+        assert!(reading.update(bytes(500)) && reading.is_on());
+    }
 }

@@ -249,3 +249,34 @@ fn delivery_without_ack_is_never_unsettled() {
     assert!(!unsettled.is_unsettled(1));
     assert_eq!(unsettled.count(), 0);
 }
+
+#[test]
+fn unwanted_delivery_can_be_settled() {
+    let mut unsettled = Unsettled::default();
+    for tag in 1..=2 {
+        assert!(unsettled.deliver(tag, false));
+        unsettled.mark_unwanted(tag);
+    }
+    assert!(unsettled.ack(1, false));
+    assert_eq!((unsettled.unwanted(), unsettled.count()), (1, 1));
+    assert!(unsettled.settle_at_once(2, false, |_, _| {}));
+    assert_eq!((unsettled.unwanted(), unsettled.count()), (0, 0));
+}
+
+#[test]
+fn few_settled_deliveries_stay_behind_an_unsettled_one() {
+    let mut unsettled = Unsettled::default();
+    for tag in 1..=3 {
+        assert!(unsettled.deliver(tag, false));
+    }
+    assert!(unsettled.ack(3, false));
+    let most = 2 * (2 + 1) + SPARSE as u64;
+    for tag in 4..=most {
+        assert!(unsettled.deliver(tag, false));
+        assert!(unsettled.settle_at_once(tag, false, |_, _| {}));
+    }
+    assert_eq!(unsettled.deliveries.len() as u64, most);
+    assert!(unsettled.deliver(most + 1, false));
+    assert!(unsettled.settle_at_once(most + 1, false, |_, _| {}));
+    assert_eq!(unsettled.deliveries.len(), 3);
+}
