@@ -180,3 +180,102 @@ impl Backoff {
         time.mul_f64((self.random >> 11) as f64 / (1_u64 << 53) as f64)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Fault;
+    use crate::protocol::MethodId;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn backoff(policy: Recovery) -> Backoff {
+        Backoff::new(Recovery {
+            retry_first_connect: true,
+            seed: Some(u64::MAX / 3),
+            ..policy
+        })
+    }
+
+    fn failure(error: &Error, endpoints: usize) -> Failure<'_> {
+        Failure {
+            error,
+            handshake: None,
+            endpoints,
+        }
+    }
+
+    /// Returns many delays of up to a second after this error, in seconds.
+    fn delays(error: &Error, in_handshake: bool) -> Vec<f64> {
+        let mut backoff = backoff(Recovery {
+            base_delay: SECOND,
+            longest_delay: SECOND,
+            ..Recovery::default()
+        });
+        let now = Instant::now();
+        let failure = Failure {
+            handshake: in_handshake.then_some((0, 0)),
+            ..failure(error, 1)
+        };
+        (0..1000)
+            .map(|_| backoff.delay_after(&failure, now).unwrap().as_secs_f64())
+            .collect()
+    }
+
+    #[test]
+    fn delays_are_spread_over_their_whole_range() {
+        let delays = delays(&Error::ConnectionBroken(Broken::Eof), false);
+        for tenth in 0..10 {
+            let is_in_it = |delay: &&f64| (**delay * 10.0) as usize == tenth;
+            let count = delays.iter().filter(is_in_it).count();
+            assert!((50..150).contains(&count), "{count} in tenth {tenth}");
+        }
+    }
+
+    #[test]
+    fn refused_login_waits_half_of_the_delay_at_least() {
+        let fault = Fault::reported_by_broker(403, "ACCESS_REFUSED", MethodId::NONE);
+        let refused = Error::from(fault);
+        for error in [&refused, &Error::LoginRefused] {
+            assert!(delays(error, true).iter().all(|delay| *delay >= 0.5));
+        }
+        let of_a_request = delays(&refused, false);
+        assert!(of_a_request.iter().any(|delay| *delay < 0.1));
+    }
+
+    #[test]
+    fn attempts_end_exactly_at_the_time_limit() {
+        let mut backoff = backoff(Recovery {
+            time: Some(10 * SECOND),
+            ..Recovery::default()
+        });
+        let (error, now) = (Error::ConnectionBroken(Broken::Eof), Instant::now());
+        let failure = failure(&error, 1);
+        assert!(backoff.delay_after(&failure, now).is_some());
+        assert!(backoff.delay_after(&failure, now + 9 * SECOND).is_some());
+        assert_eq!(backoff.delay_after(&failure, now + 10 * SECOND), None);
+    }
+
+    #[test]
+    fn only_another_endpoint_is_dialled_without_delay() {
+        let (error, now) = (Error::ConnectionBroken(Broken::Eof), Instant::now());
+        let mut several = backoff(Recovery::default());
+        let first = several.delay_after(&failure(&error, 2), now);
+        assert_eq!(first, Some(Duration::ZERO));
+        assert!(several.delay_after(&failure(&error, 2), now) > first);
+        let mut one = backoff(Recovery::default());
+        assert!(one.delay_after(&failure(&error, 1), now) > Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn endpoints_that_were_passed_over_count_as_failed() {
+        let mut backoff = backoff(Recovery::default());
+        assert!(
+            !backoff.record_failed_endpoints(2, 1, 3),
+            "2 and 0 are passed over"
+        );
+        backoff.failed.clear();
+        assert!(backoff.record_failed_endpoints(0, 1, 3));
+        assert!(!backoff.record_failed_endpoints(2, 2, 3));
+    }
+}
