@@ -68,3 +68,25 @@ impl Client {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Broken;
+    use crate::options::Options;
+    use std::time::Instant;
+
+    #[test]
+    fn dropped_notices_are_not_stored() {
+        let machine = Connection::new(Instant::now(), Options::default());
+        let client = Client::new(Link::new(machine));
+        let (dropped, kept) = (client.notices(), client.notices());
+        let (link, listener) = (dropped.link.clone(), dropped.listener);
+        drop(dropped);
+        link.with(|machine| {
+            machine.handle_loss(Broken::Eof);
+            assert!(machine.take_notice(listener).is_none());
+            assert!(machine.take_notice(kept.listener).is_some());
+        });
+    }
+}

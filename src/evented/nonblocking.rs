@@ -57,3 +57,41 @@ impl<S: Write> AsyncWrite for NonBlocking<S> {
         into_poll(self.0.flush())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    /// A stream that fails with this error, and counts its flushes.
+    struct Failing(io::ErrorKind, usize);
+
+    impl Write for Failing {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(self.0.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.1 += 1;
+            Err(self.0.into())
+        }
+    }
+
+    #[test]
+    fn only_would_block_is_pending() {
+        let mut cx = Context::from_waker(Waker::noop());
+        for (kind, is_pending) in [
+            (io::ErrorKind::WouldBlock, true),
+            (io::ErrorKind::BrokenPipe, false),
+        ] {
+            let mut stream = NonBlocking(Failing(kind, 0));
+            let write = Pin::new(&mut stream).poll_write(&mut cx, b"x");
+            assert_eq!(write.is_pending(), is_pending);
+            let flush = Pin::new(&mut stream).poll_flush(&mut cx);
+            assert_eq!(flush.is_pending(), is_pending);
+            let close = Pin::new(&mut stream).poll_close(&mut cx);
+            assert_eq!(close.is_pending(), is_pending);
+            assert_eq!(stream.0.1, 2, "closing flushes as well");
+        }
+    }
+}

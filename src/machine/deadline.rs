@@ -93,10 +93,12 @@ mod tests {
             now + Duration::from_secs(1)
         );
         assert_eq!(later(now, Duration::MAX), now + MAX_TIMEOUT);
-        let end = (0..128).fold(now, |end, halvings| {
-            end.checked_add(Duration::MAX / 2_u32.saturating_pow(halvings))
+        // The latest second that the clock can represent.
+        let end = (0..64).rev().fold(now, |end, bit| {
+            end.checked_add(Duration::from_secs(1 << bit))
                 .unwrap_or(end)
         });
+        assert_eq!(end.checked_add(Duration::from_secs(1)), None);
         assert!(later(end, Duration::MAX) >= end);
     }
 }

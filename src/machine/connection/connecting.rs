@@ -61,3 +61,37 @@ impl Connecting {
         self.promises.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::machine::Connection;
+    use crate::options::Options;
+    use std::time::Instant;
+
+    /// Returns the number of stored promises after each of these calls.
+    fn stored(connection: &mut Connection, calls: usize, abandons: bool) -> Vec<usize> {
+        let call = |_| {
+            let promise = connection.connect();
+            if abandons {
+                connection.abandon(promise);
+            }
+            connection.lifecycle.connecting.promises.len()
+        };
+        (0..calls).map(call).collect()
+    }
+
+    #[test]
+    fn abandoned_promises_are_removed_when_they_double() {
+        let mut connection = Connection::new(Instant::now(), Options::default());
+        let abandoned = stored(&mut connection, 32, true);
+        assert_eq!(abandoned, (1..=16).chain(1..=16).collect::<Vec<_>>());
+        let wanted = stored(&mut connection, 20, false);
+        assert_eq!(wanted, (1..=20).collect::<Vec<_>>());
+        let abandoned = stored(&mut connection, 40, true);
+        let (before, after) = (21..=32, 21..=40);
+        assert_eq!(
+            abandoned,
+            before.chain(after).chain(21..=28).collect::<Vec<_>>()
+        );
+    }
+}

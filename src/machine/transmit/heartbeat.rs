@@ -182,4 +182,13 @@ mod tests {
         assert_eq!(heartbeat.silent_for(now + 100 * SECOND, false), None);
         assert_eq!(heartbeat.silent_for(now + 101 * SECOND, true), None);
     }
+
+    #[test]
+    fn e49_only_a_very_late_wake_up_grants_grace() {
+        let now = Instant::now();
+        let late = now + 5 * SECOND + 2 * SECOND;
+        assert_eq!(at(now, 4).silent_for(late, true), Some(7 * SECOND));
+        let later = late + Duration::from_millis(1);
+        assert_eq!(at(now, 4).silent_for(later, true), None);
+    }
 }

@@ -294,3 +294,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn transport_with_enough_bytes_is_given_no_more() {
+    let mut out = Outbox::default();
+    publish(&mut out, FRAME_MAX, Body::Borrowed(b"x")).unwrap();
+    let mut to = Outgoing::default();
+    assert_eq!(out.transfer(UNWRITTEN_BYTES, false, &mut to), 0);
+    assert!(to.is_empty() && !out.is_empty());
+    assert!(out.transfer(UNWRITTEN_BYTES - 1, false, &mut to) > 0);
+    publish(&mut out, FRAME_MAX, Body::Borrowed(b"x")).unwrap();
+    assert!(out.transfer(UNWRITTEN_BYTES, true, &mut to) > 0);
+}
+
+#[test]
+fn few_written_chunks_are_reused() {
+    let mut to = Outgoing::default();
+    for _ in 0..5 {
+        let mut chunk = Chunk::default();
+        chunk.buffer().push(0);
+        to.push(chunk);
+    }
+    to.advance(5);
+    let reused = std::iter::from_fn(|| to.take_empty_chunk()).count();
+    assert_eq!((reused, to.len()), (2, 0));
+}
