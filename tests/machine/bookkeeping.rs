@@ -163,3 +163,13 @@ fn deleted_queue_is_not_declared_again() {
         assert_eq!(after_deleting(other), Vec::<String>::new());
     }
 }
+
+#[test]
+fn close_while_down_is_no_failed_attempt() {
+    let mut peer = Peer::dialled(recovering());
+    peer.machine.handle_loss(Broken::Eof);
+    let _closing = peer.machine.close();
+    peer.pump();
+    let counters = peer.machine.counters();
+    assert_eq!((counters.lost, counters.failed_attempts), (1, 0));
+}

@@ -326,3 +326,18 @@ fn late_bytes_of_the_previous_connection_are_ignored() {
     peer.machine.handle_loss(Broken::Eof);
     assert!(peer.machine.is_down());
 }
+
+#[test]
+fn queued_work_that_failed_fast_uses_no_capacity() {
+    let options = options(|recovery| recovery.fail_fast(true)).max_outgoing_bytes(8192);
+    let mut peer = Peer::dialled(options);
+    let queue = "q".repeat(200);
+    for _ in 0..100 {
+        let request = peer.machine.request(declare(&queue)).unwrap();
+        let consumer = peer.machine.consume(&consume(&queue)).unwrap();
+        peer.reconnect();
+        assert!(peer.error(request).is_connection_broken());
+        assert!(peer.error(consumer).is_connection_broken());
+    }
+    assert!(peer.machine.has_capacity_to_request());
+}

@@ -358,3 +358,18 @@ fn consumer_by_an_intermediate_name_keeps_its_queue() {
         );
     }
 }
+
+#[test]
+fn passive_declare_asks_for_the_current_name() {
+    let mut peer = renamed();
+    let passive = queue::Declare {
+        passive: true,
+        ..declare("first")
+    };
+    peer.machine.request(passive).unwrap();
+    let asked = peer.take();
+    match asked.last().unwrap().method() {
+        Method::Queue(queue::Method::Declare(it)) => assert_eq!(it.queue, short("second")),
+        other => panic!("{other:?}"),
+    }
+}

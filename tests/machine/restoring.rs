@@ -463,11 +463,13 @@ fn entity_with_a_refused_delete_is_restored() {
 fn r5_recorded_entities_are_bounded() {
     let mut peer = Peer::dialled(options(|recovery| recovery.max_records(2)));
     let listener = peer.machine.listen();
-    for name in ["a", "b", "c", "d"] {
-        ask(&mut peer, declare(name));
-    }
-    let notices: Vec<_> = std::iter::from_fn(|| peer.machine.take_notice(listener)).collect();
-    assert!(matches!(&notices[..], [Notice::NotRecorded]), "{notices:?}");
+    let notices_after = |peer: &mut Peer, name| {
+        ask(peer, declare(name));
+        std::iter::from_fn(|| peer.machine.take_notice(listener)).count()
+    };
+    let notices = ["a", "b", "c", "d"].map(|name| notices_after(&mut peer, name));
+    assert_eq!(notices, [0, 0, 1, 0], "the first that is not recorded");
+    ask(&mut peer, bind("a", "amq.direct", "key"));
     peer.reconnect();
     assert_eq!(describe_all(&peer.serve()), ["queue a", "queue b"]);
 }
@@ -486,4 +488,139 @@ fn many_entities_are_declared_in_windows() {
     peer.complete_handshake(tune(2047, 131_072, 60));
     assert_eq!(describe_all(&peer.serve()).len(), 500);
     assert!(matches!(peer.machine.state(), ConnectionState::Open));
+}
+
+#[test]
+fn overflow_by_a_binding_is_reported() {
+    let mut peer = Peer::dialled(options(|recovery| recovery.max_records(1)));
+    let listener = peer.machine.listen();
+    ask(&mut peer, declare("q"));
+    assert!(peer.machine.take_notice(listener).is_none());
+    ask(&mut peer, bind("q", "amq.direct", "key"));
+    let notice = peer.machine.take_notice(listener);
+    assert!(matches!(notice, Some(Notice::NotRecorded)), "{notice:?}");
+}
+
+#[test]
+fn passive_exchange_is_not_declared_again() {
+    let mut peer = dialled();
+    ask(
+        &mut peer,
+        exchange::Declare {
+            passive: true,
+            ..exchange_declare("other")
+        },
+    );
+    peer.reconnect();
+    assert!(describe_all(&peer.serve()).is_empty());
+}
+
+#[test]
+fn s20_unbound_exchange_is_not_bound_again() {
+    let mut peer = dialled();
+    for name in ["from", "to"] {
+        ask(&mut peer, exchange_declare(name));
+    }
+    ask(&mut peer, bind_exchange("to", "from"));
+    ask(
+        &mut peer,
+        exchange::Unbind {
+            destination: short("to"),
+            source: short("from"),
+            routing_key: ShortStr::EMPTY,
+            nowait: false,
+            arguments: TableRef::EMPTY,
+        },
+    );
+    peer.reconnect();
+    assert_eq!(
+        describe_all(&peer.serve()),
+        ["exchange from", "exchange to"]
+    );
+}
+
+#[test]
+fn auto_delete_exchange_stays_until_its_last_unbind() {
+    let mut peer = dialled();
+    ask(
+        &mut peer,
+        exchange::Declare {
+            auto_delete: true,
+            ..exchange_declare("x")
+        },
+    );
+    ask(&mut peer, declare("q"));
+    ask(&mut peer, bind("q", "x", "a"));
+    ask(&mut peer, bind("q", "x", "b"));
+    ask(&mut peer, unbind("q", "x", "a"));
+    peer.reconnect();
+    let again = ["exchange x", "queue q", "bind q to x by b"];
+    assert_eq!(describe_all(&peer.serve()), again);
+    ask(&mut peer, unbind("q", "x", "b"));
+    peer.reconnect();
+    assert_eq!(describe_all(&peer.serve()), ["queue q"]);
+}
+
+#[test]
+fn queue_that_is_not_found_is_forgotten() {
+    let passive = queue::Declare {
+        passive: true,
+        ..declare("q")
+    };
+    let purge = queue::Purge {
+        queue: short("q"),
+        nowait: false,
+    };
+    for request in [Method::from(passive), Method::from(purge)] {
+        let mut peer = dialled();
+        ask(&mut peer, declare("q"));
+        let missing = peer.machine.request(request).unwrap();
+        let number = peer.take().last().unwrap().channel;
+        peer.method(number, &channel_close(404, "NOT_FOUND - no queue 'q'"));
+        assert!(matches!(peer.error(missing), Error::NotFound(_)));
+        peer.take();
+        peer.reconnect();
+        assert!(describe_all(&peer.serve()).is_empty(), "{request:?}");
+    }
+}
+
+#[test]
+fn report_has_the_epoch_and_all_attempts() {
+    let mut peer = dialled();
+    let listener = peer.machine.listen();
+    let before = peer.machine.stats().epoch;
+    peer.machine.handle_loss(Broken::Eof);
+    peer.dial();
+    peer.machine.handle_loss(Broken::Eof);
+    peer.dial();
+    peer.complete_handshake(tune(2047, 131_072, 60));
+    let report = report(&mut peer, listener);
+    assert_eq!((report.epoch, report.attempts), (before + 1, 2));
+    assert_eq!(peer.machine.stats().epoch, report.epoch);
+}
+
+#[test]
+fn r5_slow_replies_do_not_end_a_recovery() {
+    let mut peer = dialled();
+    for name in ["a", "b", "c"] {
+        ask(&mut peer, declare(name));
+    }
+    let (..) = peer.consumer(&consume("a"));
+    let (..) = peer.consumer(&consume("b"));
+    peer.reconnect();
+    // All replies together take longer than the time in which one is expected.
+    let mut replies = 0;
+    while let sent = peer.take()
+        && !sent.is_empty()
+    {
+        for reply in sent.iter().filter_map(crate::peer::reply_to) {
+            peer.pass(std::time::Duration::from_secs(10));
+            peer.feed(&reply);
+            replies += 1;
+        }
+    }
+    let state = peer.machine.state();
+    assert!(matches!(state, ConnectionState::Open), "{state:?}");
+    assert!(replies > 5, "{replies}");
+    assert_eq!(peer.machine.counters().lost, 1);
 }
