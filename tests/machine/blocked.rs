@@ -1,8 +1,9 @@
 //! `connection.blocked`: publishes are delayed, everything else continues.
 
 use crate::peer::{Peer, ack, consume, declare, publish, raw, short};
-use puka::machine::{Outgoing, Settle};
+use puka::machine::{Notice, Outgoing, Publish, Settle};
 use puka::protocol::method::connection;
+use puka::protocol::{Properties, Table};
 use puka::{Error, Options};
 use std::time::Duration;
 
@@ -123,4 +124,59 @@ fn e36_blocking_broker_may_read_nothing_indefinitely() {
         peer.machine.why_closed().is_some(),
         "after unblocking the transport has to accept bytes"
     );
+}
+
+#[test]
+fn removed_listener_receives_no_notice() {
+    let mut peer = Peer::open(Options::default());
+    let (removed, kept) = (peer.machine.listen(), peer.machine.listen());
+    block(&mut peer);
+    peer.machine.stop_listening(removed);
+    peer.method(0, &connection::Unblocked {});
+    assert!(peer.machine.take_notice(removed).is_none());
+    assert!(matches!(
+        peer.machine.take_notice(kept),
+        Some(Notice::Blocked(_))
+    ));
+}
+
+#[test]
+fn blocked_after_our_close_is_not_reported() {
+    let mut peer = Peer::open(Options::default());
+    let listener = peer.machine.listen();
+    let _closing = peer.machine.close();
+    peer.pump();
+    peer.method(0, &connection::Blocked { reason: short("?") });
+    assert_eq!(peer.machine.blocked(), None);
+    let mut notices = std::iter::from_fn(|| peer.machine.take_notice(listener));
+    assert!(!notices.any(|notice| matches!(notice, Notice::Blocked(_))));
+}
+
+#[test]
+fn each_part_of_a_delayed_publish_counts() {
+    let mut peer = Peer::open(Options::default());
+    block(&mut peer);
+    peer.pump();
+    let mut bytes_of = |exchange, routing_key, content_type, header: &str, body: &'static str| {
+        let mut properties = Properties::NONE;
+        properties.content_type = Some(short(content_type));
+        let mut headers = Table::new();
+        headers.insert("x", header).unwrap();
+        let before = peer.machine.stats().outgoing_bytes;
+        let it = Publish {
+            routing_key: short(routing_key),
+            properties: &properties,
+            headers: Some(headers.as_ref()),
+            ..publish(exchange, body)
+        };
+        peer.machine.publish(&it).unwrap();
+        peer.machine.stats().outgoing_bytes - before
+    };
+    let (short, long) = ("four", "ten-letter");
+    let bytes = bytes_of(short, short, short, short, short);
+    assert_eq!(bytes_of(long, short, short, short, short), bytes + 6);
+    assert_eq!(bytes_of(short, long, short, short, short), bytes + 6);
+    assert_eq!(bytes_of(short, short, long, short, short), bytes + 6);
+    assert_eq!(bytes_of(short, short, short, long, short), bytes + 6);
+    assert_eq!(bytes_of(short, short, short, short, long), bytes + 6);
 }

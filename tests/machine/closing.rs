@@ -274,3 +274,45 @@ fn publishes_without_confirms_do_not_delay_closing() {
     let _closing = peer.machine.close();
     assert_eq!(peer.names(), ["0 connection.close"]);
 }
+
+#[test]
+fn closing_ends_only_at_its_deadline() {
+    let mut peer = Peer::open(Options::default().close_timeout(10 * SECOND));
+    let closing = peer.machine.close();
+    peer.pump();
+    peer.machine
+        .handle_timeout(peer.now + 10 * SECOND - Duration::from_millis(1));
+    assert!(peer.is_pending(closing) && !peer.machine.is_closed());
+    peer.machine.handle_timeout(peer.now + 10 * SECOND);
+    assert!(matches!(peer.error(closing), Error::Timeout { .. }));
+}
+
+#[test]
+fn consumers_are_cancelled_while_a_close_drains() {
+    let mut peer = Peer::open(Options::default());
+    let (_, channel, _) = peer.consumer(&consume("q"));
+    let _request = peer.machine.request(declare("q")).unwrap();
+    peer.pump();
+    let _closing = peer.machine.close();
+    let names = peer.names();
+    assert!(
+        names.contains(&format!("{channel} basic.cancel")),
+        "{names:?}"
+    );
+    assert!(!names.contains(&"0 connection.close".to_owned()));
+}
+
+#[test]
+fn violation_while_closing_leaves_half_of_the_timeout() {
+    let mut peer = Peer::open(Options::default().close_timeout(10 * SECOND));
+    let _request = peer.machine.request(declare("q")).unwrap();
+    peer.names();
+    let _closing = peer.machine.close();
+    peer.names();
+    peer.method(0, &connection::CloseOk {});
+    assert_eq!(peer.names(), ["0 connection.close"]);
+    peer.pass(5 * SECOND - Duration::from_millis(1));
+    assert!(!peer.machine.is_closed());
+    peer.pass(Duration::from_millis(1));
+    assert!(peer.machine.is_closed());
+}

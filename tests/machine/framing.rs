@@ -1,6 +1,6 @@
 //! Malformed frames, and methods at positions where they are not allowed.
 
-use crate::peer::{Peer, close, declare, method, raw, short};
+use crate::peer::{Peer, close, declare, method, rabbitmq, raw, short, start, tune};
 use puka::protocol::method::{basic, channel, connection, queue, tx};
 use puka::protocol::{MethodId, ReplyCode};
 use puka::{Error, Options, Peer as Side};
@@ -263,4 +263,31 @@ fn a31_unexpected_content_is_answered_by_505() {
     let mut bytes = method(1, &channel::OpenOk {});
     bytes.extend(raw(3, 1, b"x"));
     is_answered_by_close(&bytes, ReplyCode::UNEXPECTED_FRAME);
+}
+
+#[test]
+fn a31_close_ok_without_a_close_is_answered_by_503() {
+    let close_ok = method(0, &connection::CloseOk {});
+    is_answered_by_close(&close_ok, ReplyCode::COMMAND_INVALID);
+}
+
+#[test]
+fn e02_negotiated_frame_max_applies_at_once() {
+    for is_open in [false, true] {
+        let mut peer = Peer::new(Options::default());
+        peer.pump();
+        peer.feed(&start(&rabbitmq(), b"PLAIN"));
+        peer.pump();
+        peer.method(0, &tune(0, 4096, 0));
+        if is_open {
+            peer.method(0, &connection::OpenOk {});
+        }
+        let oversized = raw(3, 0, &[0; 4096]);
+        peer.feed(&oversized[..7]);
+        let why = peer.machine.why_closed();
+        assert!(
+            matches!(why, Some(Error::FrameError(_))),
+            "open: {is_open}, {why:?}"
+        );
+    }
 }

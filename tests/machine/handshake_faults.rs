@@ -196,6 +196,12 @@ fn e20_a31_methods_out_of_order_end_the_handshake() {
                 matches!(error, Error::CommandInvalid(_)),
                 "after {steps} steps: {error}"
             );
+            let expected = [
+                "expected connection.start, got",
+                "expected connection.tune or secure, got",
+                "expected connection.open-ok, got",
+            ];
+            assert!(error.to_string().contains(expected[steps]), "{error}");
             assert!(peer.machine.is_closed() && peer.names().is_empty());
         }
     }
@@ -253,4 +259,14 @@ fn channel_used_before_open_is_named() {
         text.contains("a frame on channel 7 before the connection was open"),
         "{text}"
     );
+}
+
+#[test]
+fn only_the_first_bytes_prove_another_protocol() {
+    for steps in 0..3 {
+        let (mut peer, promise) = after(steps);
+        peer.feed(b"HTTP/1.1 400 Bad Request");
+        let error = peer.error(promise);
+        assert_eq!(matches!(error, Error::NotAmqp(_)), steps == 0, "{error}");
+    }
 }

@@ -2,6 +2,7 @@
 
 use crate::peer::{Peer, consume, declare, publish, raw, tune};
 use puka::machine::Outgoing;
+use puka::protocol::method::connection;
 use puka::{Broken, Error, Options};
 use std::time::Duration;
 
@@ -209,4 +210,45 @@ fn call_may_have_no_timeout() {
     peer.pass(SECOND);
     assert!(peer.machine.why_closed().is_none());
     assert!(peer.is_pending(call));
+}
+
+#[test]
+fn e50_stall_ends_exactly_two_timeouts_after_progress() {
+    let mut peer = with_heartbeat(4);
+    let mut out = Outgoing::default();
+    let _request = peer.machine.request(declare("q")).unwrap();
+    peer.machine.poll_transmit(peer.now, &mut out);
+    // Heartbeats are due at other instants than the end of the stall.
+    peer.now += Duration::from_millis(500);
+    peer.machine.handle_transmitted(peer.now, 1);
+    let progress = peer.now;
+    while peer.machine.why_closed().is_none() {
+        peer.machine.poll_transmit(peer.now, &mut out);
+        peer.now = peer.machine.poll_timeout().unwrap();
+        peer.feed(&raw(8, 0, b""));
+        peer.machine.handle_timeout(peer.now);
+    }
+    assert_eq!(peer.now - progress, 8 * SECOND);
+}
+
+#[test]
+fn e50_blocked_time_does_not_count_as_stall() {
+    let mut peer = with_heartbeat(4);
+    let mut out = Outgoing::default();
+    let _request = peer.machine.request(declare("q")).unwrap();
+    let mut pass = |peer: &mut Peer, seconds| {
+        for _ in 0..seconds {
+            peer.machine.poll_transmit(peer.now, &mut out);
+            peer.now += SECOND;
+            peer.feed(&raw(8, 0, b""));
+            peer.machine.handle_timeout(peer.now);
+        }
+        peer.machine.why_closed().is_some()
+    };
+    let reason = crate::peer::short("low on memory");
+    peer.method(0, &connection::Blocked { reason });
+    assert!(!pass(&mut peer, 60));
+    peer.method(0, &connection::Unblocked {});
+    assert!(!pass(&mut peer, 7));
+    assert!(pass(&mut peer, 1));
 }
