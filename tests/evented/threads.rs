@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Wake, Waker};
 use std::thread;
+use std::time::Duration;
 
 #[test]
 fn request_from_another_thread_wakes_the_loop() {
@@ -123,4 +124,38 @@ fn request_from_another_thread_wakes_a_foreign_loop() {
     );
     conn.run_any_callbacks();
     assert_eq!(told.load(Ordering::SeqCst), 1);
+}
+
+/// Returns the processor time that this thread has used.
+#[cfg(target_os = "linux")]
+fn processor_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    // The times in user and in kernel mode, in hundredths of a second.
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    let ticks: u64 = ticks.map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(10 * ticks)
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn waiting_uses_hardly_any_processor_time() {
+    let (mut conn, client) = connected();
+    let waits = Duration::from_millis(400);
+    // The wake of the other thread must not keep the loop awake afterwards.
+    let asking = thread::spawn(move || {
+        block_on(client.queue_declare("q").into_future()).unwrap();
+        client
+    });
+    while !asking.is_finished() {
+        conn.run(Some(Duration::from_millis(1))).unwrap();
+    }
+    let client = asking.join().unwrap();
+    let consume = &mut client.basic_consume("q").send();
+    let mut consumer = conn.wait(consume, SOON).unwrap();
+    let before = processor_time();
+    conn.run(Some(waits)).unwrap();
+    assert!(conn.wait(&mut consumer, Some(waits)).is_err());
+    let used = processor_time() - before;
+    assert!(used <= waits / 8, "{used:?}");
 }

@@ -4,14 +4,14 @@ use crate::peer::{ack, deliver, header, method, raw, short, tune};
 use crate::pipe::{ManualClock, Pipe, Read, Wakes};
 use futures_lite::future::{block_on, poll_once};
 use puka::machine::Notice;
-use puka::protocol::Properties;
-use puka::protocol::method::{basic, channel, confirm, connection};
+use puka::protocol::method::{basic, channel, confirm, connection, tx};
+use puka::protocol::{Method, Properties};
 use puka::{Client, Consumer, Driver, Options};
 use std::future::Future;
 use std::ops::RangeInclusive;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -415,9 +415,10 @@ fn full_stream_is_written_to_after_its_wake() {
 }
 
 #[test]
-fn interrupted_read_or_write_is_retried() {
+fn interrupted_read_write_or_flush_is_retried() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
     pipe.script().interruptions = 3;
+    pipe.script().flush_errors = [std::io::ErrorKind::Interrupted; 2].into();
     pipe.read(Read::Error(std::io::ErrorKind::Interrupted));
     pipe.read(Read::Error(std::io::ErrorKind::Interrupted));
     let _promise = client.basic_publish("", "q", "x").send();
@@ -506,7 +507,9 @@ fn busy_consumer_yields_so_that_acks_are_written() {
 #[test]
 fn clients_and_deliveries_expose_the_brokers_data() {
     let (client, pipe, _clock, mut driver) = opened(Options::default());
-    assert_eq!(client.server_properties().product(), "RabbitMQ");
+    let server = client.server_properties();
+    assert_eq!(server.product(), "RabbitMQ");
+    assert!(server.table().get("product").is_some());
     let got = client.basic_get("q").send();
     let names = pipe.serve(&mut driver);
     let number = names
@@ -538,7 +541,8 @@ fn clients_and_deliveries_expose_the_brokers_data() {
         .unwrap()
         .unwrap()
         .unwrap();
-    assert_eq!(delivery.message_count(), None);
+    assert_eq!((delivery.message_count(), delivery.epoch()), (None, 1));
+    assert_eq!(client.current_name("q"), "q");
     assert_eq!(
         (delivery.queue(), delivery.consumer_tag()),
         (Some("q"), Some(consumer.tag()))
@@ -588,4 +592,77 @@ fn promise_debug_output_shows_its_state() {
     assert_eq!(format!("{declared:?}"), "Promise(\"done\")");
     let refused = client.queue_declare("q".repeat(300)).send();
     assert_eq!(format!("{refused:?}"), "Promise(\"failed\")");
+}
+
+#[test]
+fn each_refusal_says_whether_to_requeue() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    let (mut consumer, channel) = consuming(&client, &pipe, &mut driver);
+    pipe.feed(&deliveries(&consumer, channel, 1..=4));
+    assert!(pipe.poll(&mut driver).is_none());
+    let mut next = || {
+        let next = block_on(poll_once(consumer.next()));
+        next.flatten().unwrap().unwrap()
+    };
+    next().requeue().unwrap();
+    next().discard().unwrap();
+    client.basic_reject(next(), true).unwrap();
+    client.basic_reject(next(), false).unwrap();
+    assert!(pipe.poll(&mut driver).is_none());
+    let frames = pipe.frames();
+    let rejects = frames.iter().filter(|sent| sent.is(basic::Reject::ID));
+    let rejects = rejects.map(|sent| match sent.method() {
+        Method::Basic(basic::Method::Reject(it)) => (it.delivery_tag, it.requeue),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(
+        rejects.collect::<Vec<_>>(),
+        [(1, true), (2, false), (3, true), (4, false)]
+    );
+}
+
+#[test]
+fn capacity_wakes_a_waiting_request() {
+    let options = Options::default().max_requests(1).request_channels(1);
+    let (client, pipe, _clock, mut driver) = opened(options);
+    // One is pending, and one is queued for its channel.
+    let [first, second] = ["first", "second"].map(|queue| client.queue_declare(queue).send());
+    let mut next = pin!(client.queue_declare("next").into_future());
+    let wakes = Arc::new(Wakes::default());
+    let waker = Waker::from(wakes.clone());
+    let mut cx = Context::from_waker(&waker);
+    assert!(next.as_mut().poll(&mut cx).is_pending());
+    assert_eq!(wakes.count(), 0);
+    pipe.serve(&mut driver);
+    assert!(block_on(poll_once(first)).unwrap().is_ok());
+    assert!(block_on(poll_once(second)).unwrap().is_ok());
+    assert_eq!(wakes.count(), 1);
+    assert!(next.as_mut().poll(&mut cx).is_pending());
+    pipe.serve(&mut driver);
+    assert!(matches!(next.poll(&mut cx), Poll::Ready(Ok(_))));
+}
+
+#[test]
+fn unblocked_wakes_a_waiting_transaction() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    let begun = client.transaction().send();
+    let names = pipe.serve(&mut driver);
+    let number = names
+        .iter()
+        .find_map(|name| name.strip_suffix(" tx.select"))
+        .unwrap();
+    pipe.feed(&method(number.parse().unwrap(), &tx::SelectOk {}));
+    pipe.feed(&method(0, &connection::Blocked { reason: short("?") }));
+    assert!(pipe.poll(&mut driver).is_none());
+    let transaction = block_on(poll_once(begun)).unwrap().unwrap();
+    let mut publish = pin!(transaction.basic_publish("", "q", "x").into_future());
+    let wakes = Arc::new(Wakes::default());
+    let waker = Waker::from(wakes.clone());
+    let mut cx = Context::from_waker(&waker);
+    assert!(publish.as_mut().poll(&mut cx).is_pending());
+    assert_eq!(wakes.count(), 0);
+    pipe.feed(&method(0, &connection::Unblocked {}));
+    assert!(pipe.poll(&mut driver).is_none());
+    assert_eq!(wakes.count(), 1);
+    assert!(matches!(publish.poll(&mut cx), Poll::Ready(Ok(()))));
 }

@@ -273,3 +273,12 @@ fn read_error_ends_the_driver() {
     assert!(ended.is_err_and(|error| is_it(&error)));
     assert!(matches!(block_on(poll_once(declared)), Some(Err(error)) if is_it(&error)));
 }
+
+#[test]
+fn failed_flush_ends_the_driver() {
+    let (client, pipe, _clock, mut driver) = opened(Options::default());
+    pipe.script().flush_errors = [std::io::ErrorKind::BrokenPipe].into();
+    let _promise = client.basic_publish("", "q", "x").send();
+    let ended = (0..3).find_map(|_| pipe.poll(&mut driver));
+    assert!(matches!(ended, Some(Err(error)) if error.is_connection_broken()));
+}

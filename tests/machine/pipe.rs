@@ -39,6 +39,8 @@ pub(crate) struct Script {
     pub(crate) write_error: Option<io::ErrorKind>,
     /// The number of next writes that fail with `Interrupted`.
     pub(crate) interruptions: usize,
+    /// The errors of the next flushes.
+    pub(crate) flush_errors: VecDeque<io::ErrorKind>,
     /// A close returns `Pending`.
     pub(crate) close_is_pending: bool,
     /// The driver has closed the stream.
@@ -277,6 +279,9 @@ impl AsyncWrite for Pipe {
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut script = self.script();
         script.flushes += 1;
+        if let Some(kind) = script.flush_errors.pop_front() {
+            return Poll::Ready(Err(kind.into()));
+        }
         let Some(bytes) = script.stuck_flushes.pop_front() else {
             return Poll::Ready(Ok(()));
         };
