@@ -457,3 +457,52 @@ fn connection_with_an_ended_consumer_is_busy() {
     peer.machine.drop_consumer(id);
     assert!(peer.machine.is_idle());
 }
+
+#[test]
+fn several_deliveries_cause_one_event() {
+    let mut peer = Peer::open(Options::default());
+    let (consumer, channel, tag) = peer.consumer(&consume("q"));
+    peer.pump();
+    for number in 1..=3 {
+        peer.deliver(channel, &tag, number, b"x");
+    }
+    let events = std::iter::from_fn(|| peer.machine.poll_event());
+    let of_it = |event: &Event| matches!(event, Event::Deliveries(id) if *id == consumer);
+    assert_eq!(events.filter(of_it).count(), 1);
+    assert_eq!(peer.take_deliveries(consumer).len(), 3);
+}
+
+#[test]
+fn arguments_leave_a_frame_room_for_long_names() {
+    let mut peer = Peer::open_with(Options::default(), crate::peer::tune(0, 4096, 0));
+    let mut largest = 0;
+    for size in 3000..4096 {
+        let mut arguments = puka::protocol::Table::new();
+        arguments.insert("x", "x".repeat(size).as_str()).unwrap();
+        let it = puka::machine::Consume {
+            arguments: arguments.as_ref(),
+            ..consume("q")
+        };
+        if peer.machine.consume(&it).is_err() {
+            break;
+        }
+        let sent = peer.serve();
+        let started = sent.iter().find(|sent| sent.is(basic::Consume::ID));
+        largest = started.unwrap().payload.len();
+    }
+    // The queue and the tag may have 255 bytes each after a recovery.
+    let with_names = largest + 2 * 255;
+    assert!((4000..=4096).contains(&with_names), "{with_names} bytes");
+}
+
+#[test]
+fn e44_strays_beyond_the_limit_are_answered_by_503() {
+    let mut peer = Peer::open(Options::default());
+    let (_, channel, _) = peer.consumer(&consume("q"));
+    for number in 1..=4096 {
+        peer.deliver(channel, "stray", number, b"");
+    }
+    assert!(peer.machine.why_closed().is_none());
+    peer.deliver(channel, "stray", 4097, b"");
+    assert!(matches!(peer.close_reason(), Error::CommandInvalid(_)));
+}

@@ -97,3 +97,26 @@ fn content_of_an_overdue_get_counts_no_longer() {
     (0..2).for_each(|_| peer.feed(&raw(3, channel, &[1; 30 * KIB])));
     assert_eq!(body(&mut peer, id), Ok(60 * KIB));
 }
+
+#[test]
+fn sizes_of_begun_contents_are_reported() {
+    let (mut peer, consumers) = begun(Options::default(), 3, 60 * KIB as u64);
+    let sizes = |peer: &Peer| peer.machine.partly_received().collect::<Vec<_>>();
+    let begun = sizes(&peer);
+    assert!(
+        begun.iter().all(|size| (1..KIB).contains(size)),
+        "{begun:?}"
+    );
+    // A method without its header does not count.
+    let (_, channel, tag) = peer.consumer(&consume("q"));
+    peer.feed(&method(channel, &crate::peer::deliver(&tag, 1)));
+    peer.feed(&raw(3, consumers[1].1, &[1; 30 * KIB]));
+    let sizes_now = sizes(&peer);
+    assert_eq!(sizes_now.len(), begun.len());
+    assert!(
+        (30 * KIB..31 * KIB).contains(&sizes_now[1]),
+        "{sizes_now:?}"
+    );
+    peer.feed(&raw(3, consumers[1].1, &[1; 30 * KIB]));
+    assert_eq!(sizes(&peer).len(), begun.len() - 1);
+}

@@ -323,6 +323,15 @@ fn e12_publishes_that_brokers_refuse_are_refused_locally() {
             "{it:?}"
         );
     }
+    let mut longest = Properties::NONE;
+    longest.expiration = Some(short("315360000000"));
+    let it = Publish {
+        properties: &longest,
+        ..publish("", "x")
+    };
+    assert!(peer.machine.publish(&it).is_ok());
+    peer.pump();
+    peer.inbox.clear();
     let mut headers = Table::new();
     headers.insert("CC", "not an array").unwrap();
     let mut it = publish("", "x");

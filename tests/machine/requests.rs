@@ -404,3 +404,25 @@ fn released_publish_leaves_other_deadlines_alone() {
     peer.machine.handle_timeout(peer.now);
     assert!(matches!(peer.error(slow), Error::Timeout { .. }));
 }
+
+#[test]
+fn request_may_fill_a_frame() {
+    let mut peer = Peer::open_with(Options::default(), crate::peer::tune(0, 4096, 0));
+    let mut largest = 0;
+    for size in 4000..4096 {
+        let mut arguments = Table::new();
+        arguments.insert("x", "x".repeat(size).as_str()).unwrap();
+        let declare = queue::Declare {
+            arguments: arguments.as_ref(),
+            ..declare("q")
+        };
+        if peer.machine.request(declare).is_err() {
+            break;
+        }
+        let sent = peer.serve();
+        let payload = &sent.last().unwrap().payload;
+        // "The frame header and end" have 8 bytes (4.2.3).
+        largest = payload.len() + 8;
+    }
+    assert_eq!(largest, 4096);
+}

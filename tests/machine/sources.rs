@@ -1,6 +1,8 @@
 //! The queues of a consumer: how each ends, and what is recorded about it.
 
-use crate::peer::{Peer, Sent, channel_close, consume, declare, reply_to, short, tag_of, tune};
+use crate::peer::{
+    Peer, Sent, channel_close, consume, declare, method, reply_to, short, tag_of, tune,
+};
 use puka::machine::{ConnectionState, Consume, ConsumerId, Notice, Reply, Settle};
 use puka::protocol::method::{basic, queue};
 use puka::protocol::{FrameKind, Method};
@@ -377,4 +379,29 @@ fn settling_several_leaves_late_deliveries_alone() {
         assert!(unsettled.is_empty(), "{how:?}: {unsettled:?} are left");
         assert!(returned.contains(&(vec![2], true)), "{how:?}: {returned:?}");
     }
+}
+
+#[test]
+fn repeated_cancel_ok_completes_no_other_cancel() {
+    let mut peer = dialled();
+    let (id, channel, tags) = consume_multi(&mut peer, &["a", "b"]);
+    let cancelled = peer.machine.cancel(id).unwrap();
+    peer.pump();
+    let cancel_ok = |tag: &str| {
+        method(
+            channel,
+            &basic::CancelOk {
+                consumer_tag: short(tag),
+            },
+        )
+    };
+    // RabbitMQ replies twice if the quorum queue is deleted at that moment.
+    peer.feed(&cancel_ok(&tags[0]));
+    peer.feed(&cancel_ok(&tags[0]));
+    assert!(peer.is_pending(cancelled));
+    peer.feed(&cancel_ok(&tags[1]));
+    assert!(matches!(
+        peer.machine.fetch(cancelled),
+        Some(Ok(Reply::Cancelled(_)))
+    ));
 }

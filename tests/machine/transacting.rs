@@ -3,7 +3,7 @@
 
 use crate::peer::{Peer, Sent, ack, channel_close, get_ok, method, publish, short, tune};
 use puka::machine::{PromiseId, Reply, Settle, TransactionId};
-use puka::protocol::method::{basic, channel, tx};
+use puka::protocol::method::{basic, channel, connection, tx};
 use puka::protocol::{ContentHeader, FrameKind, Method, Properties, ShortStr, frame};
 use puka::{Error, Options};
 use std::time::Duration;
@@ -512,4 +512,85 @@ fn v01_get_of_a_dropped_transaction_completes_at_once() {
         peer.serve();
         assert!(peer.machine.is_idle(), "{:?}", peer.machine);
     }
+}
+
+fn nack(delivery_tag: u64, multiple: bool) -> basic::Nack {
+    basic::Nack {
+        delivery_tag,
+        multiple,
+        requeue: false,
+    }
+}
+
+#[test]
+fn several_calls_can_be_refused_at_once() {
+    let mut peer = Peer::open(Options::default());
+    let calls = ["1", "2", "3"].map(|body| peer.machine.call(&publish("", body), None).unwrap());
+    peer.serve();
+    peer.method(1, &nack(2, true));
+    assert!(matches!(peer.error(calls[0]), Error::Nacked));
+    assert!(matches!(peer.error(calls[1]), Error::Nacked));
+    assert!(peer.is_pending(calls[2]));
+    peer.method(1, &nack(3, false));
+    assert!(matches!(peer.error(calls[2]), Error::Nacked));
+    peer.take();
+    assert!(peer.machine.is_idle());
+}
+
+#[test]
+fn call_can_be_refused_after_its_confirms_deadline() {
+    let options = Options::default()
+        .heartbeat(0)
+        .request_timeout(Duration::from_secs(5));
+    let mut peer = Peer::open_with(options, tune(2047, 131_072, 0));
+    let timeout = Some(Duration::from_secs(60));
+    let call = peer.machine.call(&publish("", "x"), timeout).unwrap();
+    peer.serve();
+    peer.pass(Duration::from_secs(10));
+    assert!(peer.is_pending(call));
+    peer.method(1, &nack(1, false));
+    assert!(matches!(peer.error(call), Error::Nacked));
+}
+
+#[test]
+fn blocked_connection_has_no_capacity_to_transact() {
+    let mut peer = Peer::open(Options::default());
+    let _id = begun(&mut peer);
+    assert!(peer.machine.has_capacity_to_transact());
+    let reason = short("low on memory");
+    peer.method(0, &connection::Blocked { reason });
+    assert!(!peer.machine.has_capacity_to_transact());
+    peer.method(0, &connection::Unblocked {});
+    assert!(peer.machine.has_capacity_to_transact());
+}
+
+#[test]
+fn stopped_transaction_stops_no_other_after_a_loss() {
+    let mut peer = Peer::dialled(Options::default());
+    let _lost = begun(&mut peer);
+    peer.method(1, &channel::Flow { active: false });
+    assert!(!peer.machine.has_capacity_to_transact());
+    peer.take();
+    peer.reconnect();
+    assert!(peer.machine.has_capacity_to_transact());
+}
+
+#[test]
+fn open_transaction_is_pending_work() {
+    let mut peer = Peer::open(Options::default());
+    let id = begun(&mut peer);
+    assert!(!peer.machine.is_idle());
+    peer.machine.drop_transaction(id);
+    peer.serve();
+    assert!(peer.machine.is_idle());
+}
+
+#[test]
+fn lost_get_of_a_transaction_is_not_repeated() {
+    let mut peer = Peer::dialled(Options::default());
+    let id = begun(&mut peer);
+    let get = get_in(&mut peer, id).unwrap();
+    peer.pump();
+    peer.machine.handle_loss(puka::Broken::Eof);
+    assert!(peer.error(get).is_connection_broken());
 }

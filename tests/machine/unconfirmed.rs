@@ -239,3 +239,24 @@ fn confirm_of_unknown_publishes_forgets_nothing_kept() {
             .for_each(|promise| peer.expect_done(promise));
     }
 }
+
+#[test]
+fn only_unknown_outcomes_are_counted_as_unconfirmed() {
+    let mut peer = Peer::open(Options::default());
+    let confirmed = peer.machine.publish(&publish("", "x")).unwrap();
+    let request = peer.machine.request(crate::peer::declare("q")).unwrap();
+    peer.serve();
+    peer.method(1, &crate::peer::ack(1, false));
+    peer.expect_done(confirmed);
+    assert!(matches!(peer.machine.fetch(request), Some(Ok(_))));
+    let refused = peer.machine.request(crate::peer::declare("q")).unwrap();
+    let channel = peer.take().last().unwrap().channel;
+    peer.method(channel, &channel_close(406, "PRECONDITION_FAILED - ?"));
+    assert!(matches!(peer.error(refused), Error::PreconditionFailed(_)));
+    assert_eq!(peer.machine.counters().unconfirmed, 0);
+    let lost = peer.machine.publish(&publish("", "x")).unwrap();
+    peer.serve();
+    peer.machine.handle_loss(puka::Broken::Eof);
+    assert!(matches!(peer.error(lost), Error::Unconfirmed(_)));
+    assert_eq!(peer.machine.counters().unconfirmed, 1);
+}
