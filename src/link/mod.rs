@@ -5,10 +5,10 @@
 //! or dropped under it either, not even a waker: its vtable may be the user's.
 //!
 //! Every method for other modules takes the lock, except `removed_channels`, `guard` and
-//! [`Link::new`]. A method that may cause work ends with [`Link::release`], which wakes tasks, drops
-//! the user's values and calls the user's credential source, SASL mechanism or recovery filter. A
-//! method that takes a result, stores a waker or removes a listener drops the lock guard instead,
-//! which is cheaper.
+//! [`Link::new`]. A method that may cause work ends with [`Link::release`], which wakes tasks,
+//! drops the user's values and calls the user's credential source, SASL mechanism or recovery
+//! filter. A method that takes a result, stores a waker or removes a listener drops the lock guard
+//! instead, which is cheaper.
 //!
 //! | method | ends with | also runs code of the user |
 //! | --- | --- | --- |

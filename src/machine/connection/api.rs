@@ -261,8 +261,8 @@ impl Connection {
         self.session.consuming.consumers.count_lost(consumer, count);
     }
 
-    /// Returns `true` if a delivery needs an ack and can no longer be settled, because its channel is
-    /// closed. The broker delivers the message again.
+    /// Returns `true` if a delivery needs an ack and can no longer be settled, because its channel
+    /// is closed. The broker delivers the message again.
     #[must_use]
     pub fn is_stale(&self, delivered: &Delivered) -> bool {
         let channel = self.session.cx.channels.get(delivered.channel);
