@@ -291,7 +291,7 @@ impl Context {
             return;
         };
         if !channel.is_at_rest() {
-            if channel.pending_replies.is_empty() && channel.consumer.is_none() {
+            if channel.pending_replies.is_empty() && channel.consumer().is_none() {
                 self.channels.set_role(number, Role::Settling);
                 self.may_start = true;
             }

@@ -387,10 +387,10 @@ impl Session {
         self.cx
             .fail_pending_replies(channel.assembly.take(), pending, &error);
         // The broker delivers the messages again that this consumer has buffered.
-        if let Some(consumer) = channel.ended_consumer {
+        if let Some(consumer) = channel.ended_consumer() {
             self.consuming.consumers.lose_unsettled(consumer);
         }
-        if let Some(consumer) = channel.consumer.take() {
+        if let Some(consumer) = channel.consumer() {
             self.recovery.handle_consumer_close(
                 &mut self.cx,
                 &mut self.consuming,

@@ -217,9 +217,9 @@ impl Channels {
     /// Removes an ended consumer from its channel, if it is still there.
     pub(crate) fn remove_consumer(&mut self, number: ChannelNumber, id: ConsumerId) {
         if let Some(channel) = self.get_mut(number)
-            && channel.consumer == Some(id)
+            && channel.consumer() == Some(id)
         {
-            channel.ended_consumer = channel.consumer.take();
+            channel.end_consumer();
             self.end_consumer(number);
         }
     }

@@ -150,10 +150,9 @@ pub(crate) struct Channel {
     pub(crate) pending_replies: VecDeque<PendingReply>,
     pub(crate) assembly: Option<Assembly>,
     pub(crate) unsettled: Unsettled,
-    /// Its consumer. There is at most one, so an error that closes the channel ends no other.
-    pub(crate) consumer: Option<ConsumerId>,
-    /// The last consumer that has ended. Its buffered deliveries may be unsettled.
-    pub(crate) ended_consumer: Option<ConsumerId>,
+    /// Its consumer, or the last one. There is at most one, so an error that closes the channel
+    /// ends no other.
+    last_consumer: Option<ConsumerId>,
     /// The last prefetch count of `basic.qos`, which applies to consumers that start later.
     pub(crate) prefetch_count: u16,
     /// The prefetch count applies to all tags of its consumer together, including later ones.
@@ -173,6 +172,8 @@ pub(crate) struct Channel {
     /// The number of deliveries to a consumer that does not exist. They are never settled, so the
     /// channel is closed instead of being pooled.
     pub(crate) deliveries_without_consumer: u32,
+    /// `last_consumer` has not ended.
+    has_consumer: bool,
     /// The server ended its consumer while deliveries were unsettled. The channel is closed instead
     /// of being pooled, because the server may still close it over one of them.
     pub(crate) may_be_closed_by_broker: bool,
@@ -186,8 +187,8 @@ impl Channel {
             pending_replies: VecDeque::new(),
             assembly: None,
             unsettled: Unsettled::default(),
-            consumer: None,
-            ended_consumer: None,
+            last_consumer: None,
+            has_consumer: false,
             prefetch_count: 0,
             shares_prefetch_count: false,
             discards_until_open: false,
@@ -197,6 +198,27 @@ impl Channel {
             deliveries_without_consumer: 0,
             may_be_closed_by_broker: false,
         }
+    }
+
+    /// Returns its consumer, unless that has ended.
+    #[inline]
+    pub(crate) fn consumer(&self) -> Option<ConsumerId> {
+        self.last_consumer.filter(|_| self.has_consumer)
+    }
+
+    /// Returns the last consumer if it has ended. Its buffered deliveries may be unsettled.
+    pub(crate) fn ended_consumer(&self) -> Option<ConsumerId> {
+        self.last_consumer.filter(|_| !self.has_consumer)
+    }
+
+    pub(crate) fn set_consumer(&mut self, id: ConsumerId) {
+        self.last_consumer = Some(id);
+        self.has_consumer = true;
+    }
+
+    /// Records that its consumer has ended.
+    pub(crate) fn end_consumer(&mut self) {
+        self.has_consumer = false;
     }
 
     /// Returns the requests whose reply has not arrived, or only in part.
@@ -242,7 +264,7 @@ impl Channel {
     /// Returns `true` if it has no consumer and no unsettled delivery that the program may settle.
     #[inline]
     pub(crate) fn is_unused(&self) -> bool {
-        self.consumer.is_none() && !self.unsettled.has_wanted()
+        !self.has_consumer && !self.unsettled.has_wanted()
     }
 
     /// Returns `true` if it is unused and nothing is pending on it, so it can be pooled or closed.

@@ -2,6 +2,7 @@
 //! 1.8.3.5).
 
 use crate::error::Error;
+use crate::machine::channel::Channel;
 use crate::machine::consume::Consuming;
 use crate::machine::consume::consumer::{Consumer, Phase};
 use crate::machine::consume::consumers::Consumers;
@@ -75,7 +76,7 @@ impl Consuming {
         }
         self.consumers
             .confirm_server_cancel(cx, number, cancel.consumer_tag);
-        let id = cx.channels.get(number).and_then(|channel| channel.consumer);
+        let id = cx.channels.get(number).and_then(Channel::consumer);
         // The cancel may be for a consumer that this side has cancelled before.
         let (Some(id), Some(tag)) = (id, TagNumber::of(cancel.consumer_tag)) else {
             return;

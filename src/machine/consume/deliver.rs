@@ -29,7 +29,7 @@ impl Consumers {
         number: u16,
         tag: ShortStr<'_>,
     ) -> Option<Recipient> {
-        self.recipient(cx.channels.get(number)?.consumer?, TagNumber::of(tag)?)
+        self.recipient(cx.channels.get(number)?.consumer()?, TagNumber::of(tag)?)
     }
 
     /// Buffers a delivery for its consumer.

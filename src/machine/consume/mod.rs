@@ -167,7 +167,7 @@ impl Consuming {
         let prefetch_count = queued.prefetch_count;
         let id = self.consumers.add(number, queued);
         if let Some(channel) = cx.channels.get_mut(number) {
-            channel.consumer = Some(id);
+            channel.set_consumer(id);
         }
         self.consumers
             .write_consumes(cx, number, id, prefetch_count);

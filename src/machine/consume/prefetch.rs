@@ -17,6 +17,7 @@
 //! more message before it settles any.
 
 use crate::error::Error;
+use crate::machine::channel::Channel;
 use crate::machine::channel::{Awaited, Resize};
 use crate::machine::consume::Consuming;
 use crate::machine::consume::consumer::{Consumer, Throttle};
@@ -210,7 +211,7 @@ impl Consuming {
     /// Restores the prefetch count of a channel's consumer, if it is throttled and may continue.
     pub(crate) fn unthrottle_on(&mut self, cx: &mut Context, number: u16) {
         if self.reading.has_been_relieved()
-            && let Some(id) = cx.channels.get(number).and_then(|channel| channel.consumer)
+            && let Some(id) = cx.channels.get(number).and_then(Channel::consumer)
         {
             self.unthrottle(cx, id);
         }

@@ -225,7 +225,7 @@ impl Consumers {
             return;
         };
         if let Some(channel) = cx.channels.get_mut(number) {
-            channel.consumer = Some(id);
+            channel.set_consumer(id);
         }
         consumer.channel = Some(number);
         consumer.pending_starts = consumer.live_subscriptions().count();

@@ -261,7 +261,7 @@ impl Consumers {
         if channel.pending_replies.iter().any(is_of_tag) {
             return;
         }
-        let id = channel.consumer;
+        let id = channel.consumer();
         let consumer = id.and_then(|id| self.get(id));
         let known_tag =
             tag.filter(|tag| consumer.is_some_and(|consumer| consumer.tags.find(*tag).is_some()));
