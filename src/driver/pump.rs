@@ -28,15 +28,15 @@ pub(crate) struct Pump<Io> {
     out: Outgoing,
     /// The number of bytes written to the stream and not yet reported to the state machine.
     transmitted: usize,
-    /// The counter of the bytes that the stream below TLS has received, and its value at the last
-    /// read.
+    /// A counter of the bytes that the stream below TLS has received, and its value when it was
+    /// last checked.
     received: Option<(Arc<AtomicUsize>, usize)>,
     /// Bytes were written to the stream since it was flushed.
     unflushed: bool,
     /// The number of bytes read in this poll.
     bytes_read: usize,
-    /// The stream had nothing to read in this poll, and was not written to since. It wakes the task
-    /// when it has data.
+    /// The last read returned `Pending`, and nothing was written since. The stream wakes the task
+    /// when it has data, so it is not read again.
     is_read_pending: bool,
     /// The last read of this poll did not fill the buffer, but brought enough deliveries or results
     /// to let other tasks run.
@@ -52,7 +52,7 @@ pub(crate) struct Pump<Io> {
 pub(crate) struct Interest {
     pub(crate) input: bool,
     pub(crate) timeout: Option<Instant>,
-    /// No more input is expected. The stream is to be closed once everything is written.
+    /// The stream is to be closed once everything is written. No more input is expected.
     pub(crate) close_when_written: bool,
     /// The stream is to be closed at once.
     pub(crate) close_at_once: bool,
@@ -132,8 +132,8 @@ impl<Io> Pump<Io> {
 
     /// Returns `true` if other tasks should run before more is read: this poll has read
     /// [`POLL_READ_BYTES`] bytes, or a read that did not fill the buffer has brought many
-    /// deliveries or results. While the other tasks process these, more data may arrive. That saves
-    /// a read that would return nothing.
+    /// deliveries or results. Reading at once would usually return nothing, and more data may
+    /// arrive while the other tasks run.
     pub(crate) fn should_yield(&self) -> bool {
         self.bytes_read >= POLL_READ_BYTES || self.has_many_results
     }
@@ -205,8 +205,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Pump<Io> {
         }
     }
 
-    /// Handles a timeout that has passed. If the state machine wants input and the stream was not
-    /// read in this turn, the next turn reads first.
+    /// Handles a timeout that has passed. Does nothing if the state machine wants input that this
+    /// turn has not read. The next turn reads first.
     fn handle_timeout(&mut self, now: Instant, has_read: bool) {
         let Self {
             link, transmitted, ..

@@ -192,8 +192,8 @@ impl Link {
         self.removed_channels.load(Ordering::Relaxed)
     }
 
-    /// Stores the driver's waker. Returns `false` if there is work for the driver to do instead of
-    /// sleeping.
+    /// Stores the driver's waker. Returns `false` if the driver has work and must not
+    /// sleep.
     pub(crate) fn prepare_to_sleep(&self, waker: &Waker) -> bool {
         let mut waker = LazyWaker::new(waker);
         loop {
@@ -226,8 +226,8 @@ impl Link {
     }
 
     /// Stores the waker of a task that polled a pending promise, unless the promise is completed
-    /// meanwhile. This is not part of [`poll_promise`](Self::poll_promise), which saves 26
-    /// instructions if the promise is complete, as it often is for a publish.
+    /// meanwhile. It is a separate function, because inlining it would cost 26 instructions
+    /// if the promise is complete, as it often is for a publish.
     #[cold]
     fn store_promise_waker<'s>(
         &'s self,
@@ -273,7 +273,7 @@ impl Link {
         mut send: impl FnMut(&mut Connection) -> Result<PromiseId, Error>,
     ) -> Poll<Result<PromiseId, Error>> {
         let mut state = self.lock();
-        // The driver certainly has these bytes to write, so the sender always yields.
+        // The driver has these bytes to write, so the sender yields without asking the machine.
         if state.bytes_since_yield >= QUEUED_BYTES {
             state.bytes_since_yield = 0;
             self.release(state);
@@ -354,7 +354,7 @@ impl Link {
             let mut state = self.lock();
             if state.deliveries_since_yield >= TAKEN_DELIVERIES {
                 state.deliveries_since_yield = 0;
-                // A consumer without acks leaves nothing for the driver to send.
+                // Without acks, the driver has nothing to send, so yielding would be useless.
                 if state.machine.wants_attention() {
                     self.release(state);
                     cx.waker().wake_by_ref();

@@ -67,7 +67,7 @@ impl Lifecycle {
         self.enter(cx, State::handshake(handshake, now, timeout));
     }
 
-    /// Enters a state, and copies it without its data to the context, for the other parts.
+    /// Enters a state, and stores its stage in the context, where the other parts read it.
     pub(crate) fn enter(&mut self, cx: &mut Context, state: State) {
         cx.stage = state.stage();
         self.state = state;
@@ -92,8 +92,8 @@ impl Lifecycle {
         }
     }
 
-    /// Returns the cause of the loss if there is no connection, and the options make requests fail
-    /// until there is one.
+    /// Returns the error with which requests fail while the connection is not open, if the options
+    /// make them fail.
     #[inline]
     pub(crate) fn fail_fast_error<'r>(&self, recovery: &'r Recovering) -> Option<&'r Error> {
         recovery
@@ -159,7 +159,8 @@ impl Lifecycle {
             .send(&mut session.cx, new_secret, reason)
     }
 
-    /// Records whether the transport is private: it is, or the options declare it.
+    /// Sets whether the login may show a password: no other program can read the transport, or the
+    /// options declare that.
     pub(crate) fn set_private(&self, options: &mut Options, is_private: bool) {
         options.login.encrypted_transport = is_private || self.declares_encrypted;
     }

@@ -82,8 +82,7 @@ impl RestartQueue {
         self.failed.push(failed_consumer(tag, error));
     }
 
-    /// Returns the next consumer to restart. Entries before it that are no longer queued are
-    /// removed.
+    /// Removes outdated entries, and returns the next consumer to restart.
     pub(crate) fn front(&mut self) -> Option<ConsumerId> {
         while let Some(consumer) = self.order.front().copied() {
             if self.queued.contains(&consumer) {
@@ -118,7 +117,7 @@ impl RestartQueue {
         self.queued.remove(&consumer) || was_refused
     }
 
-    /// Queues a consumer again that was starting.
+    /// Moves a starting consumer to the end of the queue.
     pub(crate) fn queue_again(&mut self, consumer: ConsumerId) {
         self.starting.remove(&consumer);
         self.queued.insert(consumer);
@@ -172,7 +171,8 @@ impl RestartQueue {
         !self.starting.is_empty()
     }
 
-    /// Starts the deadlines. The last retry is at the retry limit, and its refusal is final.
+    /// Starts the deadlines. A retry that would be later than the retry
+    /// limit happens at the limit, and its refusal is final.
     #[inline]
     pub(crate) fn stamp(&mut self, now: Instant) {
         self.retry_limit.stamp(now);

@@ -34,7 +34,7 @@ impl Consuming {
                 return;
             }
         }
-        // A change that is not the cause gets here only if its consumer is removed.
+        // The change is the cause, or its consumer is removed.
         let error = if is_cause {
             error.clone()
         } else {
@@ -83,7 +83,7 @@ impl Consuming {
             Phase::Starting(promise) => {
                 self.queue_again(cx, id, promise, close_cause.may_be(promise));
             }
-            // The loss of the connection has ended it on the broker.
+            // The broker cancelled it when the connection was lost.
             Phase::Cancelling => self.end_consumer(cx, id, Ended::Cancelled),
             Phase::Live | Phase::Restarting => {
                 consumer.restart_prefetch_count = Some(consumer.wanted_prefetch_count());
@@ -96,8 +96,8 @@ impl Consuming {
         }
     }
 
-    /// Queues a consumer again whose start was interrupted. The program does not have it yet, so it
-    /// gets another id.
+    /// Queues the start of a consumer again, because a loss interrupted it. The program does not
+    /// have the consumer yet, so it gets another id.
     fn queue_again(
         &mut self,
         cx: &mut Context,
@@ -121,8 +121,8 @@ impl Consuming {
         self.queued.push_front(queued);
     }
 
-    /// Starts the queued restarts while there are channels. Ends the consumers that this broker
-    /// cannot have, because it allows fewer channels or smaller frames than the one before.
+    /// Starts the queued restarts while there are channels. Ends consumers that do not fit the
+    /// negotiated channel or frame limit, which may be lower than before.
     pub(crate) fn start_restarts(
         &mut self,
         cx: &mut Context,
@@ -134,7 +134,7 @@ impl Consuming {
                 return;
             }
             let consumer = self.consumers.restarting(id);
-            // When a recovery begins, consumers are queued that have ended, too.
+            // A recovery queues all consumers, ended ones included. Those are skipped here.
             let Some(consumer) = consumer.filter(|it| it.channel.is_none()) else {
                 self.restarts.remove_front();
                 continue;
@@ -175,8 +175,7 @@ impl Consuming {
         self.apply_suspended_calls(cx, id);
     }
 
-    /// Applies the calls to a consumer that were made while it was being restarted, or that a loss
-    /// interrupted.
+    /// Applies the cancels and the changes of the prefetch count that are pending since the loss.
     fn apply_suspended_calls(&mut self, cx: &mut Context, id: ConsumerId) {
         // Unreachable: the consumer is live.
         let Some(consumer) = self.consumers.get_mut(id) else {
@@ -205,8 +204,8 @@ impl Consuming {
         }
     }
 
-    /// Returns the consumers that have not restarted, with the errors, for the report: those that
-    /// have ended, which are reported once, and those that were refused temporarily.
+    /// Takes the report's entries of ended consumers, and adds one for each consumer that is
+    /// refused temporarily.
     pub(crate) fn take_failed_restarts(&mut self) -> Vec<(Box<str>, Error)> {
         let mut failed = std::mem::take(&mut self.restarts.failed);
         for (id, error) in self.restarts.refused() {

@@ -7,11 +7,11 @@
 //! - Further frames go to the queue of their channel. The channels take turns of one large frame
 //!   or some small ones.
 //!
-//! A transfer moves all of `first` and then some turns to the driver. Afterwards `first` is empty
-//! and takes frames again, but not those of a channel whose own queue has frames: "Content frames
-//! on a specific channel are strictly sequential" (4.2.6). So a channel that was idle overtakes the
-//! busy ones, and waits for no more than the bytes that the driver has. The busy ones still make
-//! progress, because each transfer includes at least one turn, however large `first` is.
+//! A transfer moves all of `first` and then some turns to the driver. Afterwards `first` takes
+//! frames again, except from channels whose own queue is not empty: "Content frames on a specific
+//! channel are strictly sequential" (4.2.6). So an idle channel overtakes the busy ones, and waits
+//! only for the bytes that the driver already has. The busy ones still make progress, because each
+//! transfer includes at least one turn, however large `first` is.
 
 use crate::fairness::{CHANNEL_TURN_BYTES, ORDERED_BYTES, UNWRITTEN_BYTES, WRITE_BYTES};
 use crate::machine::Body;
@@ -166,8 +166,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// Moves the next frames to `to`, unless the transport has enough unwritten bytes; with `all`,
-    /// moves everything. Returns the number of moved bytes.
+    /// Moves the next frames to `to`. Returns the number of moved bytes. Moves nothing while the
+    /// driver has [`UNWRITTEN_BYTES`]. With `all`, moves everything, whatever the driver has.
     pub(crate) fn transfer(
         &mut self,
         in_flight_bytes: usize,
@@ -197,8 +197,8 @@ impl Outbox {
             to.push(std::mem::take(&mut self.last));
         }
         // While channels take turns, each transfer needs several chunks, and reuses those that the
-        // driver has written. Otherwise `first` alone needs one, which `to` has, and the memory of
-        // the others is freed.
+        // driver has written. Otherwise one spare chunk is enough, and `to` has it. The others are
+        // freed.
         if self.queued_bytes > 0 {
             self.empty_chunks.extend(to.take_empty_chunk());
         } else {
