@@ -29,7 +29,9 @@
 //! # What is restored
 //! Exchanges, bindings between exchanges, queues and bindings of queues are declared again, in this
 //! order, if this connection has declared them and has not deleted them since. Then consumers are
-//! started again, with their prefetch counts and tags.
+//! started again, with their prefetch counts and tags. A consumer of a stream continues behind the
+//! last delivery that it has returned, if it was started with a
+//! [`StreamOffset`](crate::StreamOffset).
 //!
 //! An entity that ended by itself is not declared again, for example an auto-delete queue after its
 //! last consumer. A queue whose consumers the broker has ended is not declared again either.

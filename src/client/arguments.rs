@@ -98,6 +98,10 @@ choices! {
 ///
 /// A stream is read in chunks, so deliveries may begin before this position.
 ///
+/// When the connection is lost and [recovered](crate::recovery), the consumer continues behind the
+/// last delivery that it has returned. Only if it has returned none, it begins at this position
+/// again.
+///
 /// Set it for every stream, [`Next`](Self::Next) included: it is how the client recognises a
 /// stream. A stream cannot requeue, so refused or dropped deliveries of a stream are acknowledged,
 /// which only grants the consumer more deliveries. RabbitMQ before 4.0 closes the connection when a

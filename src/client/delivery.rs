@@ -104,6 +104,16 @@ impl Delivery {
         self.delivered.epoch
     }
 
+    /// Returns the offset of the message in its stream; `None` for a message of a queue. It is the
+    /// header `x-stream-offset`, which messages that were copied from a stream have, too.
+    ///
+    /// # Spec
+    /// RabbitMQ's guide on streams, "Consuming".
+    #[must_use]
+    pub fn stream_offset(&self) -> Option<u64> {
+        u64::try_from(self.delivered.stream_offset()?).ok()
+    }
+
     /// Returns the number of messages left in the queue; `None` for a message of a consumer.
     #[must_use]
     pub fn message_count(&self) -> Option<u32> {

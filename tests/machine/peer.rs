@@ -457,9 +457,15 @@ impl Peer {
     /// Takes all buffered deliveries of a consumer.
     pub(crate) fn take_deliveries(&mut self, consumer: ConsumerId) -> Vec<Delivered> {
         let mut taken = VecDeque::new();
-        self.machine
-            .take_deliveries(consumer, usize::MAX, &mut taken);
-        taken.into()
+        // Those of a stream are taken one at a time.
+        loop {
+            let before = taken.len();
+            self.machine
+                .take_deliveries(consumer, usize::MAX, &mut taken);
+            if taken.len() == before {
+                return taken.into();
+            }
+        }
     }
 
     /// Returns the error of a promise.

@@ -2,10 +2,12 @@
 //! client asks for it.
 
 use crate::peer::{Peer, Sent, consume, deliver, header, method, raw};
+use crate::recovering::{complete_handshake, dialled};
 use puka::machine::{Consume, ConsumerId, Settle};
 use puka::protocol::method::basic;
 use puka::protocol::{FrameKind, Method, Properties, Table};
-use puka::{Ended, Options};
+use puka::{Broken, Ended, Options};
+use std::collections::VecDeque;
 
 /// Returns a consumer with or without an offset and with this many deliveries, which have an offset
 /// or not, and its channel and tag.
@@ -28,12 +30,16 @@ fn consumer(says: bool, have: bool, deliveries: u64) -> (Peer, ConsumerId, u16, 
 }
 
 fn arrives(peer: &mut Peer, channel: u16, tag: &str, number: u64, has_offset: bool) {
+    arrives_at(peer, channel, tag, number, has_offset.then_some(7));
+}
+
+fn arrives_at(peer: &mut Peer, channel: u16, tag: &str, number: u64, offset: Option<i64>) {
     let mut headers = Table::new();
-    if has_offset {
-        headers.insert("x-stream-offset", 7_i64).unwrap();
+    if let Some(offset) = offset {
+        headers.insert("x-stream-offset", offset).unwrap();
     }
     let mut properties = Properties::default();
-    properties.headers = has_offset.then(|| headers.as_ref().into());
+    properties.headers = offset.is_some().then(|| headers.as_ref().into());
     let frames = [
         method(channel, &deliver(tag, number)),
         header(channel, 1, properties),
@@ -141,4 +147,55 @@ fn queue_messages_with_offset_headers_are_still_requeued() {
         let expected = [("nack", 2, true), ("reject", 3, false)];
         assert_eq!(settled(&peer.take()), expected, "says {says}, have {have}");
     }
+}
+
+/// Loses the connection, and returns the `x-stream-offset` of the `consume` after it.
+fn offset_after_a_loss(peer: &mut Peer) -> Option<Vec<u8>> {
+    peer.machine.handle_loss(Broken::Eof);
+    peer.dial();
+    complete_handshake(peer);
+    let sent = peer.serve();
+    let methods = sent
+        .iter()
+        .filter(|sent| sent.kind == FrameKind::Method)
+        .map(Sent::method);
+    methods
+        .filter_map(|method| match method {
+            Method::Basic(basic::Method::Consume(it)) => it.arguments.get("x-stream-offset"),
+            _ => None,
+        })
+        .map(|offset| format!("{offset:?}").into_bytes())
+        .next()
+}
+
+#[test]
+fn stream_continues_behind_the_last_taken_delivery() {
+    let mut arguments = Table::new();
+    arguments.insert("x-stream-offset", "first").unwrap();
+    arguments.insert("x-other", true).unwrap();
+    let mut peer = dialled();
+    let terms = Consume {
+        prefetch_count: 10,
+        arguments: arguments.as_ref(),
+        ..consume("q")
+    };
+    let (id, channel, tag) = peer.consumer(&terms);
+    for number in 1..=5 {
+        let offset = 40 + number as i64;
+        arrives_at(&mut peer, channel, &tag, number, Some(offset));
+    }
+    let mut taken = VecDeque::new();
+    peer.machine.take_deliveries(id, 100, &mut taken);
+    peer.machine.take_deliveries(id, 100, &mut taken);
+    assert_eq!(taken.len(), 2, "one at a time");
+    // Three are buffered, and the program has not received them.
+    assert_eq!(offset_after_a_loss(&mut peer), Some(b"I64(43)".to_vec()));
+    assert!(peer.take_deliveries(id).is_empty());
+    assert_eq!(offset_after_a_loss(&mut peer), Some(b"I64(43)".to_vec()));
+
+    // Without a delivery, the consumer begins where it began before.
+    let mut peer = dialled();
+    peer.consumer(&terms);
+    let first = offset_after_a_loss(&mut peer).unwrap();
+    assert!(!first.starts_with(b"I64"), "{}", first.escape_ascii());
 }

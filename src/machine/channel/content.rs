@@ -5,7 +5,7 @@ use crate::machine::ids::{ChannelNumber, ConsumerId};
 use crate::machine::request::pending::PendingRequest;
 use crate::message::{Ends, Message};
 use crate::protocol::method::MethodId;
-use crate::protocol::{ContentHeader, Frame, ReplyCode, ShortStr};
+use crate::protocol::{ContentHeader, Frame, ReplyCode, ShortStr, Value};
 use bytes::Bytes;
 
 /// Bodies up to this many bytes are stored together with the rest of the message: the copy costs
@@ -76,11 +76,17 @@ impl Delivered {
         self.settled = Settled::Yes;
     }
 
+    /// Returns its offset in a stream, from a header.
+    pub(crate) fn stream_offset(&self) -> Option<i64> {
+        match self.message.headers().ok()?.get(STREAM_OFFSET)? {
+            Value::I64(offset) => Some(offset),
+            _ => None,
+        }
+    }
+
     /// Returns `true` if it has a header with its offset in a stream.
     pub(crate) fn has_stream_offset(&self) -> bool {
-        self.message
-            .headers()
-            .is_ok_and(|headers| headers.get(STREAM_OFFSET).is_some())
+        self.stream_offset().is_some()
     }
 
     /// Returns `true` if it is from a stream. A queue may have messages that were copied from a

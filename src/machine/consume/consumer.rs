@@ -10,6 +10,7 @@ use crate::machine::recovery::topology::Topology;
 use crate::machine::request::arguments::Consume;
 use crate::machine::request::check::check_queue_name;
 use crate::protocol::{EncodeError, ShortStr, ShortString, Table};
+use std::borrow::Cow;
 
 /// The maximum number of bytes of the user's part of a consumer tag. The rest of the 255 bytes is
 /// for the part that makes the tag unique.
@@ -57,6 +58,9 @@ pub(crate) struct Subscription {
     pub(crate) exclusive: bool,
     /// The queue is a stream that is read from an offset, which is in the arguments.
     pub(crate) by_offset: bool,
+    /// The offset in the stream at which a restart continues: behind the last delivery that the
+    /// program has taken.
+    pub(crate) next_offset: Option<i64>,
     pub(crate) arguments: Table,
     /// Why this queue is no longer consumed, while the other queues of the consumer are.
     pub(crate) ended: Option<Ended>,
@@ -88,9 +92,27 @@ impl Subscription {
             no_local: consume.no_local,
             exclusive: consume.exclusive,
             by_offset: consume.arguments.get(STREAM_OFFSET).is_some(),
+            next_offset: None,
             arguments: consume.arguments.to_table(),
             ended: None,
         })
+    }
+
+    /// Returns the arguments with which the queue is consumed now. A stream continues behind the
+    /// last delivery that was taken: from its first offset, a restart would repeat what the program
+    /// has handled, or with `next` skip what was published since the loss.
+    pub(crate) fn current_arguments(&self) -> Cow<'_, Table> {
+        let Some(next_offset) = self.next_offset else {
+            return Cow::Borrowed(&self.arguments);
+        };
+        let mut arguments = Table::new();
+        for (name, value) in self.arguments.as_ref() {
+            let is_offset = name.as_bytes() == STREAM_OFFSET.as_bytes();
+            let value = if is_offset { next_offset.into() } else { value };
+            // The value was in a table before, at the same depth, so it fits.
+            let _ = arguments.push(name, value);
+        }
+        Cow::Owned(arguments)
     }
 
     /// Returns an error unless each `basic.consume` fits into a frame.
@@ -178,6 +200,9 @@ pub struct Consumer {
     pub(crate) lost: u64,
     pub(crate) buffered: Buffered,
     pub(super) deliveries: Batches,
+    /// It reads a stream. Its deliveries are taken one at a time, so that a taken delivery is one
+    /// that the program has received, and a restart continues behind it.
+    pub(crate) reads_stream: bool,
     /// An event for the program is queued.
     pub(super) is_announced: bool,
 }
@@ -189,6 +214,7 @@ impl Consumer {
         let mut consumer = Self {
             turn,
             channel: Some(channel),
+            reads_stream: queued.subscriptions.iter().any(|it| it.by_offset),
             subscriptions: queued.subscriptions,
             no_ack: queued.no_ack,
             shared_prefetch_count: shares.then_some(queued.prefetch_count),
@@ -207,6 +233,16 @@ impl Consumer {
         };
         consumer.pending_starts = consumer.live_subscriptions().count();
         consumer
+    }
+
+    /// Records the offset of a delivery that the program has taken.
+    pub(super) fn record_offset(&mut self, taken: &Delivered) {
+        if let Some(offset) = taken.stream_offset()
+            && let Some(subscription) = self.subscriptions.get_mut(taken.source as usize)
+            && subscription.by_offset
+        {
+            subscription.next_offset = Some(offset.saturating_add(1));
+        }
     }
 
     /// Returns `true` unless the consumer has ended or is being cancelled.
@@ -369,14 +405,10 @@ impl Consumer {
     /// Brokers ignore the prefetch count of consumers without acks, refuse a second consumer beside
     /// an exclusive one, and let a consumer with an offset start at that offset again.
     fn can_be_throttled(&self) -> bool {
-        let has_offset = self
-            .subscriptions
-            .iter()
-            .any(|subscription| subscription.by_offset);
         !self.no_ack
             && !self.dropped
             && !self.is_exclusive()
-            && !has_offset
+            && !self.reads_stream
             && self.throttle.is_none()
             && self.prefetch_count() != 1
             && self.can_be_resized()

@@ -244,6 +244,13 @@ impl Consumers {
         consumer.throttle.is_some()
     }
 
+    /// Records the offset of a delivery that the program has taken from a stream.
+    pub(crate) fn record_offset(&mut self, id: ConsumerId, taken: &Delivered) {
+        if let Some(consumer) = self.get_mut(id) {
+            consumer.record_offset(taken);
+        }
+    }
+
     /// Takes all buffered deliveries of a consumer.
     pub(crate) fn take_all(&mut self, id: ConsumerId) -> VecDeque<Delivered> {
         let mut all = VecDeque::new();
@@ -354,6 +361,7 @@ mod tests {
             no_local: false,
             exclusive: false,
             by_offset: false,
+            next_offset: None,
             arguments: Table::new(),
             ended: None,
         }

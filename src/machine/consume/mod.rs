@@ -257,7 +257,15 @@ impl Consuming {
         most: usize,
         into: &mut VecDeque<Delivered>,
     ) {
+        let reads_stream = self
+            .consumers
+            .get(consumer)
+            .is_some_and(|it| it.reads_stream);
+        let (most, before) = (if reads_stream { 1 } else { most }, into.len());
         let is_throttled = self.consumers.take(consumer, most, into);
+        if reads_stream && let Some(taken) = into.get(before) {
+            self.consumers.record_offset(consumer, taken);
+        }
         if is_throttled {
             self.unthrottle(cx, consumer);
         }

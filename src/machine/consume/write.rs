@@ -115,6 +115,7 @@ impl Consumers {
         };
         let name = tag.to_tag(&subscription.users_tag);
         let queue = cx.topology.current(subscription.queue.as_short_str());
+        let arguments = subscription.current_arguments();
         let consume = basic::Consume {
             queue,
             consumer_tag: ShortStr::cut(&name),
@@ -122,7 +123,7 @@ impl Consumers {
             no_ack,
             exclusive: subscription.exclusive,
             nowait: false,
-            arguments: subscription.arguments.as_ref(),
+            arguments: (*arguments).as_ref(),
         };
         let written = cx.transmit.append_method(number, &consume);
         cx.attention = true;

@@ -3,7 +3,8 @@
 use crate::quorum::ignores_shared_prefetch;
 use crate::{DEADLINE, Failure, Outcome, code, connect, costs_the_connection, next, with};
 use puka::protocol::Value;
-use puka::{Delivery, Error, QueueType, StreamOffset};
+use puka::{Delivery, Error, Notice, QueueType, StreamOffset};
+use puka_test_rabbitmq::{Proxy, shared_node};
 use std::time::{Duration, SystemTime};
 
 #[test]
@@ -193,5 +194,54 @@ fn invalid_stream_offset_is_refused() -> Outcome {
             "{before:?}"
         );
         Ok(client.close().await?)
+    })
+}
+
+#[test]
+fn stream_continues_behind_the_last_delivery_after_a_loss() -> Outcome {
+    with(QueueType::Stream, async |client, queue| {
+        let proxy = Proxy::start(shared_node()?.port())?;
+        for begin in [StreamOffset::First, StreamOffset::Next] {
+            let reader = puka_smol::connect(&proxy.url()).await?;
+            let mut notices = reader.notices();
+            let mut consumer = reader
+                .basic_consume(queue)
+                .prefetch_count(10)
+                .stream_offset(begin.clone())
+                .await?;
+            // Published together, so that they are in one chunk.
+            let publishes = (0..20).map(|_| client.basic_publish("", queue, "x").send());
+            for publish in publishes.collect::<Vec<_>>() {
+                publish.await?;
+            }
+            let first = next(&mut consumer).await?;
+            let mut last = first.stream_offset().ok_or("no offset")?;
+            first.ack()?;
+            for _ in 0..6 {
+                let delivery = next(&mut consumer).await?;
+                last += 1;
+                assert_eq!(delivery.stream_offset(), Some(last), "{begin:?}");
+                delivery.ack()?;
+            }
+            proxy.reset();
+            // These are published while there is no consumer.
+            for _ in 0..5 {
+                client.basic_publish("", queue, "y").await?;
+            }
+            while !matches!(notices.next().await, Some(Notice::Recovered(_))) {}
+            let end = client.basic_consume(queue).prefetch_count(1);
+            let mut end = end.stream_offset(StreamOffset::Last).await?;
+            let mut newest = next(&mut end).await?;
+            let found = newest.stream_offset().ok_or("no offset")?;
+            assert!(found > last, "{begin:?}");
+            newest.ack()?;
+            for expected in last + 1..=found {
+                newest = next(&mut consumer).await?;
+                assert_eq!(newest.stream_offset(), Some(expected), "{begin:?}");
+                newest.ack()?;
+            }
+            reader.close().await?;
+        }
+        Ok(())
     })
 }
