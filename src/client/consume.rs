@@ -127,7 +127,8 @@ impl Client {
     /// # Errors
     /// [`Stale`](crate::Error::Stale) if the consumer has ended,
     /// [`InvalidArgument`](crate::Error::InvalidArgument) if it is exclusive, because the broker
-    /// allows no second consumer beside it.
+    /// allows no second consumer beside it, or if it has a stream offset, because a second consumer
+    /// would repeat messages.
     ///
     /// # Spec
     /// `basic.qos`, 1.8.3.1, and RabbitMQ's consumer prefetch.

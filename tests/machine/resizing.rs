@@ -4,7 +4,7 @@
 use crate::peer::{Peer, Sent, consume, reply_to, tag_of};
 use puka::machine::{Consume, ConsumerId, Reply};
 use puka::protocol::method::basic;
-use puka::protocol::{FrameKind, Method};
+use puka::protocol::{FrameKind, Method, Table};
 use puka::{Ended, Error, Options};
 use std::collections::BTreeMap;
 
@@ -218,6 +218,21 @@ fn exclusive_and_ended_consumers_cannot_be_resized() {
         peer.machine.qos(id, 6),
         Err(Error::InvalidArgument { .. })
     ));
+    let mut arguments = Table::new();
+    arguments.insert("x-stream-offset", "first").unwrap();
+    let (stream, ..) = peer.consumer(&Consume {
+        arguments: arguments.as_ref(),
+        prefetch_count: 5,
+        ..consume("stream")
+    });
+    for count in [4, 6] {
+        assert!(matches!(
+            peer.machine.qos(stream, count),
+            Err(Error::InvalidArgument { .. })
+        ));
+    }
+    let same = peer.machine.qos(stream, 5).unwrap();
+    peer.expect_done(same);
     let same = peer.machine.qos(id, 5).unwrap();
     peer.expect_done(same);
     let _cancelled = peer.machine.cancel(id).unwrap();

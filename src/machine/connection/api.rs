@@ -220,7 +220,7 @@ impl Connection {
     /// # Errors
     /// The close reason if the connection is closed; [`Error::Full`] at a limit; [`Error::Stale`]
     /// if the consumer has ended; [`Error::InvalidArgument`] for an exclusive consumer, because the
-    /// broker allows no second one.
+    /// broker allows no second one, and for one of a stream, because a second one repeats messages.
     pub fn qos(&mut self, id: ConsumerId, prefetch_count: u16) -> Result<PromiseId, Error> {
         self.check_to_request()?;
         let Session { cx, consuming, .. } = &mut self.session;

@@ -350,14 +350,18 @@ impl Consumer {
     pub(crate) fn check_resize(&self, prefetch_count: u16) -> Result<(), Error> {
         // Brokers ignore the prefetch count of consumers without acks.
         let changes_nothing = self.prefetch_count() == prefetch_count || self.no_ack;
-        // A second tag with the new count replaces the first, and an exclusive consumer can have
-        // only one. A count that is shared by all tags needs no second one.
-        let needs_tag = self.shared_prefetch_count.is_none();
-        if self.is_exclusive() && needs_tag && !changes_nothing {
-            return Err(Error::invalid(
-                "prefetch_count",
-                "cannot be changed for an exclusive consumer",
-            ));
+        // A second tag with the new count replaces the first, or is added to it. A count that is
+        // shared by all tags needs no second one.
+        let needs_tag = self.shared_prefetch_count.is_none() && !changes_nothing;
+        let reason = if self.is_exclusive() {
+            "cannot be changed for an exclusive consumer"
+        } else if self.reads_stream {
+            "cannot be changed for a stream, because a second consumer repeats its messages"
+        } else {
+            return Ok(());
+        };
+        if needs_tag {
+            return Err(Error::invalid("prefetch_count", reason));
         }
         Ok(())
     }
