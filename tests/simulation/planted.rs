@@ -35,7 +35,8 @@ planted! {
     swapped_return_is_detected: SwappedReturns => "I3 | refused";
     lost_reply_is_detected: LostReply => "Queue | consumers | bindings";
     lost_ack_is_detected: LostAck => "acknowledged | unsettled";
-    too_wide_ack_is_detected: WideAck => "I4 | unknown delivery tag | prefetch";
+    too_wide_ack_is_detected: WideAck =>
+        "I4 | unknown delivery tag | prefetch | stale without a reason";
     repeated_bytes_are_detected: RepeatedBytes => "reason | I6 | completed";
     forgotten_redelivery_is_detected: ForgottenRedelivery => "I5 | out of order";
     wrong_outcome_is_detected: WrongOutcome => "I1:";

@@ -77,8 +77,7 @@ impl Backoff {
         // The keys of a hasher are the standard library's only source of random numbers.
         let random = policy
             .seed
-            .unwrap_or_else(|| RandomState::new().hash_one(0))
-            | 1;
+            .unwrap_or_else(|| RandomState::new().hash_one(0));
         Self {
             policy,
             attempt: 0,
@@ -173,11 +172,12 @@ impl Backoff {
 
     /// Returns a random part of a duration.
     fn random_part_of(&mut self, time: Duration) -> Duration {
-        // xorshift64
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        time.mul_f64((self.random >> 11) as f64 / (1_u64 << 53) as f64)
+        // splitmix64: unlike with xorshift64, the first numbers of small seeds are not small.
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.random ^ (self.random >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        let mixed = mixed ^ (mixed >> 31);
+        time.mul_f64((mixed >> 11) as f64 / (1_u64 << 53) as f64)
     }
 }
 
@@ -195,6 +195,22 @@ mod tests {
             seed: Some(u64::MAX / 3),
             ..policy
         })
+    }
+
+    #[test]
+    fn first_delays_of_small_seeds_differ() {
+        let first = |seed| {
+            let seed = Some(seed);
+            Backoff::new(Recovery {
+                seed,
+                ..Recovery::default()
+            })
+            .random_part_of(SECOND)
+        };
+        let delays: BTreeSet<Duration> = (0..100).map(first).collect();
+        assert_eq!(delays.len(), 100);
+        let sum: Duration = delays.iter().sum();
+        assert!((40..60).contains(&sum.as_secs()), "{sum:?}");
     }
 
     fn failure(error: &Error, endpoints: usize) -> Failure<'_> {
