@@ -90,9 +90,11 @@ pub async fn s2_client_recovers_after_a_broker_restart<R: Runtime>(_: &World<R>)
     let server = &remote.broker.server;
     server.with(|broker| broker.restart(server.now()));
     while told(&mut notices).await != "recovered" {}
+    assert_eq!(held.epoch(), 1);
     assert_error!(held.ack(), Error::Stale);
     for (body, redelivered) in [("one", true), ("two", true), ("three", false)] {
         let delivery = next(&mut consumer).await?;
+        assert_eq!(delivery.epoch(), 2);
         assert_eq!(
             (
                 String::from_utf8_lossy(delivery.body()),
