@@ -3,8 +3,8 @@
 use crate::quorum::ignores_shared_prefetch;
 use crate::{DEADLINE, Failure, Outcome, code, connect, costs_the_connection, next, with};
 use puka::protocol::Value;
-use puka::{Delivery, Error, Notice, QueueType, StreamOffset};
-use puka_test_rabbitmq::{Proxy, shared_node};
+use puka::{Delivery, Endpoint, Error, Notice, QueueType, StreamOffset, Uri};
+use puka_test_rabbitmq::{Proxy, shared_url};
 use std::time::{Duration, SystemTime};
 
 #[test]
@@ -200,7 +200,11 @@ fn invalid_stream_offset_is_refused() -> Outcome {
 #[test]
 fn stream_continues_behind_the_last_delivery_after_a_loss() -> Outcome {
     with(QueueType::Stream, async |client, queue| {
-        let proxy = Proxy::start(shared_node()?.port())?;
+        let uri: Uri = shared_url()?.parse()?;
+        let [Endpoint::Tcp { port, .. }] = uri.endpoints() else {
+            return Err("the broker has one port".into());
+        };
+        let proxy = Proxy::start(*port)?;
         for begin in [StreamOffset::First, StreamOffset::Next] {
             let reader = puka_smol::connect(&proxy.url()).await?;
             let mut notices = reader.notices();
