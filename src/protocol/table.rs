@@ -171,6 +171,17 @@ impl<'a> TableRef<'a> {
         Table(self.as_bytes().to_vec())
     }
 
+    /// Returns a copy with another value of this name, if the table has the name.
+    pub(crate) fn with_value(self, name: &str, value: Value<'_>) -> Table {
+        let mut copy = Table::new();
+        for (found, old) in self {
+            let is_it = found.as_bytes() == name.as_bytes();
+            // A value from a table fits at the same depth, and callers replace it with a scalar.
+            let _ = copy.push(found, if is_it { value } else { old });
+        }
+        copy
+    }
+
     /// Returns a copy with the entries sorted by name. Entries of the same name keep their order.
     #[must_use]
     pub(crate) fn sorted_by_name(self) -> Table {

@@ -76,17 +76,18 @@ impl Delivered {
         self.settled = Settled::Yes;
     }
 
+    fn stream_offset_header(&self) -> Option<Value<'_>> {
+        self.message.headers().ok()?.get(STREAM_OFFSET)
+    }
+
     /// Returns its offset in a stream, from a header.
     pub(crate) fn stream_offset(&self) -> Option<i64> {
-        match self.message.headers().ok()?.get(STREAM_OFFSET)? {
-            Value::I64(offset) => Some(offset),
-            _ => None,
-        }
+        self.stream_offset_header()?.as_i64()
     }
 
     /// Returns `true` if it has a header with its offset in a stream.
     pub(crate) fn has_stream_offset(&self) -> bool {
-        self.stream_offset().is_some()
+        self.stream_offset_header().is_some()
     }
 
     /// Returns `true` if it is from a stream. A queue may have messages that were copied from a

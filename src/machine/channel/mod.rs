@@ -3,7 +3,7 @@
 pub(crate) mod channels;
 pub(crate) mod content;
 
-use crate::machine::channel::content::{Assembly, Purpose};
+use crate::machine::channel::content::{Assembly, Delivered, Purpose};
 use crate::machine::consume::tags::TagNumber;
 use crate::machine::consume::unsettled::Unsettled;
 use crate::machine::ids::{ConsumerId, PromiseId, TransactionId};
@@ -198,6 +198,12 @@ impl Channel {
             deliveries_without_consumer: 0,
             may_be_closed_by_broker: false,
         }
+    }
+
+    /// Returns `true` if a delivery is from this incarnation, so that it can settle the delivery.
+    #[inline]
+    pub(crate) fn has_delivered(&self, delivered: &Delivered) -> bool {
+        self.incarnation == delivered.incarnation
     }
 
     /// Returns its consumer, unless that has ended.

@@ -266,8 +266,7 @@ impl Connection {
     #[must_use]
     pub fn is_stale(&self, delivered: &Delivered) -> bool {
         let channel = self.session.cx.channels.get(delivered.channel);
-        !delivered.is_settled()
-            && channel.is_none_or(|channel| channel.incarnation != delivered.incarnation)
+        !delivered.is_settled() && channel.is_none_or(|channel| !channel.has_delivered(delivered))
     }
 
     /// Returns a counter that changes whenever deliveries may have become stale.

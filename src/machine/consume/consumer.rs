@@ -105,14 +105,8 @@ impl Subscription {
         let Some(next_offset) = self.next_offset else {
             return Cow::Borrowed(&self.arguments);
         };
-        let mut arguments = Table::new();
-        for (name, value) in self.arguments.as_ref() {
-            let is_offset = name.as_bytes() == STREAM_OFFSET.as_bytes();
-            let value = if is_offset { next_offset.into() } else { value };
-            // The value was in a table before, at the same depth, so it fits.
-            let _ = arguments.push(name, value);
-        }
-        Cow::Owned(arguments)
+        let arguments = self.arguments.as_ref();
+        Cow::Owned(arguments.with_value(STREAM_OFFSET, next_offset.into()))
     }
 
     /// Returns an error unless each `basic.consume` fits into a frame.

@@ -52,7 +52,7 @@ impl Consuming {
 fn channel_of<'c>(channels: &'c mut Channels, delivered: &Delivered) -> Option<&'c mut Channel> {
     channels
         .get_mut(delivered.channel)
-        .filter(|channel| channel.incarnation == delivered.incarnation)
+        .filter(|channel| channel.has_delivered(delivered))
 }
 
 impl Context {

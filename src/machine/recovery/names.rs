@@ -136,13 +136,7 @@ pub(crate) fn dead_letter_queue<'a>(arguments: TableRef<'a>) -> Option<&'a [u8]>
 
 /// Returns the same arguments with another dead-letter queue.
 pub(crate) fn with_dead_letter_queue(arguments: TableRef<'_>, queue: &[u8]) -> Table {
-    let mut replaced = Table::new();
-    for (name, value) in arguments {
-        let is_key = name.as_bytes() == DEAD_LETTER_KEY.as_bytes();
-        // The value was in a table before, at the same depth, so it fits.
-        let _ = replaced.push(name, if is_key { Value::String(queue) } else { value });
-    }
-    replaced
+    arguments.with_value(DEAD_LETTER_KEY, Value::String(queue))
 }
 
 /// Returns a table in which the values for which `replace` returns an array are replaced by it.

@@ -15,12 +15,7 @@ impl Broker {
     /// bodies of the requeued messages.
     pub fn time_out_deliveries(&mut self, now: Instant, vhost: &str, name: &str) -> Vec<Bytes> {
         let now = self.state.advance_clock(now);
-        let id = self
-            .state
-            .vhosts
-            .get(vhost)
-            .and_then(|found| found.queues.get(name))
-            .copied();
+        let id = self.state.queue_id(vhost, name);
         let mut contexts: Vec<FrameContext> = Vec::new();
         let mut bodies: Vec<Bytes> = Vec::new();
         for (connection, found) in &self.state.connections {

@@ -10,8 +10,7 @@ impl Broker {
     /// Returns a queue.
     #[must_use]
     pub fn queue(&self, vhost: &str, name: &str) -> Option<QueueView> {
-        let id = self.state.vhosts.get(vhost)?.queues.get(name)?;
-        self.view(*id)
+        self.view(self.state.queue_id(vhost, name)?)
     }
 
     /// Returns all queues, sorted by virtual host and name.

@@ -72,12 +72,7 @@ impl Broker {
     /// Returns `true` if it existed.
     pub fn delete_queue(&mut self, now: Instant, vhost: &str, name: &str) -> bool {
         let now = self.state.advance_clock(now);
-        let id = self
-            .state
-            .vhosts
-            .get(vhost)
-            .and_then(|found| found.queues.get(name))
-            .copied();
+        let id = self.state.queue_id(vhost, name);
         if let Some(id) = id {
             removal::delete_queue(&mut self.state, id, now);
         }
@@ -91,12 +86,8 @@ impl Broker {
     /// consumers.
     pub fn time_out_consumers(&mut self, now: Instant, vhost: &str, name: &str) -> usize {
         let now = self.state.advance_clock(now);
-        let id = self
-            .state
-            .vhosts
-            .get(vhost)
-            .and_then(|found| found.queues.get(name));
-        let queue = id.and_then(|id| self.state.queues.get(id));
+        let id = self.state.queue_id(vhost, name);
+        let queue = id.and_then(|id| self.state.queues.get(&id));
         let keys: Vec<ConsumerKey> = queue
             .into_iter()
             .flat_map(|queue| &queue.consumers)

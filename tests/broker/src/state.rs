@@ -178,6 +178,11 @@ impl State {
         Ok((name, vhost))
     }
 
+    /// Returns the id of a queue, if it exists.
+    pub(crate) fn queue_id(&self, vhost: &str, name: &str) -> Option<QueueId> {
+        self.vhosts.get(vhost)?.queues.get(name).copied()
+    }
+
     /// Returns a queue, which must exist and not be exclusive to another connection.
     pub(crate) fn queue(&mut self, context: FrameContext, name: &str) -> Result<&mut Queue, Fault> {
         let (vhost_name, vhost) = self.vhost(context)?;

@@ -20,12 +20,7 @@ impl Broker {
     /// [`release_queue`](Self::release_queue) continues all of that. Returns `true` if the queue
     /// exists.
     pub fn stop_queue(&mut self, vhost: &str, name: &str) -> bool {
-        let id = self
-            .state
-            .vhosts
-            .get(vhost)
-            .and_then(|found| found.queues.get(name))
-            .copied();
+        let id = self.state.queue_id(vhost, name);
         self.state.stuck.extend(id);
         id.is_some()
     }
@@ -34,12 +29,7 @@ impl Broker {
     /// stopped.
     pub fn release_queue(&mut self, now: Instant, vhost: &str, name: &str) -> bool {
         let now = self.state.advance_clock(now);
-        let id = self
-            .state
-            .vhosts
-            .get(vhost)
-            .and_then(|found| found.queues.get(name))
-            .copied();
+        let id = self.state.queue_id(vhost, name);
         let was_stuck = id.is_some_and(|id| release(&mut self.state, id));
         self.run_pending_work(now, None);
         was_stuck
