@@ -235,13 +235,7 @@ fn e46_cancelling_or_dropping_slow_consumer_resumes_reading() {
                 format!("{channel} basic.nack")
             ]
         );
-        assert!(
-            peer.machine
-                .consumer(id)
-                .and_then(|it| it.ended())
-                .is_some()
-                || !cancelled
-        );
+        assert!(peer.has_ended(id) || !cancelled);
     }
 }
 

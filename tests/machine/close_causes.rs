@@ -199,12 +199,7 @@ fn consumers_starting_beside_a_poisoned_one_survive() {
         }
     }
     assert_eq!(losses, 2);
-    let ended = consumers.map(|id| {
-        peer.machine
-            .consumer(id)
-            .and_then(|it| it.ended())
-            .is_some()
-    });
+    let ended = consumers.map(|id| peer.has_ended(id));
     assert_eq!(ended, [false, true, false]);
 }
 

@@ -241,12 +241,7 @@ fn v01_dropping_the_driver_completes_every_promise() {
     ));
     assert!(peer.error(sent).is_connection_broken());
     assert!(peer.machine.fetch(closing).is_some());
-    assert!(
-        peer.machine
-            .consumer(consumer)
-            .and_then(|it| it.ended())
-            .is_some()
-    );
+    assert!(peer.has_ended(consumer));
     peer.machine.drop_consumer(consumer);
     assert!(peer.machine.is_idle());
 }

@@ -81,12 +81,7 @@ fn v10_close_in_a_recovery_flushes_accepted_requests() {
     peer.reconnect();
     let sent = peer.machine.publish(&publish("", "x")).unwrap();
     let closing = peer.machine.close();
-    assert!(
-        peer.machine
-            .consumer(consumer)
-            .and_then(|it| it.ended())
-            .is_some()
-    );
+    assert!(peer.has_ended(consumer));
     let names = serve(&mut peer);
     assert!(
         names.iter().any(|name| name.ends_with("queue.declare")),

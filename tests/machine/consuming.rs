@@ -135,12 +135,7 @@ fn e42_crossing_cancels_end_cleanly_in_either_order() {
             matches!(peer.machine.fetch(cancelled), Some(Ok(Reply::Cancelled(name)))
                 if *name == *tag)
         );
-        assert!(
-            peer.machine
-                .consumer(id)
-                .and_then(|it| it.ended())
-                .is_some()
-        );
+        assert!(peer.has_ended(id));
         peer.machine.drop_consumer(id);
         // A second cancel is no error.
         let again: &[String] = if server_first {
@@ -381,13 +376,7 @@ fn tag_of_another_channels_consumer_is_unknown() {
             },
         );
         assert_eq!(peer.names(), [format!("{channel} basic.cancel")], "{tag}");
-        assert!(
-            peer.machine
-                .consumer(one)
-                .and_then(|it| it.ended())
-                .is_none(),
-            "{tag}"
-        );
+        assert!(!peer.has_ended(one), "{tag}");
     }
     peer.deliver(channel, &tag, 100, b"its own");
     assert_eq!(bodies(&mut peer, one), [b"its own"]);

@@ -114,12 +114,7 @@ fn consume_of_too_many_queues_fails_alone() {
     broker.serve(&mut peer);
     let error = peer.error(too_many);
     assert!(matches!(error, Error::NotAllowed(_)), "{error:?}");
-    assert!(
-        peer.machine
-            .consumer(one)
-            .and_then(|it| it.ended())
-            .is_none()
-    );
+    assert!(!peer.has_ended(one));
     assert!(matches!(peer.machine.state(), ConnectionState::Open));
     for _ in 0..1000 {
         peer.feed(&raw(8, 0, b""));
@@ -145,10 +140,7 @@ fn refused_resize_leaves_the_prefetch_count() {
         let error = peer.error(resized);
         assert!(matches!(error, Error::NotAllowed(_)), "{error:?}");
         assert!(
-            peer.machine
-                .consumer(one)
-                .and_then(|it| it.ended())
-                .is_none(),
+            !peer.has_ended(one),
             "{:?}",
             peer.machine.consumer(one).and_then(|it| it.ended())
         );
@@ -175,23 +167,8 @@ fn consumers_beyond_a_lowered_limit_end() {
         peer.pass(10 * SECOND);
         broker.serve(&mut peer);
     }
-    assert!(single.iter().all(|id| {
-        peer.machine
-            .consumer(*id)
-            .and_then(|it| it.ended())
-            .is_none()
-    }));
-    assert!(
-        peer.machine
-            .consumer(many)
-            .and_then(|it| it.ended())
-            .is_some()
-            && peer
-                .machine
-                .consumer(others)
-                .and_then(|it| it.ended())
-                .is_some()
-    );
+    assert!(single.iter().all(|id| { !peer.has_ended(*id) }));
+    assert!(peer.has_ended(many) && peer.has_ended(others));
     assert!(matches!(peer.machine.state(), ConnectionState::Open));
     // Together at first, then one at a time.
     assert_eq!(broker.closes, 3);
@@ -244,12 +221,7 @@ fn resize_refused_after_a_loss_is_undone() {
         broker.serve(&mut peer);
     }
     assert!(matches!(peer.error(resized), Error::NotAllowed(_)));
-    assert!(
-        peer.machine
-            .consumer(one)
-            .and_then(|it| it.ended())
-            .is_none()
-    );
+    assert!(!peer.has_ended(one));
     assert_eq!(broker.closes, 1);
     assert_eq!(broker.consumes, [("a".to_owned(), 10)]);
 }
@@ -325,12 +297,7 @@ fn requests_of_a_refused_channel_fail_once() {
                 matches!(error, Error::NotAllowed(_) | Error::Unconfirmed(_)),
                 "{what} {error:?}"
             );
-            assert!(ids.iter().all(|id| {
-                peer.machine
-                    .consumer(*id)
-                    .and_then(|it| it.ended())
-                    .is_none()
-            }));
+            assert!(ids.iter().all(|id| { !peer.has_ended(*id) }));
             assert!(matches!(peer.machine.state(), ConnectionState::Open));
         }
     }
@@ -360,11 +327,6 @@ fn requests_sharing_a_refused_channel_are_retried_separately() {
             (2, 1, 1),
             "{outcomes:?}"
         );
-        assert!(ids.iter().all(|id| {
-            peer.machine
-                .consumer(*id)
-                .and_then(|it| it.ended())
-                .is_none()
-        }));
+        assert!(ids.iter().all(|id| { !peer.has_ended(*id) }));
     }
 }

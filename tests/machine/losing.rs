@@ -359,12 +359,7 @@ fn queue_is_remembered_while_its_consumer_lives() {
             nowait: true,
         },
     );
-    assert!(
-        peer.machine
-            .consumer(consumer)
-            .and_then(|it| it.ended())
-            .is_none()
-    );
+    assert!(!peer.has_ended(consumer));
     peer.reconnect();
     assert!(peer.serve().iter().any(|sent| sent.is(queue::Declare::ID)));
 }

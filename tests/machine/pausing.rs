@@ -133,13 +133,7 @@ fn reply_does_not_wait_behind_untaken_deliveries() {
     }
     peer.deliver(channel, &resumed, 17, b"x");
     assert_eq!(peer.take_deliveries(id).len(), 1);
-    assert!(
-        peer.machine
-            .consumer(id)
-            .and_then(|it| it.ended())
-            .is_none()
-            && peer.machine.why_closed().is_none()
-    );
+    assert!(!peer.has_ended(id) && peer.machine.why_closed().is_none());
 }
 
 /// Returns a peer with one consumer that has this many deliveries of one byte buffered, at a limit
@@ -510,25 +504,12 @@ fn throttled_consumer_can_be_ended_in_every_way() {
             }
             peer.serve();
             if way == 2 && !is_answered {
-                assert!(
-                    peer.machine
-                        .consumer(id)
-                        .and_then(|it| it.ended())
-                        .is_none(),
-                    "the second tag is starting"
-                );
+                assert!(!peer.has_ended(id), "the second tag is starting");
                 peer.machine.drop_consumer(id);
                 peer.serve();
             }
             assert!(peer.machine.wants_input() || way == 2);
-            assert!(
-                peer.machine
-                    .consumer(id)
-                    .and_then(|it| it.ended())
-                    .is_some()
-                    || way != 0 && way != 3,
-                "{way}"
-            );
+            assert!(peer.has_ended(id) || way != 0 && way != 3, "{way}");
             peer.take_deliveries(id);
             assert!(
                 peer.machine.why_closed().is_none(),

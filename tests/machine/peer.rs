@@ -468,6 +468,12 @@ impl Peer {
         }
     }
 
+    /// Returns `true` if a consumer has ended and was not dropped.
+    pub(crate) fn has_ended(&self, consumer: ConsumerId) -> bool {
+        let consumer = self.machine.consumer(consumer);
+        consumer.is_some_and(|consumer| consumer.ended().is_some())
+    }
+
     /// Returns the error of a promise.
     pub(crate) fn error(&mut self, promise: PromiseId) -> Error {
         match self.machine.fetch(promise) {

@@ -268,16 +268,9 @@ impl Run {
             );
             assert!(self.peer.machine.fetch(promise).is_none());
         }
-        self.consumers.iter().for_each(|id| {
-            assert!(
-                self.peer
-                    .machine
-                    .consumer(*id)
-                    .and_then(|it| it.ended())
-                    .is_some(),
-                "seed {seed}"
-            )
-        });
+        self.consumers
+            .iter()
+            .for_each(|id| assert!(self.peer.has_ended(*id), "seed {seed}"));
         for id in std::mem::take(&mut self.consumers) {
             self.peer.machine.drop_consumer(id);
         }

@@ -146,12 +146,7 @@ fn locked_queue_is_bound_once_it_is_free() {
     );
     let then = ["queue own", "bind own to amq.direct by key", "consume own"];
     assert_eq!(sent, [&["queue own"; 3][..], &then].concat());
-    assert!(
-        peer.machine
-            .consumer(consumer)
-            .and_then(|it| it.ended())
-            .is_none()
-    );
+    assert!(!peer.has_ended(consumer));
 }
 
 #[test]
@@ -172,12 +167,7 @@ fn queue_declared_differently_is_still_bound() {
         sent,
         ["queue q", "bind q to amq.direct by key", "consume q"]
     );
-    assert!(
-        peer.machine
-            .consumer(consumer)
-            .and_then(|it| it.ended())
-            .is_none()
-    );
+    assert!(!peer.has_ended(consumer));
     assert_eq!(report(&mut peer, listener).failed.len(), 1);
 }
 

@@ -114,14 +114,7 @@ fn refused() -> (Peer, ConsumerId, ListenerId) {
     let listener = peer.machine.listen();
     reconnect(&mut peer);
     assert_eq!(refuse(&mut peer, IN_USE), 1);
-    assert!(
-        is_open(&peer)
-            && peer
-                .machine
-                .consumer(id)
-                .and_then(|it| it.ended())
-                .is_none()
-    );
+    assert!(is_open(&peer) && !peer.has_ended(id));
     (peer, id, listener)
 }
 
@@ -158,18 +151,7 @@ fn temporarily_refused_consumer_starts_later() {
         reconnect(&mut peer);
         assert_eq!(refuse(&mut peer, refusal), 1);
         assert!(is_open(&peer), "{refusal:?}");
-        assert!(
-            peer.machine
-                .consumer(id)
-                .and_then(|it| it.ended())
-                .is_none()
-                && peer
-                    .machine
-                    .consumer(other)
-                    .and_then(|it| it.ended())
-                    .is_none(),
-            "{refusal:?}"
-        );
+        assert!(!peer.has_ended(id) && !peer.has_ended(other), "{refusal:?}");
         let received = notices(&mut peer, listener);
         let [report] = reports(&received)[..] else {
             panic!("{received:?}")
@@ -255,12 +237,7 @@ fn delays_double_until_the_retry_limit() {
     let (mut peer, id, listener) = refused();
     let start = peer.now;
     let mut retries = Vec::new();
-    while peer
-        .machine
-        .consumer(id)
-        .and_then(|it| it.ended())
-        .is_none()
-    {
+    while !peer.has_ended(id) {
         peer.pass(Duration::from_millis(100));
         if refuse(&mut peer, LOCKED) > 0 {
             retries.push((peer.now - start).as_secs_f32());
@@ -293,12 +270,7 @@ fn retry_limit_is_three_heartbeat_timeouts() {
     peer.reconnect();
     refuse(&mut peer, IN_USE);
     let start = peer.now;
-    while peer
-        .machine
-        .consumer(id)
-        .and_then(|it| it.ended())
-        .is_none()
-    {
+    while !peer.has_ended(id) {
         peer.pass(Duration::from_millis(500));
         peer.feed(&raw(8, 0, b""));
         refuse(&mut peer, IN_USE);
@@ -313,12 +285,7 @@ fn retry_limit_begins_with_each_connection() {
     refuse(&mut peer, IN_USE);
     peer.machine.handle_loss(Broken::Eof);
     peer.pass(Duration::from_secs(60));
-    assert!(
-        peer.machine
-            .consumer(id)
-            .and_then(|it| it.ended())
-            .is_none()
-    );
+    assert!(!peer.has_ended(id));
     peer.dial();
     peer.complete_handshake(tune(2047, 131_072, 0));
     assert_eq!(
@@ -330,23 +297,10 @@ fn retry_limit_begins_with_each_connection() {
         peer.pass(Duration::from_millis(100));
         refuse(&mut peer, IN_USE);
     }
-    assert!(
-        is_open(&peer)
-            && peer
-                .machine
-                .consumer(id)
-                .and_then(|it| it.ended())
-                .is_none()
-    );
+    assert!(is_open(&peer) && !peer.has_ended(id));
     peer.pass(Duration::from_secs(1));
     peer.serve();
-    assert!(
-        peer.machine
-            .consumer(id)
-            .and_then(|it| it.ended())
-            .is_none(),
-        "the last attempt was successful"
-    );
+    assert!(!peer.has_ended(id), "the last attempt was successful");
     let received = notices(&mut peer, listener);
     assert!(
         matches!(received.last(), Some(Notice::ConsumerRestored(_))),
@@ -373,12 +327,7 @@ fn requests_go_on_while_a_consumer_waits() {
         refuse(&mut peer, IN_USE);
     }
     assert_eq!(timeouts, 9);
-    assert!(
-        peer.machine
-            .consumer(id)
-            .and_then(|it| it.ended())
-            .is_some()
-    );
+    assert!(peer.has_ended(id));
 }
 
 #[test]
@@ -474,12 +423,7 @@ fn consumer_of_several_queues_continues_without_one() {
     let start = peer.now;
     while peer.machine.consumer(id).unwrap().ended_queues().count() == 0 {
         refuse(&mut peer, NODE_DOWN);
-        assert!(
-            peer.machine
-                .consumer(id)
-                .and_then(|it| it.ended())
-                .is_none()
-        );
+        assert!(!peer.has_ended(id));
         peer.pass(Duration::from_millis(500));
     }
     assert!(peer.now - start >= RETRY_LIMIT);
@@ -492,12 +436,7 @@ fn consumer_of_several_queues_continues_without_one() {
             .collect::<Vec<_>>(),
         ["q"]
     );
-    assert!(
-        peer.machine
-            .consumer(id)
-            .and_then(|it| it.ended())
-            .is_none()
-    );
+    assert!(!peer.has_ended(id));
 }
 
 #[test]
@@ -524,12 +463,7 @@ fn channel_is_reserved_for_a_refused_consumer() {
         matches!(received.last(), Some(Notice::ConsumerRestored(_))),
         "{received:?}"
     );
-    assert!(
-        peer.machine
-            .consumer(id)
-            .and_then(|it| it.ended())
-            .is_none()
-    );
+    assert!(!peer.has_ended(id));
 
     // Nor does another recovering consumer use it.
     peer.machine.handle_loss(Broken::Eof);
@@ -574,12 +508,7 @@ fn hard_error_beside_starting_consumer_ends_neither() {
             method_id,
         };
         peer.method(0, &close);
-        assert!(
-            peer.machine
-                .consumer(id)
-                .and_then(|it| it.ended())
-                .is_none()
-        );
+        assert!(!peer.has_ended(id));
         assert!(peer.is_pending(promise));
         peer.dial();
         peer.complete_handshake(tune(2047, 131_072, 0));
@@ -588,12 +517,7 @@ fn hard_error_beside_starting_consumer_ends_neither() {
             peer.machine.fetch(promise),
             Some(Ok(Reply::Consumer(_)))
         ));
-        assert!(
-            peer.machine
-                .consumer(id)
-                .and_then(|it| it.ended())
-                .is_none()
-        );
+        assert!(!peer.has_ended(id));
     }
 }
 
@@ -629,10 +553,5 @@ fn consumer_starts_while_another_is_not_read() {
         peer.machine.wants_input(),
         "its consume-ok may be behind the deliveries"
     );
-    assert!(
-        peer.machine
-            .consumer(id)
-            .and_then(|it| it.ended())
-            .is_none()
-    );
+    assert!(!peer.has_ended(id));
 }

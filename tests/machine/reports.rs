@@ -74,12 +74,7 @@ fn refused_qos_fails_its_consume() {
         "{closes} {outcome:?}"
     );
     assert_eq!(closes, 1);
-    assert!(
-        peer.machine
-            .consumer(one)
-            .and_then(|it| it.ended())
-            .is_none()
-    );
+    assert!(!peer.has_ended(one));
 }
 
 #[test]
@@ -103,23 +98,8 @@ fn consumer_whose_qos_is_refused_ends() {
         "{closes}"
     );
     assert_eq!(closes, 2);
-    assert!(
-        peer.machine
-            .consumer(one)
-            .and_then(|it| it.ended())
-            .is_none()
-            && peer
-                .machine
-                .consumer(two)
-                .and_then(|it| it.ended())
-                .is_none()
-    );
-    assert!(
-        peer.machine
-            .consumer(shared)
-            .and_then(|it| it.ended())
-            .is_some()
-    );
+    assert!(!peer.has_ended(one) && !peer.has_ended(two));
+    assert!(peer.has_ended(shared));
 }
 
 #[test]
@@ -132,12 +112,7 @@ fn refused_shared_prefetch_count_is_undone() {
     let closes = serve_without_qos(&mut peer, |qos| qos.prefetch_count == 9999);
     assert!(matches!(peer.error(resized), Error::NotImplemented(_)));
     assert_eq!(closes, 1);
-    assert!(
-        peer.machine
-            .consumer(shared)
-            .and_then(|it| it.ended())
-            .is_none()
-    );
+    assert!(!peer.has_ended(shared));
 }
 
 #[test]
@@ -270,12 +245,7 @@ fn queue_deleted_during_recovery_gets_all_bindings() {
                 "{gone} {with_others}: {exists} {is_consumed}"
             );
             assert_eq!(bindings.len(), 3, "{gone} {with_others}: {bindings:?}");
-            assert!(
-                peer.machine
-                    .consumer(id)
-                    .and_then(|it| it.ended())
-                    .is_none()
-            );
+            assert!(!peer.has_ended(id));
             let report = std::iter::from_fn(|| peer.machine.take_notice(listener)).last();
             assert!(
                 matches!(&report, Some(Notice::Recovered(it)) if it.failed.is_empty()),

@@ -43,12 +43,7 @@ fn refused(max: u16) -> (Peer, ConsumerId) {
     peer.dial();
     peer.complete_handshake(tune(max, 131_072, 0));
     refuse_q(&mut peer);
-    assert!(
-        peer.machine
-            .consumer(id)
-            .and_then(|it| it.ended())
-            .is_none()
-    );
+    assert!(!peer.has_ended(id));
     (peer, id)
 }
 

@@ -194,12 +194,7 @@ fn e42_server_cancel_during_a_change_keeps_new_tag() {
         },
     );
     broker.consumers.remove(&old);
-    assert!(
-        peer.machine
-            .consumer(id)
-            .and_then(|it| it.ended())
-            .is_none()
-    );
+    assert!(!peer.has_ended(id));
     broker.reply_to(&mut peer);
     broker.settle(&mut peer);
     peer.expect_done(resized);

@@ -45,12 +45,7 @@ fn s30_s31_hundred_consumers_keep_prefetch_counts_and_tags() {
             .map(|(_, _, tag)| tag.clone())
             .collect::<Vec<_>>()
     );
-    assert!(started.iter().all(|(id, ..)| {
-        peer.machine
-            .consumer(*id)
-            .and_then(|it| it.ended())
-            .is_none()
-    }));
+    assert!(started.iter().all(|(id, ..)| { !peer.has_ended(*id) }));
 }
 
 #[test]
@@ -62,15 +57,7 @@ fn consumers_beyond_a_lowered_channel_max_end_alone() {
     peer.complete_handshake(tune(4, 131_072, 60));
     peer.serve();
     assert!(matches!(peer.machine.state(), ConnectionState::Open));
-    let ended: Vec<_> = consumers
-        .iter()
-        .map(|id| {
-            peer.machine
-                .consumer(*id)
-                .and_then(|it| it.ended())
-                .is_some()
-        })
-        .collect();
+    let ended: Vec<_> = consumers.iter().map(|id| peer.has_ended(*id)).collect();
     assert_eq!(ended, [false, false, true, true, true]);
     assert!(matches!(
         peer.machine

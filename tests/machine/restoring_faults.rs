@@ -75,12 +75,7 @@ fn s27_s28_failing_entity_is_reported_and_others_are_restored() {
         peer.machine.consumer(failing).and_then(|it| it.ended()),
         Some(puka::Ended::ChannelClosed(Error::NotFound(_)))
     ));
-    assert!(
-        peer.machine
-            .consumer(lives)
-            .and_then(|it| it.ended())
-            .is_none()
-    );
+    assert!(!peer.has_ended(lives));
     let report = report(&mut peer, listener);
     let failed: Vec<_> = report.failed.iter().map(|(what, _)| &**what).collect();
     assert_eq!(failed.len(), 2);
@@ -234,12 +229,7 @@ fn entity_auto_deleted_after_replay_is_declared_again() {
         let report = report(&mut peer, listener);
         assert!(report.failed.is_empty(), "{report:?}");
         assert_eq!((report.entities, report.consumers), (4, 1));
-        assert!(
-            peer.machine
-                .consumer(consumer)
-                .and_then(|it| it.ended())
-                .is_none()
-        );
+        assert!(!peer.has_ended(consumer));
     }
 }
 
@@ -267,13 +257,7 @@ fn s28_entity_missing_every_time_is_finally_reported() {
             failures,
             "{missing}"
         );
-        assert_eq!(
-            peer.machine
-                .consumer(consumer)
-                .and_then(|it| it.ended())
-                .is_some(),
-            missing == "consume q"
-        );
+        assert_eq!(peer.has_ended(consumer), missing == "consume q");
     }
 }
 
@@ -301,12 +285,7 @@ fn s29_stalled_recovery_is_torn_down() {
     peer.complete_handshake(tune(2047, 131_072, 60));
     peer.serve();
     assert!(matches!(peer.machine.state(), ConnectionState::Open));
-    assert!(
-        peer.machine
-            .consumer(consumer)
-            .and_then(|it| it.ended())
-            .is_none()
-    );
+    assert!(!peer.has_ended(consumer));
 }
 
 #[test]
@@ -338,11 +317,6 @@ fn s12_connection_lost_during_recovery_recovers() {
             "cut behind {cut}"
         );
         assert!(matches!(peer.machine.state(), ConnectionState::Open));
-        assert!(
-            peer.machine
-                .consumer(consumer)
-                .and_then(|it| it.ended())
-                .is_none()
-        );
+        assert!(!peer.has_ended(consumer));
     }
 }

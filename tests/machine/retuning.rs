@@ -59,12 +59,7 @@ fn consumer_too_large_for_the_frames_ends() {
         ),
         "{ended:?}"
     );
-    assert!(
-        peer.machine
-            .consumer(small)
-            .and_then(|it| it.ended())
-            .is_none()
-    );
+    assert!(!peer.has_ended(small));
     let report = report(&mut peer, listener);
     assert_eq!((report.consumers, report.failed.len()), (1, 1));
 }

@@ -91,21 +91,11 @@ fn other_queues_of_a_consumer_are_restored() {
         },
     );
     peer.serve();
-    assert!(
-        peer.machine
-            .consumer(id)
-            .and_then(|it| it.ended())
-            .is_none()
-    );
+    assert!(!peer.has_ended(id));
     peer.reconnect();
     let sent = peer.serve();
     assert_eq!(queues(&sent, basic::Consume::ID), ["a", "c"]);
-    assert!(
-        peer.machine
-            .consumer(id)
-            .and_then(|it| it.ended())
-            .is_none()
-    );
+    assert!(!peer.has_ended(id));
     let consumes: Vec<_> = sent
         .iter()
         .filter(|sent| sent.is(basic::Consume::ID))
@@ -192,12 +182,7 @@ fn queue_missing_after_a_loss_is_skipped() {
         let sent = serve_without(&mut peer, "b", names_it);
         assert_eq!(queues(&sent, basic::Consume::ID), ["a", "b", "c", "a", "c"]);
         assert!(matches!(peer.machine.state(), ConnectionState::Open));
-        assert!(
-            peer.machine
-                .consumer(id)
-                .and_then(|it| it.ended())
-                .is_none()
-        );
+        assert!(!peer.has_ended(id));
         let ended: Vec<_> = peer.machine.consumer(id).unwrap().ended_queues().collect();
         let [(queue, Ended::ChannelClosed(Error::NotFound(_)))] = &ended[..] else {
             panic!("{ended:?}")
