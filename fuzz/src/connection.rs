@@ -3,8 +3,8 @@
 use super::input::Input;
 use super::peer::{Peer, method, raw, short};
 use puka::machine::{
-    Body, Consume, ConsumerId, Delivered, ListenerId, PromiseId, Publish, Reply, Settle,
-    TransactionId,
+    Body, Consume, ConsumerId, ConsumerSettings, Delivered, ListenerId, PromiseId, Publish, Reply,
+    Settle, TransactionId,
 };
 use puka::protocol::method::{basic, channel, connection, exchange, queue};
 use puka::protocol::{ContentHeader, Properties, ShortStr, TableRef, frame};
@@ -205,6 +205,7 @@ impl Run<'_> {
                     no_ack: a,
                     exclusive: b,
                     arguments,
+                    resubscribe: None,
                 };
                 if self.input.flag() {
                     machine.consume(&consume)
@@ -217,8 +218,11 @@ impl Run<'_> {
                                 ..consume
                             },
                         ],
-                        3,
-                        a,
+                        &ConsumerSettings {
+                            prefetch_count: 3,
+                            no_ack: a,
+                            resubscribe: None,
+                        },
                     )
                 }
             }

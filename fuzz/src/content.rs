@@ -141,6 +141,7 @@ pub fn content(data: &[u8]) {
         no_ack: true,
         exclusive: false,
         arguments: TableRef::EMPTY,
+        resubscribe: None,
     };
     let promise = peer.machine.consume(&consume).expect("there is capacity");
     peer.serve();

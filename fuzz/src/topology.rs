@@ -286,6 +286,7 @@ impl<'a> Run<'a> {
             no_ack: false,
             exclusive: false,
             arguments: TableRef::EMPTY,
+            resubscribe: None,
         };
         let promise = self
             .peer

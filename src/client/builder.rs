@@ -105,4 +105,19 @@ macro_rules! arguments {
     };
 }
 
-pub(super) use {arguments, flags};
+/// Defines the setting for a consumer that the broker ends.
+macro_rules! resubscribe {
+    ($Request:ident) => {
+        impl $Request<'_> {
+            /// Sets whether the consumer is restarted when the broker ends it, by default as
+            /// [`Recovery::resubscribe`](crate::Recovery::resubscribe) says, and never without
+            /// recovery.
+            pub fn resubscribe(mut self, policy: $crate::Resubscribe) -> Self {
+                self.resubscribe = Some(policy);
+                self
+            }
+        }
+    };
+}
+
+pub(super) use {arguments, flags, resubscribe};

@@ -1,8 +1,9 @@
 //! Requests that start, resize and cancel consumers.
 
-use super::builder::{Entries, arguments, flags, name};
+use super::builder::{Entries, arguments, flags, name, resubscribe};
 use super::{Client, Consumer};
 use crate::machine::Consume;
+use crate::options::Resubscribe;
 use std::borrow::Cow;
 
 /// A request that starts a consumer. Returned by [`Client::basic_consume`].
@@ -16,6 +17,7 @@ pub struct BasicConsume<'a> {
     no_local: bool,
     no_ack: bool,
     exclusive: bool,
+    resubscribe: Option<Resubscribe>,
     pub(super) arguments: Entries,
 }
 
@@ -54,6 +56,8 @@ impl<'a> BasicConsume<'a> {
     }
 }
 
+resubscribe!(BasicConsume);
+
 request!(BasicConsume, Request, Consumer, |request, machine| {
     machine.consume(&Consume {
         queue: name("queue", &request.queue)?,
@@ -63,6 +67,7 @@ request!(BasicConsume, Request, Consumer, |request, machine| {
         no_ack: request.no_ack,
         exclusive: request.exclusive,
         arguments: request.arguments.table("arguments")?,
+        resubscribe: request.resubscribe,
     })
 });
 
@@ -112,6 +117,7 @@ impl Client {
             no_local: false,
             no_ack: false,
             exclusive: false,
+            resubscribe: None,
             arguments: Entries::default(),
         }
     }

@@ -1,8 +1,9 @@
 //! Consumers of several queues.
 
-use super::builder::{Entries, arguments, flags, name};
+use super::builder::{Entries, arguments, flags, name, resubscribe};
 use super::{Client, Consumer};
-use crate::machine::Consume;
+use crate::machine::{Consume, ConsumerSettings};
+use crate::options::Resubscribe;
 use std::borrow::Cow;
 
 /// One of the queues of [`Client::basic_consume_multi`], with its own settings.
@@ -54,6 +55,7 @@ impl<'a> ConsumeQueue<'a> {
             no_ack: false,
             exclusive: self.exclusive,
             arguments: self.arguments.table("arguments")?,
+            resubscribe: None,
         })
     }
 }
@@ -84,6 +86,7 @@ pub struct BasicConsumeMulti<'a> {
     queues: Vec<ConsumeQueue<'a>>,
     prefetch_count: u16,
     no_ack: bool,
+    resubscribe: Option<Resubscribe>,
 }
 
 flags! { BasicConsumeMulti:
@@ -101,13 +104,20 @@ impl BasicConsumeMulti<'_> {
     }
 }
 
+resubscribe!(BasicConsumeMulti);
+
 request!(BasicConsumeMulti, Request, Consumer, |request, machine| {
     let queues = request
         .queues
         .iter()
         .map(ConsumeQueue::to_consume)
         .collect::<Result<Vec<_>, _>>()?;
-    machine.consume_multi(&queues, request.prefetch_count, request.no_ack)
+    let settings = ConsumerSettings {
+        prefetch_count: request.prefetch_count,
+        no_ack: request.no_ack,
+        resubscribe: request.resubscribe,
+    };
+    machine.consume_multi(&queues, &settings)
 });
 
 impl Client {
@@ -139,6 +149,7 @@ impl Client {
             queues,
             prefetch_count: 0,
             no_ack: false,
+            resubscribe: None,
         }
     }
 }

@@ -249,7 +249,9 @@ impl Stream for Consumer {
         let error = match &ended {
             Ended::Cancelled | Ended::ConnectionBroken(Error::Closed) => None,
             Ended::CancelledByServer => Some(Error::ConsumerCancelled(this.tag().to_owned())),
-            Ended::ChannelClosed(error) | Ended::ConnectionBroken(error) => Some(error.clone()),
+            Ended::ChannelClosed(error)
+            | Ended::AckTimeout(error)
+            | Ended::ConnectionBroken(error) => Some(error.clone()),
         };
         this.ended = Some(ended);
         Poll::Ready(error.map(Err))

@@ -48,9 +48,14 @@ impl Awaited for Consumer {
                 (None, Some(Ended::CancelledByServer)) => {
                     Err(Error::ConsumerCancelled(self.tag().to_owned()))
                 }
-                (None, Some(Ended::ChannelClosed(error) | Ended::ConnectionBroken(error))) => {
-                    Err(error.clone())
-                }
+                (
+                    None,
+                    Some(
+                        Ended::ChannelClosed(error)
+                        | Ended::AckTimeout(error)
+                        | Ended::ConnectionBroken(error),
+                    ),
+                ) => Err(error.clone()),
             })
     }
 }

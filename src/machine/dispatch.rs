@@ -388,7 +388,7 @@ impl Session {
             .fail_pending_replies(channel.assembly.take(), pending, &error);
         // The broker delivers the messages again that this consumer has buffered.
         if let Some(consumer) = channel.ended_consumer() {
-            self.consuming.consumers.lose_unsettled(consumer);
+            self.consuming.consumers.lose_stale(&self.cx, consumer);
         }
         if let Some(consumer) = channel.consumer() {
             self.recovery.handle_consumer_close(

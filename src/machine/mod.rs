@@ -50,7 +50,7 @@ pub(crate) use promises::Completion;
 pub use promises::{Queue, Reply};
 pub use recovery::filter::{FilterOutcome, FilterStep};
 pub use recovery::report::{ConnectionState, Counters, Dialling, Recovered};
-pub use request::arguments::{Body, Consume, Publish, Settle};
+pub use request::arguments::{Body, Consume, ConsumerSettings, Publish, Settle};
 pub(crate) use request::capacity::Ticket;
 pub use session::Stats;
 pub use transmit::outgoing::Outgoing;

@@ -28,6 +28,15 @@ pub enum Notice {
     },
     /// The broker ended the consumer with this tag, usually because its queue was deleted.
     ConsumerCancelled(Box<str>),
+    /// The broker ended a consumer, and the client restarts it
+    /// ([`Resubscribe`](crate::Resubscribe)). [`ConsumerRestored`](Self::ConsumerRestored) follows
+    /// when it has started. If it cannot be restarted, it ends.
+    ConsumerInterrupted {
+        /// The tag of the consumer, as [`Consumer::tag`](crate::Consumer::tag) returns it.
+        tag: Box<str>,
+        /// Why the broker ended it.
+        why: Ended,
+    },
     /// A consumer of several queues has lost one of them and continues with the others. Either the
     /// broker ended that part of the consumer, or the queue was missing when the connection was
     /// recovered. [`Consumer::ended_queues`](crate::Consumer::ended_queues) returns all such
@@ -59,9 +68,9 @@ pub enum Notice {
     },
     /// The connection is recovered. The report lists what was restored and what was not.
     Recovered(Box<Recovered>),
-    /// A consumer has started again that was reported in [`Recovered::failed`], because the broker
-    /// refused it for now. The field is its tag, as [`Consumer::tag`](crate::Consumer::tag) returns
-    /// it.
+    /// A consumer has started again that was [interrupted](Self::ConsumerInterrupted), or that was
+    /// listed in [`Recovered::failed`] because the broker refused it temporarily. The field is its
+    /// tag, as [`Consumer::tag`](crate::Consumer::tag) returns it.
     ConsumerRestored(Box<str>),
     /// More was declared than [`Recovery::max_records`](crate::Recovery::max_records) allows to be
     /// recorded, so not everything will be declared again. Reported once.

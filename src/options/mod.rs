@@ -13,12 +13,14 @@ use std::time::Duration;
 mod check;
 mod login;
 mod recovery;
+mod resubscribe;
 mod tls;
 
 pub(crate) use login::{CredentialSource, Login, Mechanism};
 pub use login::{Credentials, SaslMechanism};
 pub(crate) use recovery::Filter;
 pub use recovery::{Entity, RecoverTopology, Recovery};
+pub use resubscribe::Resubscribe;
 pub use tls::{TlsOptions, TlsSource};
 
 /// The settings of a connection. Each has a default that suits most programs.

@@ -1,6 +1,6 @@
 //! Recovery options: how to reconnect after a loss, and what to restore.
 
-use super::Options;
+use super::{Options, Resubscribe};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +23,7 @@ pub struct Recovery {
     pub(crate) fails_fast: bool,
     pub(crate) republish: Option<u32>,
     pub(crate) records: usize,
+    pub(crate) resubscribe: Resubscribe,
     pub(crate) seed: Option<u64>,
 }
 
@@ -87,6 +88,7 @@ impl Default for Recovery {
             fails_fast: false,
             republish: None,
             records: 65_536,
+            resubscribe: Resubscribe::default(),
             seed: None,
         }
     }
@@ -103,6 +105,7 @@ impl fmt::Debug for Recovery {
             .field("strict", &self.strict)
             .field("fails_fast", &self.fails_fast)
             .field("republish", &self.republish)
+            .field("resubscribe", &self.resubscribe)
             .finish_non_exhaustive()
     }
 }
@@ -195,6 +198,15 @@ impl Recovery {
     #[must_use]
     pub fn max_records(mut self, records: usize) -> Self {
         self.records = records;
+        self
+    }
+
+    /// Sets whether consumers are restarted when the broker ends them, for consumers without a
+    /// setting of [their own](crate::BasicConsume::resubscribe). By default they are, for up to a
+    /// minute.
+    #[must_use]
+    pub fn resubscribe(mut self, policy: Resubscribe) -> Self {
+        self.resubscribe = policy;
         self
     }
 

@@ -160,7 +160,8 @@ enum Other {
 #[test]
 fn deleted_queue_is_not_declared_again() {
     for other in [None, Some(Other::Starts), Some(Other::IsCancelled)] {
-        assert_eq!(after_deleting(other), Vec::<String>::new());
+        let sent = after_deleting(other);
+        assert!(!sent.iter().any(|it| it.contains("declare")), "{sent:?}");
     }
 }
 

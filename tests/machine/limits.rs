@@ -1,7 +1,7 @@
 //! Brokers that close the connection or a channel at a limit for consumers, prefetch counts or
 //! channels.
 
-use crate::peer::{Peer, close, consume, declare, publish, raw, reply_to, tune};
+use crate::peer::{Peer, close, consume, declare, publish, raw, reply_to, shared, tune};
 use crate::reports::SECOND;
 use crate::restoring::dialled;
 use puka::machine::{ConnectionState, Consume, ConsumerId, PromiseId, Reply};
@@ -95,7 +95,7 @@ impl Limited {
 
 pub(crate) fn several(peer: &mut Peer, queues: &[&str]) -> PromiseId {
     let queues: Vec<Consume<'_>> = queues.iter().map(|queue| consume(queue)).collect();
-    peer.machine.consume_multi(&queues, 10, false).unwrap()
+    peer.machine.consume_multi(&queues, &shared(10)).unwrap()
 }
 
 pub(crate) fn started(peer: &mut Peer, promise: PromiseId) -> ConsumerId {

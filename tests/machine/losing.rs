@@ -1,6 +1,6 @@
 //! Losses of a connection at inconvenient moments, as random worlds have found them.
 
-use crate::peer::{Peer, consume, declare, get_ok, publish, short, tune};
+use crate::peer::{Peer, consume, declare, get_ok, publish, shared, short, tune};
 use crate::restoring::{ask, serve_naming};
 use puka::machine::{ConnectionState, Consume, ConsumerId, Outgoing, Reply};
 use puka::protocol::Method;
@@ -314,7 +314,7 @@ fn shared_prefetch_change_during_a_restart_is_sent() {
     let mut peer = dialled(|recovery| recovery);
     let promise = peer
         .machine
-        .consume_multi(&[consume("one"), consume("two")], 5, false)
+        .consume_multi(&[consume("one"), consume("two")], &shared(5))
         .unwrap();
     peer.serve();
     let Some(Ok(Reply::Consumer(consumer))) = peer.machine.fetch(promise) else {

@@ -38,6 +38,7 @@ mod framing;
 mod handshake;
 mod handshake_faults;
 mod headers;
+mod interruptions;
 mod limits;
 mod login;
 mod losing;

@@ -1,8 +1,8 @@
 //! Pauses of reading while too many deliveries are buffered: nothing else is delayed for long.
 
 use crate::peer::{
-    Peer, Sent, channel_close, consume, declare, deliver, header, method, publish, reply_to, short,
-    tag_of,
+    Peer, Sent, channel_close, consume, declare, deliver, header, method, publish, reply_to,
+    shared, short, tag_of,
 };
 use puka::machine::{Consume, ConsumerId, Reply, Settle};
 use puka::protocol::method::{basic, queue};
@@ -390,9 +390,9 @@ fn unsettled_deliveries_hold_back_the_prefetch_count() {
 fn all_queues_of_a_consumer_are_throttled() {
     for (prefetch_count, counts) in [(0, vec![1]), (u16::MAX, vec![1])] {
         let mut peer = Peer::open(Options::default().max_buffered_deliveries(10));
-        let promise =
-            peer.machine
-                .consume_multi(&[consume("a"), consume("b")], prefetch_count, false);
+        let promise = peer
+            .machine
+            .consume_multi(&[consume("a"), consume("b")], &shared(prefetch_count));
         let (tags_before, _) = tags(&peer.serve());
         let Some(Ok(Reply::Consumer(id))) = peer.machine.fetch(promise.unwrap()) else {
             panic!("started")
@@ -428,7 +428,10 @@ fn throttled_queues_get_the_last_prefetch_count() {
     for (before, after) in [(0, 50), (u16::MAX, 0), (u16::MAX, 50)] {
         let mut peer = Peer::open(Options::default().max_buffered_deliveries(10));
         let queues = [consume("a"), consume("b")];
-        let promise = peer.machine.consume_multi(&queues, before, false).unwrap();
+        let promise = peer
+            .machine
+            .consume_multi(&queues, &shared(before))
+            .unwrap();
         let (started, _) = tags(&peer.serve());
         let Some(Ok(Reply::Consumer(id))) = peer.machine.fetch(promise) else {
             panic!("started")
@@ -451,7 +454,7 @@ fn queues_of_a_throttled_consumer_are_cancelled_together() {
     let mut peer = Peer::open(Options::default().max_buffered_deliveries(10));
     let _promise = peer
         .machine
-        .consume_multi(&[consume("a"), consume("b")], 0, false)
+        .consume_multi(&[consume("a"), consume("b")], &shared(0))
         .unwrap();
     let (before, _) = tags(&peer.serve());
     (1..=10).for_each(|delivery| peer.deliver(1, &before[0], delivery, b"x"));

@@ -1,7 +1,8 @@
 //! A scripted server and its state machine. Bytes move between them when the test moves them.
 
 use puka::machine::{
-    Body, Connection, Consume, ConsumerId, Delivered, Dialling, Outgoing, PromiseId, Publish, Reply,
+    Body, Connection, Consume, ConsumerId, ConsumerSettings, Delivered, Dialling, Outgoing,
+    PromiseId, Publish, Reply,
 };
 use puka::protocol::method::{Encode, basic, channel, confirm, connection, exchange, queue};
 use puka::protocol::{
@@ -175,6 +176,15 @@ pub(crate) fn consume(queue: &str) -> Consume<'_> {
         no_ack: false,
         exclusive: false,
         arguments: TableRef::EMPTY,
+        resubscribe: None,
+    }
+}
+
+/// Returns the settings of a consumer of several queues with acks.
+pub(crate) fn shared(prefetch_count: u16) -> ConsumerSettings {
+    ConsumerSettings {
+        prefetch_count,
+        ..ConsumerSettings::default()
     }
 }
 

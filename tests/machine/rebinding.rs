@@ -1,7 +1,10 @@
 //! Bindings after a loss: which are the same, and to which queues they lead.
 
 use crate::peer::{Peer, Sent, channel_close, consume, declare, raw, reply_to, short};
-use crate::restoring::{ask, bind, describe_all, dialled, exchange_declare, report, unbind};
+use crate::restoring::{
+    ask, bind, describe_all, dialled, dialled_without_resubscribing, exchange_declare, report,
+    unbind,
+};
 use puka::machine::ConnectionState;
 use puka::protocol::method::{basic, queue};
 use puka::protocol::{Method, Table};
@@ -173,7 +176,7 @@ fn queue_declared_differently_is_still_bound() {
 
 #[test]
 fn queue_with_another_consumer_is_not_forgotten() {
-    let mut peer = dialled();
+    let mut peer = dialled_without_resubscribing();
     ask(
         &mut peer,
         queue::Declare {

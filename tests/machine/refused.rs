@@ -1,8 +1,8 @@
 //! Consumers that the broker refuses temporarily after a loss are restarted later.
 
 use crate::peer::{
-    Peer, Sent, channel_close, consume, declare, deliver, method, raw, reply_to, short, tag_of,
-    tune,
+    Peer, Sent, channel_close, consume, declare, deliver, method, raw, reply_to, shared, short,
+    tag_of, tune,
 };
 use puka::machine::{ConnectionState, Consume, ConsumerId, Ended, ListenerId, Notice, Reply};
 use puka::protocol::method::{basic, channel, connection};
@@ -76,7 +76,7 @@ fn serve_refusing(peer: &mut Peer, (code, text): (u16, &str)) -> Vec<Sent> {
 }
 
 /// The same. Returns the number of consumes of `q`.
-fn refuse(peer: &mut Peer, refusal: (u16, &str)) -> usize {
+pub(crate) fn refuse(peer: &mut Peer, refusal: (u16, &str)) -> usize {
     serve_refusing(peer, refusal)
         .iter()
         .filter(|sent| is_consume_of("q", sent))
@@ -413,7 +413,7 @@ fn consumer_of_several_queues_continues_without_one() {
     let mut peer = dialled();
     let promise = peer
         .machine
-        .consume_multi(&[consume("a"), consume("q")], 0, false)
+        .consume_multi(&[consume("a"), consume("q")], &shared(0))
         .unwrap();
     peer.serve();
     let Some(Ok(Reply::Consumer(id))) = peer.machine.fetch(promise) else {

@@ -7,7 +7,9 @@ use crate::peer::{
     rabbitmq, raw, reply_to, short, start, tag_of, tune,
 };
 use crate::pipe::{ManualClock, Pipe, Read};
-use crate::restoring::{ask, bind, dialled, exchange_declare, serve_naming};
+use crate::restoring::{
+    ask, bind, dialled, dialled_without_resubscribing, exchange_declare, serve_naming,
+};
 use futures_lite::future::{block_on, poll_once};
 use puka::machine::{ConnectionState, Consume, Notice};
 use puka::protocol::method::{basic, connection, queue};
@@ -257,7 +259,7 @@ fn queue_deleted_during_recovery_gets_all_bindings() {
 
 #[test]
 fn named_queue_is_restored_without_its_ended_consumer() {
-    let mut peer = dialled();
+    let mut peer = dialled_without_resubscribing();
     ask(
         &mut peer,
         queue::Declare {

@@ -1,6 +1,6 @@
 //! Requests: each has its own result, in time or not, and its channel afterwards.
 
-use crate::peer::{Peer, consume, declare, method, short};
+use crate::peer::{Peer, consume, declare, method, shared, short};
 use puka::machine::{Reply, Settle};
 use puka::protocol::Table;
 use puka::protocol::method::{basic, channel, connection, queue, tx};
@@ -354,7 +354,7 @@ fn empty_queue_name_is_refused_before_sending() {
             },
         ),
         machine.consume(&consume("")),
-        machine.consume_multi(&[consume("q"), consume("")], 0, false),
+        machine.consume_multi(&[consume("q"), consume("")], &shared(0)),
     ];
     for refusal in refused {
         assert!(

@@ -4,7 +4,7 @@ use crate::peer::{Peer, Sent, channel_close, consume, declare, publish, short, t
 use puka::machine::{ConnectionState, Notice, PromiseId, Reply};
 use puka::protocol::method::{Encode, basic, channel, exchange, queue};
 use puka::protocol::{Method, ShortStr, Table, TableRef};
-use puka::{Broken, Error, Options, Recovered, Recovery};
+use puka::{Broken, Error, Options, Recovered, Recovery, Resubscribe};
 
 pub(crate) fn options(set: impl FnOnce(Recovery) -> Recovery) -> Options {
     Options::default().recovery(set(Recovery::default().seed(7)))
@@ -12,6 +12,13 @@ pub(crate) fn options(set: impl FnOnce(Recovery) -> Recovery) -> Options {
 
 pub(crate) fn dialled() -> Peer {
     Peer::dialled(options(|recovery| recovery))
+}
+
+/// Returns a client whose consumers end when the broker ends them.
+pub(crate) fn dialled_without_resubscribing() -> Peer {
+    Peer::dialled(options(|recovery| {
+        recovery.resubscribe(Resubscribe::never())
+    }))
 }
 
 pub(crate) fn exchange_declare(name: &str) -> exchange::Declare<'_> {
@@ -230,7 +237,7 @@ fn passive_and_refused_declares_are_not_recorded() {
 
 #[test]
 fn r5_s22_auto_deleted_entities_are_forgotten() {
-    let mut peer = dialled();
+    let mut peer = dialled_without_resubscribing();
     let mut auto = declare("auto");
     auto.auto_delete = true;
     ask(&mut peer, auto);

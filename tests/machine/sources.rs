@@ -1,16 +1,17 @@
 //! The queues of a consumer: how each ends, and what is recorded about it.
 
 use crate::peer::{
-    Peer, Sent, channel_close, consume, declare, method, reply_to, short, tag_of, tune,
+    Peer, Sent, channel_close, consume, declare, method, reply_to, shared, short, tag_of, tune,
 };
 use puka::machine::{ConnectionState, Consume, ConsumerId, Notice, Reply, Settle};
 use puka::protocol::method::{basic, queue};
 use puka::protocol::{FrameKind, Method};
-use puka::{Broken, Ended, Error, Options};
+use puka::{Broken, Ended, Error, Options, Resubscribe};
 use std::collections::BTreeSet;
 
 fn dialled() -> Peer {
-    Peer::dialled(Options::default().recovery(puka::Recovery::default().seed(7)))
+    let recovery = puka::Recovery::default().seed(7);
+    Peer::dialled(Options::default().recovery(recovery.resubscribe(Resubscribe::never())))
 }
 
 fn declare_auto_delete(peer: &mut Peer, name: &str) {
@@ -26,7 +27,7 @@ fn declare_auto_delete(peer: &mut Peer, name: &str) {
 
 fn consume_multi(peer: &mut Peer, queues: &[&str]) -> (ConsumerId, u16, Vec<String>) {
     let queues: Vec<Consume<'_>> = queues.iter().map(|queue| consume(queue)).collect();
-    let promise = peer.machine.consume_multi(&queues, 10, false).unwrap();
+    let promise = peer.machine.consume_multi(&queues, &shared(10)).unwrap();
     let sent = peer.serve();
     let consumes: Vec<&Sent> = sent
         .iter()

@@ -33,7 +33,14 @@ fn arrives(peer: &mut Peer, channel: u16, tag: &str, number: u64, has_offset: bo
     arrives_at(peer, channel, tag, number, has_offset.then_some(7));
 }
 
-fn arrives_at(peer: &mut Peer, channel: u16, tag: &str, number: u64, offset: Option<i64>) {
+/// Delivers a message of a stream.
+pub(crate) fn arrives_at(
+    peer: &mut Peer,
+    channel: u16,
+    tag: &str,
+    number: u64,
+    offset: Option<i64>,
+) {
     let mut headers = Table::new();
     if let Some(offset) = offset {
         headers.insert("x-stream-offset", offset).unwrap();

@@ -26,6 +26,7 @@ fn consume_of(name: &str, no_ack: bool, exclusive: bool, prefetch_count: u16) ->
         no_ack,
         exclusive,
         arguments: TableRef::EMPTY,
+        resubscribe: None,
     }
 }
 

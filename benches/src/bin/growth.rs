@@ -87,6 +87,7 @@ fn deliveries(consumers: usize) -> Result<f64, Error> {
             no_ack: true,
             exclusive: false,
             arguments: TableRef::EMPTY,
+            resubscribe: None,
         })?;
     }
     let mut taken = VecDeque::new();
@@ -192,6 +193,7 @@ impl Load {
                 no_ack: false,
                 exclusive: false,
                 arguments: TableRef::EMPTY,
+                resubscribe: None,
             })?;
         }
         answers(&mut world, self.consumers, drop)?;

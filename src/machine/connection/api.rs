@@ -7,8 +7,8 @@ use crate::machine::channel::content::Delivered;
 use crate::machine::connection::Connection;
 use crate::machine::connection::state::State;
 use crate::machine::session::Session;
-use crate::machine::{Completion, Consume, Consumer, ConsumerId, ListenerId, PromiseId, Publish};
-use crate::machine::{Notice, Reply, Settle, TransactionId};
+use crate::machine::{Completion, Consume, Consumer, ConsumerId, ConsumerSettings, ListenerId};
+use crate::machine::{Notice, PromiseId, Publish, Reply, Settle, TransactionId};
 use crate::protocol::method::basic;
 use crate::protocol::{Method, ShortStr};
 use std::borrow::Cow;
@@ -186,19 +186,18 @@ impl Connection {
     }
 
     /// Starts a consumer of several queues, with one channel and one prefetch count for all of
-    /// them. `prefetch_count` and `no_ack` replace those of each queue.
+    /// them. The settings replace those of each queue.
     ///
     /// # Errors
     /// As [`consume`](Self::consume); [`Error::InvalidArgument`] if there is no queue.
     pub fn consume_multi(
         &mut self,
         queues: &[Consume<'_>],
-        prefetch_count: u16,
-        no_ack: bool,
+        settings: &ConsumerSettings,
     ) -> Result<PromiseId, Error> {
         self.check_to_request()?;
         let Session { cx, consuming, .. } = &mut self.session;
-        let outcome = consuming.consume_multi(cx, queues, prefetch_count, no_ack);
+        let outcome = consuming.consume_multi(cx, queues, settings);
         self.proceed_if_needed();
         outcome
     }
@@ -265,8 +264,7 @@ impl Connection {
     /// is closed. The broker delivers the message again.
     #[must_use]
     pub fn is_stale(&self, delivered: &Delivered) -> bool {
-        let channel = self.session.cx.channels.get(delivered.channel);
-        !delivered.is_settled() && channel.is_none_or(|channel| !channel.has_delivered(delivered))
+        self.session.cx.is_stale(delivered)
     }
 
     /// Returns a counter that changes whenever deliveries may have become stale.

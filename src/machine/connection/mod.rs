@@ -47,7 +47,7 @@ use crate::machine::request::capacity::CapacityWaits;
 use crate::machine::session::Session;
 use crate::machine::{ConsumerId, Dialling, FilterOutcome, FilterStep, ListenerId};
 use crate::machine::{LoginOutcome, LoginStep, Outgoing, PromiseId};
-use crate::options::Options;
+use crate::options::{Options, Resubscribe};
 use crate::protocol::Decoder;
 use std::time::Instant;
 
@@ -135,6 +135,7 @@ impl Connection {
         let policy = options.recovery.as_ref();
         let records = policy.map(|policy| policy.records);
         let republishes = policy.and_then(|policy| policy.republish).unwrap_or(0);
+        let resubscribe = policy.map_or(Resubscribe::never(), |policy| policy.resubscribe);
         let declares_encrypted = options.login.encrypted_transport;
         // It is not known yet whether the transport is encrypted, so the options are checked as if
         // it were.
@@ -148,6 +149,7 @@ impl Connection {
             session.cx.topology = Topology::new(records);
         }
         session.publishing.republishes = republishes;
+        session.consuming.resubscribe = resubscribe;
         lifecycle.declares_encrypted = declares_encrypted;
         lifecycle.begin_down(&mut session.cx, now);
         connection

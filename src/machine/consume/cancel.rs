@@ -4,8 +4,9 @@
 use crate::error::Error;
 use crate::machine::channel::Channel;
 use crate::machine::consume::Consuming;
-use crate::machine::consume::consumer::{Consumer, Phase};
+use crate::machine::consume::consumer::Phase;
 use crate::machine::consume::consumers::Consumers;
+use crate::machine::consume::interruption::{end_cancelled, interrupt};
 use crate::machine::consume::tags::TagNumber;
 use crate::machine::context::{Context, Stage};
 use crate::machine::{ConsumerId, Ended, Notice, PromiseId, Reply};
@@ -46,10 +47,17 @@ impl Consuming {
     }
 
     /// Handles `cancel-ok`.
-    pub(crate) fn handle_cancel_ok(&mut self, cx: &mut Context, id: ConsumerId, tag: TagNumber) {
-        // The server may have cancelled the consumer first, and the program may have dropped it.
-        // Then it is removed already.
-        let Some(consumer) = self.consumers.get_mut(id) else {
+    pub(crate) fn handle_cancel_ok(
+        &mut self,
+        cx: &mut Context,
+        number: u16,
+        id: ConsumerId,
+        tag: TagNumber,
+    ) {
+        // The server may have cancelled the consumer first. Then the program may have dropped it,
+        // or it was restarted on another channel, where its tag is the same.
+        let consumer = self.consumers.get_mut(id);
+        let Some(consumer) = consumer.filter(|it| it.channel == Some(number)) else {
             return;
         };
         if consumer.tags.remove(tag) && !consumer.has_ended() {
@@ -105,9 +113,12 @@ impl Consuming {
             if let Some(channel) = cx.channels.get_mut(number) {
                 channel.may_be_closed_by_broker |= channel.unsettled.count() > 0;
             }
-            let tag = self.consumers.get(id).map_or("", Consumer::tag).into();
-            self.end_consumer(cx, id, Ended::CancelledByServer);
-            cx.notices.notify(&Notice::ConsumerCancelled(tag));
+            if interrupt(cx, self, id, &Ended::CancelledByServer) {
+                // The queue stays in the record until the restart shows whether it exists.
+                cx.release(number);
+                return;
+            }
+            end_cancelled(cx, self, id);
             cx.release(number);
         }
         // The queue is removed from the record: it was deleted, or it is durable and exists without
@@ -160,10 +171,8 @@ impl Consuming {
         let queues = consumer.started_queues(was_lost);
         let cancel_promises = std::mem::take(&mut consumer.cancel_promises);
         let resize_promises = std::mem::take(&mut consumer.resize_promises);
-        let error = match &ended {
-            Ended::ChannelClosed(error) | Ended::ConnectionBroken(error) => Some(error.clone()),
-            Ended::Cancelled | Ended::CancelledByServer => None,
-        };
+        let error = ended.error().cloned();
+        let is_lost = matches!(ended, Ended::ConnectionBroken(_));
         // Unreachable: the consumer has not ended yet.
         let Some(phase) = self.consumers.end(id, ended) else {
             return;
@@ -184,10 +193,12 @@ impl Consuming {
                 consumer.dropped = true;
             }
         }
-        if error.is_some() {
-            // The channel is closed, so its deliveries can no longer be settled, and the broker
-            // delivers them again.
+        // The channel is closed, so its deliveries can no longer be settled, and the broker delivers
+        // them again. An interrupted consumer may have others, of an earlier channel.
+        if is_lost {
             self.consumers.discard_unsettled(id);
+        } else if error.is_some() {
+            self.consumers.lose_stale(cx, id);
         }
         if let Some(number) = number {
             cx.channels.remove_consumer(number, id);

@@ -4,11 +4,13 @@ use crate::error::Error;
 use crate::machine::channel::content::{Delivered, STREAM_OFFSET};
 use crate::machine::consume::buffer::Batches;
 use crate::machine::consume::reading::Buffered;
+use crate::machine::consume::restart_pace::RestartPace;
 use crate::machine::consume::tags::{TagNumber, Tags};
 use crate::machine::ids::PromiseId;
 use crate::machine::recovery::topology::Topology;
 use crate::machine::request::arguments::Consume;
 use crate::machine::request::check::check_queue_name;
+use crate::options::Resubscribe;
 use crate::protocol::{EncodeError, ShortStr, ShortString, Table};
 use std::borrow::Cow;
 
@@ -26,8 +28,40 @@ pub enum Ended {
     CancelledByServer,
     /// The broker closed its channel.
     ChannelClosed(Error),
+    /// The broker closed its channel with this error, because a delivery was not acknowledged within
+    /// the broker's timeout (30 minutes by default). Since RabbitMQ 4.3, the broker cancels the
+    /// consumer of a quorum queue instead ([`CancelledByServer`](Self::CancelledByServer)).
+    AckTimeout(Error),
     /// The connection was lost, or the program closed it.
     ConnectionBroken(Error),
+}
+
+impl Ended {
+    /// Returns why a consumer ends whose channel the broker closed with this error.
+    pub(crate) fn by_close(error: &Error) -> Self {
+        // RabbitMQ: `delivery acknowledgement on channel 1 timed out. Timeout value used: ..`
+        let is_ack_timeout = |text: &str| {
+            text.contains("delivery acknowledgement on channel ") && text.contains(" timed out")
+        };
+        match error {
+            Error::PreconditionFailed(fault) if is_ack_timeout(&fault.text) => {
+                Self::AckTimeout(error.clone())
+            }
+            _ => Self::ChannelClosed(error.clone()),
+        }
+    }
+
+    /// Returns the error that closed the channel or the connection of the consumer; `None` if the
+    /// consumer was cancelled.
+    #[must_use]
+    pub fn error(&self) -> Option<&Error> {
+        match self {
+            Self::Cancelled | Self::CancelledByServer => None,
+            Self::ChannelClosed(error)
+            | Self::AckTimeout(error)
+            | Self::ConnectionBroken(error) => Some(error),
+        }
+    }
 }
 
 /// The phase of a consumer.
@@ -36,7 +70,7 @@ pub(crate) enum Phase {
     /// `consume-ok` is pending.
     Starting(PromiseId),
     Live,
-    /// The connection was lost. The consumer is restarted on the next one.
+    /// The connection was lost, or the broker ended the consumer. It is being restarted.
     Restarting,
     /// `cancel-ok` is pending.
     Cancelling,
@@ -141,6 +175,7 @@ pub(crate) struct QueuedConsume {
     pub(crate) subscriptions: Vec<Subscription>,
     pub(crate) no_ack: bool,
     pub(crate) prefetch_count: u16,
+    pub(crate) resubscribe: Resubscribe,
     /// The prefetch count applies to all queues together.
     pub(crate) shares_prefetch_count: bool,
     /// The request may have closed an earlier connection. It is repeated while no other such
@@ -178,6 +213,7 @@ pub struct Consumer {
     pub(crate) pending_starts: usize,
     pub(crate) tags: Tags,
     pub(crate) phase: Phase,
+    pub(crate) restarts: RestartPace,
     /// Promises that complete at `cancel-ok`.
     pub(crate) cancel_promises: Vec<PromiseId>,
     /// Promises that complete when no tag has an earlier prefetch count.
@@ -215,6 +251,7 @@ impl Consumer {
             pending_starts: 0,
             tags: Tags::default(),
             phase: Phase::Starting(queued.promise),
+            restarts: RestartPace::new(queued.resubscribe),
             cancel_promises: Vec::new(),
             resize_promises: Vec::new(),
             throttle: None,
@@ -239,9 +276,10 @@ impl Consumer {
         }
     }
 
-    /// Returns `true` unless the consumer has ended or is being cancelled.
+    /// Returns `true` unless the consumer has ended, is being cancelled, or was cancelled by the
+    /// server and has not started again.
     pub(crate) fn is_consuming(&self) -> bool {
-        !matches!(self.phase, Phase::Cancelling | Phase::Ended(_))
+        !matches!(self.phase, Phase::Cancelling | Phase::Ended(_)) && !self.restarts.is_cancelled()
     }
 
     /// Returns `true` if the consumer has ended.
@@ -249,7 +287,7 @@ impl Consumer {
         matches!(self.phase, Phase::Ended(_))
     }
 
-    /// Returns `true` if the connection was lost and the consumer has not started again.
+    /// Returns `true` if the consumer is being restarted.
     pub(crate) fn is_restarting(&self) -> bool {
         matches!(self.phase, Phase::Restarting)
     }

@@ -8,6 +8,7 @@ use crate::machine::consume::tags::{Tag, TagNumber};
 use crate::machine::ids::ConsumerId;
 use crate::protocol::ShortString;
 use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
 
 /// Returns a consumer, unless it has been removed. This borrows only the slots, so that the caller
 /// can use other fields.
@@ -287,6 +288,38 @@ impl Consumers {
         self.consumed.0.contains_key(queue)
     }
 
+    /// Interrupts a consumer that the broker has ended. Returns the delay before its restart, or
+    /// `None` if it is not restarted.
+    pub(crate) fn interrupt(
+        &mut self,
+        id: ConsumerId,
+        why: &Ended,
+        now: Instant,
+    ) -> Option<Duration> {
+        let consumer = find_mut(&mut self.slots, id)?;
+        // If the queue was deleted, it is no longer consumed.
+        if matches!(why, Ended::CancelledByServer) && consumer.restarts.policy().time.is_some() {
+            self.consumed.remove_all(consumer);
+        }
+        consumer.restarts.interrupt(why.clone(), now)
+    }
+
+    /// Records that a consumer has started again. Returns `true` if it was interrupted.
+    pub(crate) fn record_restart(&mut self, id: ConsumerId, now: Instant) -> bool {
+        // Unreachable: the caller has found the consumer.
+        let Some(consumer) = find_mut(&mut self.slots, id) else {
+            return false;
+        };
+        let was_consuming = consumer.is_consuming();
+        let interruption = consumer.restarts.record_start(now);
+        if !was_consuming && consumer.is_consuming() {
+            for subscription in &consumer.subscriptions {
+                self.consumed.add(subscription);
+            }
+        }
+        interruption.is_some()
+    }
+
     /// Records that a consumer is being cancelled.
     pub(crate) fn begin_cancelling(&mut self, id: ConsumerId) {
         if let Some(consumer) = find_mut(&mut self.slots, id)
@@ -350,6 +383,7 @@ mod tests {
     use super::*;
     use crate::machine::ids::PromiseId;
     use crate::machine::promises::Promises;
+    use crate::options::Resubscribe;
     use crate::protocol::{ShortStr, Table};
 
     fn subscription(queue: &str) -> Subscription {
@@ -373,6 +407,7 @@ mod tests {
             subscriptions: queues.iter().map(|queue| subscription(queue)).collect(),
             no_ack: false,
             prefetch_count: 0,
+            resubscribe: Resubscribe::never(),
             shares_prefetch_count: false,
             is_possible_cause: false,
         }

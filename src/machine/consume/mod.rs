@@ -5,9 +5,11 @@ pub(crate) mod cancel;
 pub(crate) mod consumer;
 pub(crate) mod consumers;
 pub(crate) mod deliver;
+pub(crate) mod interruption;
 pub(crate) mod opening;
 pub(crate) mod prefetch;
 pub(crate) mod reading;
+pub(crate) mod restart_pace;
 pub(crate) mod restart_queue;
 pub(crate) mod restarting;
 pub(crate) mod settle;
@@ -18,7 +20,7 @@ pub(crate) mod write;
 use crate::error::Error;
 use crate::machine::channel::Awaited;
 use crate::machine::channel::content::Delivered;
-use crate::machine::consume::consumer::{Phase, QueuedConsume, Subscription};
+use crate::machine::consume::consumer::{Consumer, Phase, QueuedConsume, Subscription};
 use crate::machine::consume::consumers::Consumers;
 use crate::machine::consume::opening::open_consumer_channel;
 use crate::machine::consume::reading::Reading;
@@ -27,8 +29,8 @@ use crate::machine::consume::tags::TagNumber;
 use crate::machine::consume::write::write_cancel;
 use crate::machine::context::Context;
 use crate::machine::publish::Publishing;
-use crate::machine::{Consume, ConsumerId, PromiseId, Reply};
-use crate::options::Options;
+use crate::machine::{Consume, ConsumerId, ConsumerSettings, PromiseId, Reply};
+use crate::options::{Options, Resubscribe};
 use crate::protocol::ShortStr;
 use crate::protocol::method::basic;
 use std::collections::VecDeque;
@@ -39,9 +41,11 @@ pub(crate) struct Consuming {
     pub(crate) consumers: Consumers,
     /// New consumers that are queued for a channel, in the order of the calls.
     pub(crate) queued: VecDeque<QueuedConsume>,
-    /// The consumers of a lost connection that are being restarted.
+    /// The consumers that are being restarted.
     pub(crate) restarts: RestartQueue,
     pub(crate) reading: Reading,
+    /// The policy of consumers without one of their own.
+    pub(crate) resubscribe: Resubscribe,
 }
 
 impl Consuming {
@@ -52,6 +56,7 @@ impl Consuming {
             queued: VecDeque::new(),
             restarts: RestartQueue::default(),
             reading: Reading::new(limits.buffered_deliveries, limits.buffered_bytes),
+            resubscribe: Resubscribe::never(),
         }
     }
 
@@ -62,23 +67,15 @@ impl Consuming {
         consume: &Consume<'_>,
     ) -> Result<PromiseId, Error> {
         let subscriptions = vec![Subscription::new(&cx.topology, consume)?];
-        self.queue_consume(
-            cx,
-            subscriptions,
-            consume.no_ack,
-            consume.prefetch_count,
-            false,
-        )
+        self.queue_consume(cx, subscriptions, &consume.settings(), false)
     }
 
-    /// Queues a consumer of several queues. They share one channel and one prefetch count, so the
-    /// prefetch count and `no_ack` of each [`Consume`] are ignored.
+    /// Queues a consumer of several queues. They share one channel and the settings.
     pub(crate) fn consume_multi(
         &mut self,
         cx: &mut Context,
         queues: &[Consume<'_>],
-        prefetch_count: u16,
-        no_ack: bool,
+        settings: &ConsumerSettings,
     ) -> Result<PromiseId, Error> {
         if queues.is_empty() {
             return Err(Error::invalid("queues", "at least one queue is required"));
@@ -87,7 +84,7 @@ impl Consuming {
             .iter()
             .map(|consume| Subscription::new(&cx.topology, consume))
             .collect::<Result<_, _>>()?;
-        self.queue_consume(cx, subscriptions, no_ack, prefetch_count, true)
+        self.queue_consume(cx, subscriptions, settings, true)
     }
 
     /// Queues a consumer until there is a channel for it.
@@ -95,8 +92,7 @@ impl Consuming {
         &mut self,
         cx: &mut Context,
         subscriptions: Vec<Subscription>,
-        no_ack: bool,
-        prefetch_count: u16,
+        settings: &ConsumerSettings,
         shares_prefetch_count: bool,
     ) -> Result<PromiseId, Error> {
         Subscription::check_size(&subscriptions, cx.transmit.frame_max())?;
@@ -104,8 +100,9 @@ impl Consuming {
         let queued = QueuedConsume {
             promise,
             subscriptions,
-            no_ack,
-            prefetch_count,
+            no_ack: settings.no_ack,
+            prefetch_count: settings.prefetch_count,
+            resubscribe: settings.resubscribe.unwrap_or(self.resubscribe),
             shares_prefetch_count,
             is_possible_cause: false,
         };
@@ -186,8 +183,9 @@ impl Consuming {
         resize_promise: Option<PromiseId>,
     ) {
         let consumer = self.consumers.get_mut(id);
-        let Some(consumer) = consumer.filter(|it| !it.has_ended()) else {
-            // The consumer ended while `consume-ok` was pending. Its cancel could not be written
+        let is_here = |it: &&mut Consumer| !it.has_ended() && it.channel == Some(number);
+        let Some(consumer) = consumer.filter(is_here) else {
+            // The consumer ended or left the channel while `consume-ok` was pending. Its cancel could not be written
             // then, because RabbitMQ 3.10 closes the connection over a cancel before `consume-ok`.
             write_cancel(cx, number, id, tag, name);
             if let Some(promise) = resize_promise {

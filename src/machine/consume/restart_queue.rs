@@ -1,28 +1,34 @@
-//! The consumers to restart after a loss: the queued ones, those whose `consume-ok` is pending, and
-//! those that the broker has refused temporarily.
+//! The consumers to restart: the queued ones, those whose `consume-ok` is pending, and those that
+//! are restarted after a delay.
 //!
 //! After a half-open loss, the broker may not have noticed yet that the earlier connection is gone.
 //! While a node starts, its queues do not exist yet. Such a refusal is temporary. The connection
-//! becomes open without the refused consumers, which are restarted together after each delay until
-//! the retry limit.
+//! becomes open without the refused consumers, each of which is restarted after a delay, until the
+//! retry limit.
 
 use crate::error::Error;
-use crate::machine::deadline::{Deadline, later};
+use crate::machine::consume::consumer::Consumer;
+use crate::machine::consume::consumers::Consumers;
+use crate::machine::deadline::{Deadline, earlier};
 use crate::machine::ids::ConsumerId;
-use crate::machine::recovery::replay::RETRY_DELAY;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-/// The longest delay before refused consumers are restarted. Each delay is twice the one before.
-const MAX_DELAY: Duration = Duration::from_secs(5);
-
 /// Returns the entry of the report for a consumer that could not be restarted.
-pub(crate) fn failed_consumer(tag: &str, error: &Error) -> (Box<str>, Error) {
+fn failed_consumer(tag: &str, error: &Error) -> (Box<str>, Error) {
     (format!("consumer {tag:?}").into(), error.clone())
 }
 
-/// The consumers of a lost connection that are being restarted. Each is queued, starting or
-/// refused.
+/// A consumer that is restarted after a delay.
+#[derive(Debug)]
+struct Delayed {
+    /// The last refusal, or why the consumer was interrupted.
+    error: Error,
+    /// When it is restarted.
+    at: Instant,
+}
+
+/// The consumers that are being restarted. Each is queued, starting or delayed.
 #[derive(Debug)]
 pub(crate) struct RestartQueue {
     /// The number of consumers that have restarted before the connection became open.
@@ -36,45 +42,56 @@ pub(crate) struct RestartQueue {
     queued: BTreeSet<ConsumerId>,
     /// The consumers whose `consume-ok` is pending.
     starting: BTreeSet<ConsumerId>,
-    /// The consumers that were refused temporarily, each with the last error.
-    refused: BTreeMap<ConsumerId, Error>,
-    /// The next delay of the refused consumers.
-    delay: Duration,
-    /// When the refused consumers are restarted.
-    retry: Deadline,
-    /// When a refusal becomes final.
+    /// The consumers that are restarted after a delay.
+    delayed: BTreeMap<ConsumerId, Delayed>,
+    /// The earliest restart of the delayed consumers. It may be of one that was removed since.
+    next: Option<Instant>,
+    /// When a refusal becomes final after a recovery.
     retry_limit: Deadline,
 }
 
 impl Default for RestartQueue {
     fn default() -> Self {
-        Self::new(Vec::new(), Duration::ZERO)
+        Self::new(Duration::ZERO)
     }
 }
 
 impl RestartQueue {
-    /// Starts over with these consumers. The retry limit begins at the next [`stamp`](Self::stamp),
+    /// Starts over without consumers. The retry limit begins at the next [`stamp`](Self::stamp),
     /// and failed consumers stay in the report.
-    pub(crate) fn start_over(&mut self, consumers: Vec<ConsumerId>, retry_limit: Duration) {
+    pub(crate) fn start_over(&mut self, retry_limit: Duration) {
         let failed = std::mem::take(&mut self.failed);
         *self = Self {
             failed,
-            ..Self::new(consumers, retry_limit)
+            ..Self::new(retry_limit)
         };
     }
 
-    fn new(consumers: Vec<ConsumerId>, retry_limit: Duration) -> Self {
+    fn new(retry_limit: Duration) -> Self {
         Self {
             restarted: 0,
             failed: Vec::new(),
-            queued: consumers.iter().copied().collect(),
-            order: consumers.into(),
+            queued: BTreeSet::new(),
+            order: VecDeque::new(),
             starting: BTreeSet::new(),
-            refused: BTreeMap::new(),
-            delay: RETRY_DELAY,
-            retry: Deadline::None,
+            delayed: BTreeMap::new(),
+            next: None,
             retry_limit: Deadline::In(retry_limit),
         }
+    }
+
+    /// Queues a consumer to restart it as soon as there is a channel.
+    pub(crate) fn queue(&mut self, consumer: ConsumerId) {
+        if self.queued.insert(consumer) {
+            self.order.push_back(consumer);
+        }
+    }
+
+    /// Restarts a consumer at a later time. The error is the reason for the delay.
+    pub(crate) fn delay(&mut self, consumer: ConsumerId, error: Error, at: Instant) {
+        self.starting.remove(&consumer);
+        self.next = earlier(self.next, Some(at));
+        self.delayed.insert(consumer, Delayed { error, at });
     }
 
     /// Records that a consumer ended because it could not be restarted, for the next report.
@@ -110,49 +127,42 @@ impl RestartQueue {
     /// reserved for it.
     pub(crate) fn remove(&mut self, consumer: ConsumerId) -> bool {
         self.starting.remove(&consumer);
-        let was_refused = self.refused.remove(&consumer).is_some();
-        if was_refused && self.refused.is_empty() {
-            self.retry = Deadline::None;
+        let was_delayed = self.delayed.remove(&consumer).is_some();
+        if self.delayed.is_empty() {
+            self.next = None;
         }
-        self.queued.remove(&consumer) || was_refused
+        self.queued.remove(&consumer) || was_delayed
     }
 
     /// Moves a starting consumer to the end of the queue.
     pub(crate) fn queue_again(&mut self, consumer: ConsumerId) {
         self.starting.remove(&consumer);
-        self.queued.insert(consumer);
-        self.order.push_back(consumer);
+        self.queue(consumer);
     }
 
-    /// Schedules another restart of a consumer that the broker has refused temporarily. Returns
-    /// `false` if the retry limit has passed, so that the refusal is final.
-    pub(crate) fn schedule_retry(
-        &mut self,
-        consumer: ConsumerId,
-        error: Error,
-        now: Instant,
-    ) -> bool {
-        if self.retry_limit.has_passed(now) {
-            return false;
-        }
-        self.starting.remove(&consumer);
-        self.refused.insert(consumer, error);
-        if matches!(self.retry, Deadline::None) {
-            self.retry = Deadline::In(self.delay);
-        }
-        true
+    /// Returns when a refusal becomes final after a recovery.
+    pub(crate) fn retry_limit(&self) -> Option<Instant> {
+        self.retry_limit.instant()
     }
 
-    /// Returns the consumers that were refused temporarily, each with the error.
-    pub(crate) fn refused(&self) -> impl ExactSizeIterator<Item = (ConsumerId, &Error)> {
-        self.refused
-            .iter()
-            .map(|(consumer, error)| (*consumer, error))
+    /// Takes the report's entries of ended consumers, and adds one for each delayed consumer.
+    pub(crate) fn take_failed(&mut self, consumers: &Consumers) -> Vec<(Box<str>, Error)> {
+        let mut failed = std::mem::take(&mut self.failed);
+        for (id, delayed) in &self.delayed {
+            let tag = consumers.get(*id).map_or("", Consumer::tag);
+            failed.push(failed_consumer(tag, &delayed.error));
+        }
+        failed
+    }
+
+    /// Returns the number of consumers that are restarted after a delay.
+    pub(crate) fn delayed(&self) -> usize {
+        self.delayed.len()
     }
 
     /// Returns the number of channels to reserve: one for each consumer without a channel.
     pub(crate) fn reserved_channels(&self) -> usize {
-        self.queued.len() + self.refused.len()
+        self.queued.len() + self.delayed.len()
     }
 
     /// Returns `true` if the `consume-ok` of exactly one consumer is pending.
@@ -160,7 +170,7 @@ impl RestartQueue {
         self.starting.len() == 1
     }
 
-    /// Returns `true` if a consumer is queued or starting. Refused consumers do not count, because
+    /// Returns `true` if a consumer is queued or starting. Delayed consumers do not count, because
     /// the recovery does not wait for them.
     pub(crate) fn has_pending(&self) -> bool {
         !self.queued.is_empty() || self.is_starting()
@@ -171,35 +181,33 @@ impl RestartQueue {
         !self.starting.is_empty()
     }
 
-    /// Starts the deadlines. A retry that would be later than the retry
-    /// limit happens at the limit, and its refusal is final.
+    /// Starts the retry limit.
     #[inline]
     pub(crate) fn stamp(&mut self, now: Instant) {
         self.retry_limit.stamp(now);
-        if let Deadline::In(delay) = self.retry {
-            let retry = later(now, delay);
-            let last = self
-                .retry_limit
-                .instant()
-                .map_or(retry, |limit| limit.max(now));
-            self.retry = Deadline::At(retry.min(last));
-        }
     }
 
-    /// Returns when to restart the refused consumers. The deadline applies only once the connection
-    /// is open. Before, it would delay the opening.
+    /// Returns when to restart a delayed consumer. The deadline applies only once the connection is
+    /// open. Before, it would delay the opening.
+    #[inline]
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.retry.instant()
+        self.next
     }
 
-    /// Queues the refused consumers if their delay has passed.
+    /// Queues the delayed consumers whose delay has passed.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
-        if self.retry.has_passed(now) {
-            self.retry = Deadline::None;
-            self.delay = MAX_DELAY.min(2 * self.delay);
-            let refused = std::mem::take(&mut self.refused);
-            self.queued.extend(refused.keys().copied());
-            self.order.extend(refused.into_keys());
+        if self.next.is_none_or(|next| next > now) {
+            return;
         }
+        let mut due = Vec::new();
+        self.delayed.retain(|consumer, delayed| {
+            let is_due = delayed.at <= now;
+            if is_due {
+                due.push(*consumer);
+            }
+            !is_due
+        });
+        self.next = self.delayed.values().map(|delayed| delayed.at).min();
+        due.into_iter().for_each(|consumer| self.queue(consumer));
     }
 }

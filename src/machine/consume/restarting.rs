@@ -6,7 +6,6 @@ use crate::machine::consume::Consuming;
 use crate::machine::consume::consumer::{Consumer, Phase, QueuedConsume, Subscription};
 use crate::machine::consume::consumers::Consumers;
 use crate::machine::consume::opening::open_consumer_channel;
-use crate::machine::consume::restart_queue::failed_consumer;
 use crate::machine::context::{Context, Stage};
 use crate::machine::publish::Publishing;
 use crate::machine::recovery::close_cause::CloseCause;
@@ -86,11 +85,9 @@ impl Consuming {
             // The broker cancelled it when the connection was lost.
             Phase::Cancelling => self.end_consumer(cx, id, Ended::Cancelled),
             Phase::Live | Phase::Restarting => {
-                consumer.restart_prefetch_count = Some(consumer.wanted_prefetch_count());
-                consumer.throttle = None;
-                consumer.phase = Phase::Restarting;
-                consumer.tags.clear();
-                consumer.channel = None;
+                consumer.restarts.handle_loss();
+                consumer.suspend();
+                forget_cancelled_queues(&self.consumers, cx, id);
                 self.consumers.lose_unsettled(id);
             }
         }
@@ -112,6 +109,7 @@ impl Consuming {
         let queued = QueuedConsume {
             promise,
             prefetch_count: consumer.wanted_prefetch_count(),
+            resubscribe: consumer.restarts.policy(),
             shares_prefetch_count: consumer.shared_prefetch_count.is_some(),
             subscriptions: consumer.subscriptions,
             no_ack: consumer.no_ack,
@@ -165,9 +163,11 @@ impl Consuming {
     /// Reports that a consumer has restarted, and applies the calls that were made meanwhile.
     pub(crate) fn finish_restart(&mut self, cx: &mut Context, id: ConsumerId) {
         // The report of the recovery counts the consumers that restart before it.
-        if cx.stage == Stage::Restoring {
-            self.restarts.restarted += 1;
-        } else {
+        let was_interrupted = self.consumers.record_restart(id, cx.now);
+        cx.counters.restarted_consumers += u64::from(was_interrupted);
+        let is_in_report = cx.stage == Stage::Restoring;
+        self.restarts.restarted += usize::from(is_in_report);
+        if !is_in_report || was_interrupted {
             let tag = self.consumers.get(id).map_or("", Consumer::tag);
             cx.notices.notify(&Notice::ConsumerRestored(tag.into()));
         }
@@ -203,16 +203,17 @@ impl Consuming {
             }
         }
     }
+}
 
-    /// Takes the report's entries of ended consumers, and adds one for each consumer that is
-    /// refused temporarily.
-    pub(crate) fn take_failed_restarts(&mut self) -> Vec<(Box<str>, Error)> {
-        let mut failed = std::mem::take(&mut self.restarts.failed);
-        for (id, error) in self.restarts.refused() {
-            let tag = self.consumers.get(id).map_or("", Consumer::tag);
-            failed.push(failed_consumer(tag, error));
+/// Removes the queues of a consumer from the record that the server has cancelled and that has not
+/// started again. Otherwise a queue that was deleted would be declared again. A durable queue
+/// exists without that.
+fn forget_cancelled_queues(consumers: &Consumers, cx: &mut Context, id: ConsumerId) {
+    let consumer = consumers.get(id).filter(|it| it.restarts.is_cancelled());
+    for (_, subscription) in consumer.into_iter().flat_map(Consumer::live_subscriptions) {
+        if !consumers.is_consumed(&subscription.queue) {
+            cx.topology.forget_queue(subscription.queue.as_short_str());
         }
-        failed
     }
 }
 
@@ -236,11 +237,11 @@ impl Consumers {
     }
 
     /// Records that a consumer that is being restarted has lost its channel.
-    pub(crate) fn leave_channel(&mut self, id: ConsumerId) {
+    pub(crate) fn leave_channel(&mut self, cx: &Context, id: ConsumerId) {
         if let Some(consumer) = self.get_mut(id) {
             consumer.tags.clear();
             consumer.channel = None;
         }
-        self.lose_unsettled(id);
+        self.lose_stale(cx, id);
     }
 }

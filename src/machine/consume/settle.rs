@@ -156,6 +156,13 @@ impl Context {
         Ok(())
     }
 
+    /// Returns `true` if a delivery needs an ack and can no longer be settled, because its channel
+    /// is closed.
+    pub(crate) fn is_stale(&self, delivered: &Delivered) -> bool {
+        let channel = self.channels.get(delivered.channel);
+        !delivered.is_settled() && channel.is_none_or(|channel| !channel.has_delivered(delivered))
+    }
+
     /// Marks a delivery as unwanted, so that it is requeued after the cancel of its consumer.
     pub(crate) fn mark_unwanted(&mut self, delivered: &Delivered) {
         if delivered.is_settled() {

@@ -146,8 +146,10 @@ impl Recovering {
             ..Recovered::default()
         };
         self.replay = Some(Replay::new(retry_limit, report));
-        let ids = consuming.consumers.ids();
-        consuming.restarts.start_over(ids, retry_limit);
+        consuming.restarts.start_over(retry_limit);
+        for id in consuming.consumers.ids() {
+            consuming.restarts.queue(id);
+        }
         self.restore_deadline = Deadline::In(cx.options.timeouts.request);
         true
     }
@@ -191,7 +193,9 @@ impl Recovering {
         report.lost_deliveries = std::mem::take(&mut consuming.consumers.lost);
         cx.counters.lost_deliveries += report.lost_deliveries;
         report.failed.extend(self.quarantine.end());
-        report.failed.append(&mut consuming.take_failed_restarts());
+        report
+            .failed
+            .append(&mut consuming.restarts.take_failed(&consuming.consumers));
         if self.loss_cause.take().is_some() {
             cx.notices.notify(&Notice::Recovered(report.into()));
         }
@@ -228,8 +232,8 @@ impl Recovering {
             return None;
         }
         // The queued consumers take their channels now. A reservation would keep them from it, so
-        // only those of the refused consumers are reserved meanwhile.
-        cx.channels.reserve(consuming.restarts.refused().len());
+        // only those of the delayed consumers are reserved meanwhile.
+        cx.channels.reserve(consuming.restarts.delayed());
         consuming.start_restarts(cx, publishing, self.quarantine.one_at_a_time);
         // Other work must leave channels for the consumers that still have none.
         cx.channels.reserve(consuming.restarts.reserved_channels());

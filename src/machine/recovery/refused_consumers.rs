@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::machine::consume::Consuming;
 use crate::machine::consume::consumer::Phase;
+use crate::machine::consume::interruption::{end_cancelled, interrupt};
 use crate::machine::context::Context;
 use crate::machine::recovery::Recovering;
 use crate::machine::recovery::step::ReplayStep;
@@ -71,16 +72,18 @@ impl Recovering {
         id: ConsumerId,
         error: &Error,
     ) {
-        if consuming.consumers.restarting(id).is_some() {
-            if schedule_retry(cx, consuming, id, error) {
-                return;
+        let why = Ended::by_close(error);
+        if consuming.consumers.restarting(id).is_none() {
+            if !interrupt(cx, consuming, id, &why) {
+                forget_missing_queue(cx, consuming, id, error);
+                consuming.end_consumer(cx, id, why);
             }
-            if self.handle_missing_queue(cx, consuming, id, error) {
-                return;
-            }
+        } else if !(schedule_retry(cx, consuming, id, error)
+            || self.handle_missing_queue(cx, consuming, id, error)
+            || wait_for_queue(cx, consuming, id, error))
+        {
+            end_refused(cx, consuming, id, error);
         }
-        forget_missing_queue(cx, consuming, id, error);
-        consuming.end_consumer(cx, id, Ended::ChannelClosed(error.clone()));
     }
 
     /// Restarts a consumer whose queue is missing: after another replay if the queue was declared
@@ -117,36 +120,90 @@ impl Recovering {
             }
             consuming.end_subscription(cx, id, index, Ended::ChannelClosed(error.clone()));
         }
-        consuming.consumers.leave_channel(id);
+        consuming.consumers.leave_channel(cx, id);
         consuming.restarts.queue_again(id);
         true
     }
 }
 
 /// Schedules another restart of a consumer if the refusal is temporary and the retry limit has not
-/// passed. Ends the consumer instead if the program does not use it any more. Returns `false` if
-/// the refusal is final.
+/// passed. Returns `false` if the refusal is final.
 fn schedule_retry(
     cx: &mut Context,
     consuming: &mut Consuming,
     id: ConsumerId,
     error: &Error,
 ) -> bool {
+    let consumer = consuming.consumers.restarting(id);
+    consumer.is_some_and(|it| is_temporary(error, it.is_exclusive()))
+        && restart_later(cx, consuming, id, error)
+}
+
+/// Schedules another restart of a consumer whose only queue does not exist, if the user wants to
+/// wait for the queue.
+fn wait_for_queue(
+    cx: &mut Context,
+    consuming: &mut Consuming,
+    id: ConsumerId,
+    error: &Error,
+) -> bool {
+    let consumer = consuming.consumers.restarting(id);
+    matches!(error, Error::NotFound(_))
+        && consumer.is_some_and(|it| it.restarts.policy().waits_for_queue)
+        && restart_later(cx, consuming, id, error)
+}
+
+/// Schedules another restart of a refused consumer, unless the retry limit has passed. Ends the
+/// consumer instead if the program does not use it any more. Returns `false` if the limit has
+/// passed.
+fn restart_later(
+    cx: &mut Context,
+    consuming: &mut Consuming,
+    id: ConsumerId,
+    error: &Error,
+) -> bool {
+    let limit = consuming.restarts.retry_limit();
     // Unreachable: the caller has found the consumer.
-    let Some(consumer) = consuming.consumers.restarting(id) else {
+    let Some(consumer) = consuming.consumers.get_mut(id) else {
         return false;
     };
     let is_used = !consumer.dropped && consumer.cancel_promises.is_empty();
-    if !is_temporary(error, consumer.is_exclusive())
-        || !consuming.restarts.schedule_retry(id, error.clone(), cx.now)
-    {
+    let Some(at) = consumer.restarts.plan_retry(limit, cx.now) else {
         return false;
-    }
-    consuming.consumers.leave_channel(id);
+    };
+    consuming.restarts.delay(id, error.clone(), at);
+    consuming.consumers.leave_channel(cx, id);
     if !is_used {
         consuming.end_consumer(cx, id, Ended::Cancelled);
     }
     true
+}
+
+/// Ends a consumer whose restart was refused. If the broker had ended it before, that was the
+/// reason, and the refusal only shows that it was final.
+fn end_refused(cx: &mut Context, consuming: &mut Consuming, id: ConsumerId, error: &Error) {
+    // Unreachable: the caller has found the consumer.
+    let Some(consumer) = consuming.consumers.get(id) else {
+        return;
+    };
+    let Some(why) = consumer.restarts.interruption().cloned() else {
+        consuming.end_consumer(cx, id, Ended::ChannelClosed(error.clone()));
+        return;
+    };
+    let missing = matches!(error, Error::NotFound(_)) && !is_temporary(error, false);
+    let queues: Vec<_> = consumer
+        .live_subscriptions()
+        .map(|(_, it)| it.queue.clone())
+        .collect();
+    if matches!(why, Ended::CancelledByServer) {
+        end_cancelled(cx, consuming, id);
+    } else {
+        consuming.end_consumer(cx, id, why);
+    }
+    // The queue was deleted, so it is not declared again.
+    for queue in queues.iter().filter(|_| missing) {
+        cx.topology.forget_queue(queue.as_short_str());
+    }
 }
 
 /// Removes the queue from the record that a new consumer was to consume, if the broker does not

@@ -74,8 +74,13 @@ pub struct Counters {
     pub unconfirmed: u64,
     /// The number of republished messages. A message counts each time that it is sent again.
     pub republished: u64,
-    /// The number of buffered deliveries that were dropped with a lost connection.
+    /// The number of buffered deliveries that were dropped because their channel was closed or their
+    /// connection lost.
     pub lost_deliveries: u64,
+    /// The number of times that a consumer was restarted because the broker had ended it
+    /// ([`Notice::ConsumerInterrupted`](crate::Notice::ConsumerInterrupted)). Restarts after a loss
+    /// of the connection are not counted.
+    pub restarted_consumers: u64,
     /// The number of settlements that were not sent, because the delivery was stale or settled
     /// already.
     pub stale: u64,

@@ -1,5 +1,6 @@
 //! The arguments of the calls of a program.
 
+use crate::options::Resubscribe;
 use crate::protocol::{Properties, ShortStr, TableRef};
 use bytes::Bytes;
 
@@ -137,6 +138,32 @@ pub struct Consume<'a> {
     pub exclusive: bool,
     /// Arguments such as `x-priority`.
     pub arguments: TableRef<'a>,
+    /// Whether it is restarted when the broker ends it; `None` for
+    /// [`Recovery::resubscribe`](crate::Recovery::resubscribe), and never without recovery.
+    pub resubscribe: Option<Resubscribe>,
+}
+
+impl Consume<'_> {
+    /// Returns the settings that several queues of one consumer would share.
+    pub(crate) fn settings(&self) -> ConsumerSettings {
+        ConsumerSettings {
+            prefetch_count: self.prefetch_count,
+            no_ack: self.no_ack,
+            resubscribe: self.resubscribe,
+        }
+    }
+}
+
+/// The settings that the queues of a consumer share. They replace those of each [`Consume`].
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "a request is all its fields")]
+pub struct ConsumerSettings {
+    /// The maximum number of unsettled messages of all queues; 0 for no limit.
+    pub prefetch_count: u16,
+    /// The broker counts messages as settled when it sends them.
+    pub no_ack: bool,
+    /// Whether it is restarted when the broker ends it, as for [`Consume::resubscribe`].
+    pub resubscribe: Option<Resubscribe>,
 }
 
 /// How a delivery is settled.

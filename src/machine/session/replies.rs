@@ -99,7 +99,8 @@ impl Session {
                 }
             }
             Awaited::Cancel { consumer, tag, .. } => {
-                self.consuming.handle_cancel_ok(&mut self.cx, consumer, tag)
+                self.consuming
+                    .handle_cancel_ok(&mut self.cx, number, consumer, tag)
             }
             Awaited::Transaction { id, .. } => {
                 self.transactions.handle_transaction_reply(&mut self.cx, id)

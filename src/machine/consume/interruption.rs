@@ -1,0 +1,100 @@
+//! Interruptions: the broker ends a consumer, and it is restarted on the same connection.
+//!
+//! RabbitMQ cancels a consumer when its queue is deleted, when the leader of its queue moves, and
+//! since 4.3 when a delivery from a quorum queue was not acknowledged in time. It closes the channel
+//! over a late acknowledgement of other queues. Only the reply to another `basic.consume` shows
+//! whether the queue still exists.
+
+use crate::error::Error;
+use crate::machine::consume::Consuming;
+use crate::machine::consume::consumer::{Consumer, Phase};
+use crate::machine::consume::consumers::Consumers;
+use crate::machine::context::{Context, Stage};
+use crate::machine::deadline::later;
+use crate::machine::{ConsumerId, Ended, Notice};
+
+/// Interrupts a live consumer that the broker has ended: the consumer leaves its channel, and is
+/// queued to be restarted on another one. Returns `false` if it is not restarted, and the caller
+/// ends it.
+pub(crate) fn interrupt(
+    cx: &mut Context,
+    consuming: &mut Consuming,
+    id: ConsumerId,
+    why: &Ended,
+) -> bool {
+    // Unreachable: the caller has found the consumer.
+    let Some(consumer) = consuming.consumers.get(id) else {
+        return false;
+    };
+    let is_live = matches!(consumer.phase, Phase::Live) && !consumer.dropped;
+    if !is_live || !matches!(cx.stage, Stage::Open | Stage::Restoring) {
+        return false;
+    }
+    let Some(delay) = consuming.consumers.interrupt(id, why, cx.now) else {
+        return false;
+    };
+    // Unreachable: it was found before.
+    let Some(consumer) = consuming.consumers.get_mut(id) else {
+        return false;
+    };
+    let tag: Box<str> = consumer.tag().into();
+    let error = (why.error().cloned()).unwrap_or_else(|| Error::ConsumerCancelled(tag.to_string()));
+    let reads_stream = consumer.reads_stream;
+    if let Some(number) = consumer.suspend() {
+        cx.channels.remove_consumer(number, id);
+    }
+    consuming.consumers.lose_stale(cx, id);
+    if reads_stream {
+        // The restarted consumer continues behind the last delivery that was taken.
+        consuming.consumers.return_buffered(cx, id);
+    }
+    if delay.is_zero() {
+        consuming.restarts.queue(id);
+    } else {
+        let at = later(cx.now, delay);
+        consuming.restarts.delay(id, error, at);
+    }
+    cx.notices.notify(&Notice::ConsumerInterrupted {
+        tag,
+        why: why.clone(),
+    });
+    cx.may_start = true;
+    cx.attention = true;
+    true
+}
+
+/// Ends a consumer that the server has cancelled, and notifies the program.
+pub(crate) fn end_cancelled(cx: &mut Context, consuming: &mut Consuming, id: ConsumerId) {
+    let tag = consuming.consumers.get(id).map_or("", Consumer::tag).into();
+    consuming.end_consumer(cx, id, Ended::CancelledByServer);
+    cx.notices.notify(&Notice::ConsumerCancelled(tag));
+}
+
+impl Consumer {
+    /// Records that the consumer is without a channel, and is to be restarted with the prefetch
+    /// count that the program has asked for last. Returns its last channel.
+    pub(crate) fn suspend(&mut self) -> Option<u16> {
+        self.restart_prefetch_count = Some(self.wanted_prefetch_count());
+        self.throttle = None;
+        self.phase = Phase::Restarting;
+        self.tags.clear();
+        self.channel.take()
+    }
+}
+
+impl Consumers {
+    /// Drops the buffered deliveries of a consumer that can no longer be settled because their
+    /// channel is closed, and counts them as lost.
+    pub(crate) fn lose_stale(&mut self, cx: &Context, id: ConsumerId) {
+        let all = self.take_all(id);
+        let before = all.len();
+        let mut kept = 0;
+        for delivered in all {
+            if !cx.is_stale(&delivered) {
+                kept += 1;
+                self.push(id, delivered);
+            }
+        }
+        self.count_lost(id, (before - kept) as u64);
+    }
+}

@@ -1,0 +1,107 @@
+//! When a consumer is restarted that the broker has ended or refused.
+
+use crate::machine::consume::consumer::Ended;
+use crate::machine::deadline::later;
+use crate::machine::recovery::replay::RETRY_DELAY;
+use crate::options::Resubscribe;
+use std::time::{Duration, Instant};
+
+/// The longest delay before a refused consumer is restarted. Each delay is twice the one before.
+const MAX_DELAY: Duration = Duration::from_secs(5);
+
+/// How long a consumer must have been live for the delays to start over. Otherwise a consumer that
+/// the broker accepts and soon ends would be restarted without a delay each time.
+const STABLE: Duration = Duration::from_secs(60);
+
+/// The delays between the restarts of one consumer, and their limit.
+#[derive(Debug)]
+pub(crate) struct RestartPace {
+    policy: Resubscribe,
+    /// Why the broker ended the consumer, until it has started again.
+    interruption: Option<Ended>,
+    /// Until when an interrupted consumer is restarted; `None` if the limit of the recovery applies.
+    limit: Option<Instant>,
+    /// The next delay; zero for the first restart of an interrupted consumer.
+    delay: Duration,
+    /// When it has last started again.
+    restarted_at: Option<Instant>,
+}
+
+impl RestartPace {
+    pub(crate) fn new(policy: Resubscribe) -> Self {
+        Self {
+            policy,
+            interruption: None,
+            limit: None,
+            delay: Duration::ZERO,
+            restarted_at: None,
+        }
+    }
+
+    /// Returns the user's policy.
+    pub(crate) fn policy(&self) -> Resubscribe {
+        self.policy
+    }
+
+    /// Records why the broker ended the consumer, unless an earlier reason is recorded. Returns the
+    /// delay before the restart, which is zero unless the consumer was restarted recently. Returns
+    /// `None` if it is not restarted.
+    pub(crate) fn interrupt(&mut self, why: Ended, now: Instant) -> Option<Duration> {
+        let time = self.policy.time?;
+        if self.interruption.is_none() {
+            self.interruption = Some(why);
+            self.limit = Some(later(now, time));
+        }
+        let is_stable = |at: Instant| now.saturating_duration_since(at) >= STABLE;
+        if self.restarted_at.is_none_or(is_stable) {
+            self.delay = Duration::ZERO;
+            return Some(Duration::ZERO);
+        }
+        Some(self.next_delay())
+    }
+
+    /// Returns why the broker ended the consumer, if it has not started again since.
+    pub(crate) fn interruption(&self) -> Option<&Ended> {
+        self.interruption.as_ref()
+    }
+
+    /// Returns `true` if the server has cancelled the consumer, and it has not started again.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        matches!(self.interruption, Some(Ended::CancelledByServer))
+    }
+
+    /// Returns the delay before the next restart, and doubles it.
+    fn next_delay(&mut self) -> Duration {
+        let delay = self.delay.max(RETRY_DELAY);
+        self.delay = MAX_DELAY.min(2 * delay);
+        delay
+    }
+
+    /// Returns when to restart the consumer after a refusal, or `None` if the refusal is final. The
+    /// last restart is at the limit. `recovery_limit` is that of the recovery.
+    pub(crate) fn plan_retry(
+        &mut self,
+        recovery_limit: Option<Instant>,
+        now: Instant,
+    ) -> Option<Instant> {
+        let limit = self.limit.or(recovery_limit)?;
+        if limit <= now {
+            return None;
+        }
+        Some(later(now, self.next_delay()).min(limit))
+    }
+
+    /// Starts the delays over, because the connection was lost. From now on, the limit of the
+    /// recovery applies.
+    pub(crate) fn handle_loss(&mut self) {
+        self.limit = None;
+        self.delay = Duration::ZERO;
+    }
+
+    /// Records that the consumer has started again. Returns why it was interrupted.
+    pub(crate) fn record_start(&mut self, now: Instant) -> Option<Ended> {
+        self.limit = None;
+        self.restarted_at = Some(now);
+        self.interruption.take()
+    }
+}

@@ -1,0 +1,402 @@
+//! Consumers that the broker ends, and that are restarted on the same connection.
+
+use crate::peer::{Peer, channel_close, consume, raw, short};
+use crate::restoring::options;
+use crate::streams::arrives_at;
+use puka::machine::{Consume, ConsumerId, Delivered, ListenerId, Notice, Settle};
+use puka::protocol::method::basic;
+use puka::protocol::{Method, Table};
+use puka::{Broken, Ended, Error, Resubscribe};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+const ACK_TIMEOUT: (u16, &str) = (
+    406,
+    "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out. Timeout value used: \
+     1800000 ms. This timeout value can be configured, see consumers doc guide to learn more",
+);
+const NO_QUEUE: (u16, &str) = (404, "NOT_FOUND - no queue 'q' in vhost '/'");
+const NODE_DOWN: (u16, &str) = (
+    404,
+    "NOT_FOUND - home node 'rabbit@b' of durable queue 'q' in vhost '/' is down or inaccessible",
+);
+
+/// A client with one consumer.
+struct World {
+    peer: Peer,
+    id: ConsumerId,
+    channel: u16,
+    tag: String,
+    notices: ListenerId,
+}
+
+impl World {
+    fn new() -> Self {
+        Self::with(&consume("q"))
+    }
+
+    fn with(terms: &Consume<'_>) -> Self {
+        let mut peer = Peer::dialled(options(|recovery| recovery));
+        let notices = peer.machine.listen();
+        let (id, channel, tag) = peer.consumer(terms);
+        Self {
+            peer,
+            id,
+            channel,
+            tag,
+            notices,
+        }
+    }
+
+    /// Sends the broker's cancel of the consumer.
+    fn cancel(&mut self) {
+        let consumer_tag = short(&self.tag);
+        self.peer.method(
+            self.channel,
+            &basic::Cancel {
+                consumer_tag,
+                nowait: true,
+            },
+        );
+    }
+
+    /// Closes the channel of the consumer.
+    fn close(&mut self, (code, text): (u16, &str)) {
+        self.peer.method(self.channel, &channel_close(code, text));
+    }
+
+    /// Replies to everything, and to `basic.consume` as well. Returns how many were sent.
+    fn accept(&mut self) -> usize {
+        let sent = self.peer.serve();
+        let consumes = sent.iter().filter(|it| it.is(basic::Consume::ID));
+        self.channel = consumes
+            .clone()
+            .last()
+            .map_or(self.channel, |it| it.channel);
+        consumes.count()
+    }
+
+    /// Replies to everything, but refuses each `basic.consume`. Returns how many were sent.
+    fn refuse(&mut self, (code, text): (u16, &str)) -> usize {
+        crate::refused::refuse(&mut self.peer, (code, text))
+    }
+
+    /// Takes one delivery.
+    fn take_delivery(&mut self) -> Delivered {
+        let mut taken = VecDeque::new();
+        self.peer.machine.take_deliveries(self.id, 1, &mut taken);
+        taken.pop_front().expect("a delivery is buffered")
+    }
+
+    fn ended(&self) -> Option<&Ended> {
+        self.peer
+            .machine
+            .consumer(self.id)
+            .and_then(|it| it.ended())
+    }
+
+    /// Returns the notices about consumers, as words.
+    fn notices(&mut self) -> Vec<&'static str> {
+        let notices = std::iter::from_fn(|| self.peer.machine.take_notice(self.notices));
+        notices
+            .filter_map(|notice| match notice {
+                Notice::ConsumerInterrupted { .. } => Some("interrupted"),
+                Notice::ConsumerRestored(_) => Some("restored"),
+                Notice::ConsumerCancelled(_) => Some("cancelled"),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Lets time pass, with heartbeats.
+    fn pass(&mut self, time: Duration) {
+        self.peer.feed(&raw(8, 0, b""));
+        self.peer.pass(time);
+    }
+}
+
+#[test]
+fn consumer_survives_a_cancel_by_the_server() {
+    let mut world = World::new();
+    world.cancel();
+    assert_eq!(world.accept(), 1);
+    assert!(world.ended().is_none());
+    assert_eq!(world.notices(), ["interrupted", "restored"]);
+    assert_eq!(world.peer.machine.counters().restarted_consumers, 1);
+    world.peer.deliver(world.channel, &world.tag, 1, b"after");
+    assert_eq!(world.peer.take_deliveries(world.id).len(), 1);
+}
+
+#[test]
+fn consumer_survives_the_close_of_its_channel() {
+    for close in [
+        ACK_TIMEOUT,
+        (406, "PRECONDITION_FAILED - unknown delivery tag 7"),
+        NODE_DOWN,
+    ] {
+        let mut world = World::new();
+        world.close(close);
+        assert_eq!(world.accept(), 1, "{close:?}");
+        assert!(world.ended().is_none());
+        assert_eq!(world.notices(), ["interrupted", "restored"]);
+    }
+}
+
+#[test]
+fn deliveries_before_a_cancel_can_be_settled() {
+    let mut world = World::new();
+    world.peer.deliver(world.channel, &world.tag, 1, b"one");
+    world.peer.deliver(world.channel, &world.tag, 2, b"two");
+    let before = world.channel;
+    let taken = world.take_delivery();
+    world.cancel();
+    assert_eq!(world.accept(), 1);
+    assert_ne!(world.channel, before);
+    let settle = Settle::Ack { multiple: false };
+    world.peer.machine.settle(&taken, settle).unwrap();
+    let buffered = world.take_delivery();
+    world.peer.machine.settle(&buffered, settle).unwrap();
+    assert_eq!(world.peer.machine.counters().stale, 0);
+}
+
+#[test]
+fn deliveries_before_an_ack_timeout_are_lost() {
+    let mut world = World::new();
+    world.peer.deliver(world.channel, &world.tag, 1, b"one");
+    world.peer.deliver(world.channel, &world.tag, 2, b"two");
+    let taken = world.take_delivery();
+    world.close(ACK_TIMEOUT);
+    assert_eq!(world.accept(), 1);
+    let settle = Settle::Ack { multiple: false };
+    assert!(matches!(
+        world.peer.machine.settle(&taken, settle),
+        Err(Error::Stale)
+    ));
+    assert!(world.peer.take_deliveries(world.id).is_empty());
+    assert_eq!(world.peer.machine.counters().lost_deliveries, 1);
+}
+
+#[test]
+fn close_after_a_cancel_spares_new_deliveries() {
+    let mut world = World::new();
+    world.peer.deliver(world.channel, &world.tag, 1, b"old");
+    let before = world.channel;
+    world.cancel();
+    world.accept();
+    world.peer.deliver(world.channel, &world.tag, 1, b"new");
+    world
+        .peer
+        .method(before, &channel_close(ACK_TIMEOUT.0, ACK_TIMEOUT.1));
+    world.accept();
+    let bodies: Vec<_> = world
+        .peer
+        .take_deliveries(world.id)
+        .into_iter()
+        .map(|it| it.message.body().to_vec())
+        .collect();
+    assert_eq!(bodies, [b"new"]);
+    assert!(world.ended().is_none());
+}
+
+#[test]
+fn deleted_queue_ends_its_consumer_at_once() {
+    let mut world = World::new();
+    world.cancel();
+    assert_eq!(world.refuse(NO_QUEUE), 1);
+    assert!(matches!(world.ended(), Some(Ended::CancelledByServer)));
+    assert_eq!(world.notices(), ["interrupted", "cancelled"]);
+}
+
+#[test]
+fn first_cause_ends_a_consumer() {
+    let mut world = World::new();
+    world.close(ACK_TIMEOUT);
+    assert_eq!(world.refuse(NO_QUEUE), 1);
+    let ended = world.ended();
+    assert!(
+        matches!(ended, Some(Ended::AckTimeout(Error::PreconditionFailed(_)))),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn ack_timeout_has_a_reason_of_its_own() {
+    for (close, is_timeout) in [
+        (ACK_TIMEOUT, true),
+        ((406, "PRECONDITION_FAILED - unknown delivery tag 7"), false),
+    ] {
+        let mut world = World::with(&Consume {
+            resubscribe: Some(Resubscribe::never()),
+            ..consume("q")
+        });
+        world.close(close);
+        assert_eq!(
+            matches!(world.ended(), Some(Ended::AckTimeout(_))),
+            is_timeout
+        );
+        assert_eq!(world.accept(), 0);
+    }
+}
+
+#[test]
+fn policy_waits_for_a_deleted_queue() {
+    let policy = Resubscribe::for_time(60 * SECOND).wait_for_queue(true);
+    let mut world = World::with(&Consume {
+        resubscribe: Some(policy),
+        ..consume("q")
+    });
+    world.cancel();
+    assert_eq!(world.refuse(NO_QUEUE), 1);
+    let mut refused = 0;
+    for _ in 0..30 {
+        world.pass(SECOND);
+        refused += world.refuse(NO_QUEUE);
+    }
+    assert!((4..=10).contains(&refused), "{refused}");
+    assert!(world.ended().is_none());
+    world.pass(5 * SECOND);
+    assert_eq!(world.accept(), 1);
+    assert_eq!(world.notices(), ["interrupted", "restored"]);
+}
+
+#[test]
+fn refusals_end_a_consumer_at_the_limit() {
+    let mut world = World::new();
+    world.cancel();
+    let mut refused = world.refuse(NODE_DOWN);
+    let begin = world.peer.now;
+    while world.ended().is_none() {
+        assert!(world.peer.now < begin + 61 * SECOND);
+        world.pass(SECOND / 2);
+        refused += world.refuse(NODE_DOWN);
+    }
+    assert!(world.peer.now >= begin + 60 * SECOND);
+    assert!((10..20).contains(&refused), "{refused}");
+    assert!(matches!(world.ended(), Some(Ended::CancelledByServer)));
+}
+
+#[test]
+fn restarts_are_paced_if_the_broker_cancels_again() {
+    let mut world = World::new();
+    let mut restarts = 0;
+    for _ in 0..240 {
+        world.cancel();
+        restarts += world.accept();
+        world.pass(SECOND / 4);
+        restarts += world.accept();
+    }
+    assert!((8..=20).contains(&restarts), "{restarts} in a minute");
+    assert!(world.ended().is_none());
+}
+
+#[test]
+fn stable_consumer_restarts_without_a_delay() {
+    let mut world = World::new();
+    for _ in 0..3 {
+        world.cancel();
+        assert_eq!(world.accept(), 1);
+        for _ in 0..4 {
+            world.pass(15 * SECOND);
+            world.accept();
+        }
+    }
+}
+
+#[test]
+fn cancelled_interrupted_consumer_ends() {
+    for drop in [false, true] {
+        let mut world = World::new();
+        world.cancel();
+        world.refuse(NODE_DOWN);
+        if drop {
+            world.peer.machine.drop_consumer(world.id);
+            assert!(world.peer.machine.consumer(world.id).is_none());
+        } else {
+            world.peer.machine.cancel(world.id).unwrap();
+            assert!(matches!(world.ended(), Some(Ended::Cancelled)));
+        }
+        world.pass(10 * SECOND);
+        assert_eq!(world.accept(), 0);
+        assert!(drop || matches!(world.ended(), Some(Ended::Cancelled)));
+    }
+}
+
+#[test]
+fn loss_restarts_an_interrupted_consumer() {
+    let mut world = World::new();
+    world.cancel();
+    world.refuse(NODE_DOWN);
+    world.peer.machine.handle_loss(Broken::Eof);
+    world.peer.dial();
+    world
+        .peer
+        .complete_handshake(crate::peer::tune(2047, 131_072, 60));
+    assert_eq!(world.accept(), 1);
+    assert!(world.ended().is_none());
+    assert_eq!(world.notices(), ["interrupted", "restored"]);
+}
+
+#[test]
+fn close_of_the_connection_ends_an_interrupted_consumer() {
+    let mut world = World::new();
+    world.cancel();
+    world.refuse(NODE_DOWN);
+    world.peer.machine.close();
+    world.accept();
+    assert!(
+        matches!(world.ended(), Some(Ended::ConnectionBroken(Error::Closed))),
+        "{:?}",
+        world.ended()
+    );
+}
+
+#[test]
+fn interrupted_stream_continues_behind_the_last_delivery() {
+    let mut arguments = Table::new();
+    arguments.insert("x-stream-offset", "first").unwrap();
+    let mut world = World::with(&Consume {
+        arguments: arguments.as_ref(),
+        prefetch_count: 10,
+        ..consume("q")
+    });
+    for offset in 0..3 {
+        let number = offset as u64 + 1;
+        arrives_at(
+            &mut world.peer,
+            world.channel,
+            &world.tag,
+            number,
+            Some(offset),
+        );
+    }
+    let _taken = world.take_delivery();
+    world.cancel();
+    let sent = world.peer.serve();
+    let offsets: Vec<_> = sent
+        .iter()
+        .filter(|frame| frame.is(basic::Consume::ID))
+        .filter_map(|frame| match frame.method() {
+            Method::Basic(basic::Method::Consume(it)) => {
+                it.arguments.get("x-stream-offset")?.as_i64()
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(offsets, [1]);
+    assert!(world.peer.take_deliveries(world.id).is_empty());
+}
+
+#[test]
+fn requests_go_on_while_a_consumer_waits() {
+    let mut world = World::new();
+    world.cancel();
+    world.refuse(NODE_DOWN);
+    let declared = world
+        .peer
+        .machine
+        .request(crate::peer::declare("other"))
+        .unwrap();
+    world.refuse(NODE_DOWN);
+    assert!(matches!(world.peer.machine.fetch(declared), Some(Ok(_))));
+}
