@@ -6,6 +6,9 @@ use crate::recovering::{complete_handshake, dialled, replied};
 use puka::machine::{ConnectionState, Notice, Reply};
 use puka::protocol::method::{basic, channel, connection, queue, tx};
 use puka::{Broken, Error};
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// RabbitMQ does not always name the method over which it closes: then class and method are 0.
 fn close_over(class_id: u16, method_id: u16) -> connection::Close<'static> {
@@ -171,6 +174,7 @@ fn request_beside_a_pending_commit_is_repeated() {
 #[test]
 fn consumers_starting_beside_a_poisoned_one_survive() {
     let mut peer = dialled();
+    let listener = peer.machine.listen();
     let consumers = ["a", "poison", "b"].map(|queue| peer.consumer(&consume(queue)).0);
     peer.machine.handle_loss(Broken::Eof);
     let mut losses = 0;
@@ -200,14 +204,20 @@ fn consumers_starting_beside_a_poisoned_one_survive() {
     }
     assert_eq!(losses, 2);
     let ended = consumers.map(|id| peer.has_ended(id));
-    assert_eq!(ended, [false, true, false]);
+    assert_eq!(ended, [false; 3]);
+    let report = std::iter::from_fn(|| peer.machine.take_notice(listener)).last();
+    assert!(
+        matches!(&report, Some(Notice::Recovered(it)) if it.consumers == 2 && it.failed.len() == 1),
+        "{report:?}"
+    );
 }
 
 #[test]
-fn second_unnamed_close_ends_a_restarted_consumer() {
+fn second_unnamed_close_quarantines_a_restarted_consumer() {
     // A node that fails closes every connection like this, so the first close proves nothing.
-    for (closes, ends) in [(1, false), (2, true)] {
+    for (closes, is_quarantined) in [(1, false), (2, true)] {
         let mut peer = dialled();
+        let listener = peer.machine.listen();
         let id = peer.consumer(&consume("q")).0;
         peer.machine.handle_loss(Broken::Eof);
         for _ in 0..closes {
@@ -218,9 +228,73 @@ fn second_unnamed_close_ends_a_restarted_consumer() {
         reconnect(&mut peer);
         peer.serve();
         assert!(matches!(peer.machine.state(), ConnectionState::Open));
-        let consumer = peer.machine.consumer(id).unwrap();
-        assert_eq!(consumer.ended().is_some(), ends);
+        assert!(!peer.has_ended(id));
+        let report = std::iter::from_fn(|| peer.machine.take_notice(listener)).last();
+        let Some(Notice::Recovered(report)) = report else {
+            panic!("{report:?}");
+        };
+        assert_eq!(report.failed.len(), usize::from(is_quarantined));
+        peer.pass(5 * SECOND);
+        let restarts = peer
+            .serve()
+            .iter()
+            .filter(|it| it.is(basic::Consume::ID))
+            .count();
+        assert_eq!(restarts, usize::from(is_quarantined));
     }
+}
+
+/// Closes the connection over each restart of the queue `q`, for this time. Returns the number of
+/// connections.
+fn close_over_restarts(peer: &mut Peer, over: connection::Close<'_>, time: Duration) -> usize {
+    let (end, mut connections) = (peer.now + time, 0);
+    while peer.now < end {
+        if peer.machine.is_down() {
+            connections += 1;
+            reconnect(peer);
+        }
+        peer.serve_with(|sent| {
+            let is_restart = sent.is(basic::Consume::ID);
+            let reply = is_restart.then(|| crate::peer::method(0, &over));
+            reply.or_else(|| crate::peer::reply_to(sent))
+        });
+        if !peer.machine.is_down() {
+            peer.pass(SECOND / 2);
+        }
+    }
+    connections
+}
+
+#[test]
+fn restart_that_closes_connections_is_paced() {
+    for over in [close_over(60, 20), close_over(0, 0)] {
+        let mut peer = dialled();
+        let id = peer.consumer(&consume("q")).0;
+        peer.machine.handle_loss(Broken::Eof);
+        let connections = close_over_restarts(&mut peer, over, 60 * SECOND);
+        assert!((3..=7).contains(&connections), "{connections} in a minute");
+        assert!(!peer.has_ended(id));
+        // The broker accepts it later.
+        for _ in 0..60 {
+            if peer.machine.is_down() {
+                reconnect(&mut peer);
+            }
+            peer.serve();
+            peer.pass(SECOND);
+        }
+        assert!(peer.machine.consumer(id).is_some() && !peer.has_ended(id));
+        assert!(matches!(peer.machine.state(), ConnectionState::Open));
+    }
+}
+
+#[test]
+fn restart_that_closes_connections_ends_at_the_limit() {
+    let mut peer = dialled();
+    let id = peer.consumer(&consume("q")).0;
+    peer.machine.handle_loss(Broken::Eof);
+    close_over_restarts(&mut peer, close_over(60, 20), 240 * SECOND);
+    assert!(peer.has_ended(id));
+    assert!(matches!(peer.machine.state(), ConnectionState::Open));
 }
 
 #[test]

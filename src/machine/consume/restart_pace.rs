@@ -1,5 +1,6 @@
 //! When a consumer is restarted that the broker has ended or refused.
 
+use crate::error::Error;
 use crate::machine::consume::consumer::Ended;
 use crate::machine::deadline::later;
 use crate::machine::recovery::replay::RETRY_DELAY;
@@ -8,6 +9,10 @@ use std::time::{Duration, Instant};
 
 /// The longest delay before a refused consumer is restarted. Each delay is twice the one before.
 const MAX_DELAY: Duration = Duration::from_secs(5);
+
+/// The longest delay before a quarantined consumer is restarted. Each failure costs a connection, so
+/// it is the longest delay between two connections.
+const MAX_QUARANTINE_DELAY: Duration = Duration::from_secs(30);
 
 /// How long a consumer must have been live for the delays to start over. Otherwise a consumer that
 /// the broker accepts and soon ends would be restarted without a delay each time.
@@ -25,6 +30,17 @@ pub(crate) struct RestartPace {
     delay: Duration,
     /// When it has last started again.
     restarted_at: Option<Instant>,
+    quarantine: Option<Quarantine>,
+}
+
+/// A consumer over whose restart the broker has closed the connection. It is restarted only once
+/// the next connection is open, so that everything else is restored before.
+#[derive(Debug)]
+struct Quarantine {
+    error: Error,
+    delay: Duration,
+    /// When the next such close ends the consumer.
+    limit: Instant,
 }
 
 impl RestartPace {
@@ -35,6 +51,7 @@ impl RestartPace {
             limit: None,
             delay: Duration::ZERO,
             restarted_at: None,
+            quarantine: None,
         }
     }
 
@@ -98,9 +115,37 @@ impl RestartPace {
         self.delay = Duration::ZERO;
     }
 
+    /// Records that the broker closed the connection over the restart of the consumer. Returns
+    /// `false` if this has happened for the time of the limit, so that the consumer ends.
+    pub(crate) fn quarantine(&mut self, error: &Error, limit: Duration, now: Instant) -> bool {
+        let (delay, limit) = match &self.quarantine {
+            Some(before) if before.limit <= now => return false,
+            Some(before) => (MAX_QUARANTINE_DELAY.min(2 * before.delay), before.limit),
+            None => (MAX_DELAY, later(now, limit)),
+        };
+        self.quarantine = Some(Quarantine {
+            error: error.clone(),
+            delay,
+            limit,
+        });
+        true
+    }
+
+    /// Returns `true` if the broker has closed the connection over the last restart.
+    pub(crate) fn is_quarantined(&self) -> bool {
+        self.quarantine.is_some()
+    }
+
+    /// Returns the delay of a quarantined consumer on a new connection, and the reason.
+    pub(crate) fn quarantine_delay(&self) -> Option<(Duration, &Error)> {
+        let quarantine = self.quarantine.as_ref()?;
+        Some((quarantine.delay, &quarantine.error))
+    }
+
     /// Records that the consumer has started again. Returns why it was interrupted.
     pub(crate) fn record_start(&mut self, now: Instant) -> Option<Ended> {
         self.limit = None;
+        self.quarantine = None;
         self.restarted_at = Some(now);
         self.interruption.take()
     }

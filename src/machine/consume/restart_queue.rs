@@ -9,7 +9,7 @@
 use crate::error::Error;
 use crate::machine::consume::consumer::Consumer;
 use crate::machine::consume::consumers::Consumers;
-use crate::machine::deadline::{Deadline, earlier};
+use crate::machine::deadline::{Deadline, earlier, later};
 use crate::machine::ids::ConsumerId;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -84,6 +84,15 @@ impl RestartQueue {
     pub(crate) fn queue(&mut self, consumer: ConsumerId) {
         if self.queued.insert(consumer) {
             self.order.push_back(consumer);
+        }
+    }
+
+    /// Plans the restart of a consumer on a new connection: at once, or after a delay if the broker
+    /// has closed an earlier connection over it.
+    pub(crate) fn plan(&mut self, id: ConsumerId, consumer: Option<&Consumer>, now: Instant) {
+        match consumer.and_then(|it| it.restarts.quarantine_delay()) {
+            Some((delay, error)) => self.delay(id, error.clone(), later(now, delay)),
+            None => self.queue(id),
         }
     }
 

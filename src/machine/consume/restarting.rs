@@ -9,7 +9,9 @@ use crate::machine::consume::opening::open_consumer_channel;
 use crate::machine::context::{Context, Stage};
 use crate::machine::publish::Publishing;
 use crate::machine::recovery::close_cause::CloseCause;
+use crate::machine::recovery::retry_limit;
 use crate::machine::{ConsumerId, Ended, Notice, PromiseId};
+use crate::protocol::MethodId;
 use crate::protocol::method::basic;
 
 impl Consuming {
@@ -44,7 +46,7 @@ impl Consuming {
 
     /// Suspends a consumer because the connection is lost. A live consumer is restarted on the next
     /// connection, and one that is starting is queued again. The consumer over which the broker
-    /// closed the connection ends.
+    /// closed the connection ends, or is quarantined if the error may pass.
     ///
     /// `one_at_a_time` means that consumers were restarted one at a time. Then a close identifies
     /// the one that caused it, even if the close names no method.
@@ -56,15 +58,12 @@ impl Consuming {
         close_cause: &CloseCause,
         one_at_a_time: bool,
     ) {
-        // Restarting a consumer writes `basic.qos` and `basic.consume`.
-        let names_restart =
-            error.names_method(basic::Consume::ID) || error.names_method(basic::Qos::ID);
         // If several consumers were restarting, or a request may be the cause as well, the close
         // does not identify the consumer.
         let is_over_a_restart = error.is_caused_by_request()
             && matches!(close_cause, CloseCause::NoRequest)
-            && self.restarts.is_starting_one()
-            && (names_restart || one_at_a_time);
+            && self.restarts.is_starting_one();
+        let limit = retry_limit(cx);
         // Unreachable: the caller has the id from the list of consumers.
         let Some(consumer) = self.consumers.get_mut(id) else {
             return;
@@ -75,8 +74,12 @@ impl Consuming {
             Phase::Starting(promise) if close_cause.is(promise) => {
                 self.end_consumer(cx, id, Ended::ConnectionBroken(error.clone()));
             }
-            // Without a channel, it was not restarting yet.
-            Phase::Restarting if consumer.channel.is_some() && is_over_a_restart => {
+            Phase::Restarting
+                if is_over_a_restart
+                    && consumer.caused_close(error, one_at_a_time)
+                    && !(is_for_now(error)
+                        && consumer.restarts.quarantine(error, limit, cx.now)) =>
+            {
                 self.end_consumer(cx, id, Ended::ConnectionBroken(error.clone()));
             }
             Phase::Starting(promise) => {
@@ -203,6 +206,24 @@ impl Consuming {
             }
         }
     }
+}
+
+impl Consumer {
+    /// Returns `true` if the only consumer that is being restarted is the cause of a close. One that
+    /// has no channel yet is not. `one_at_a_time` means that consumers were restarted one at a time.
+    fn caused_close(&self, error: &Error, one_at_a_time: bool) -> bool {
+        // Restarting a consumer writes `basic.qos` and `basic.consume`.
+        let names_restart =
+            error.names_method(basic::Consume::ID) || error.names_method(basic::Qos::ID);
+        self.channel.is_some() && (names_restart || one_at_a_time || self.restarts.is_quarantined())
+    }
+}
+
+/// Returns `true` if a close of the connection over the restart of a consumer may pass: an internal
+/// error, or a close that names no method, by which RabbitMQ reports a channel that has crashed.
+fn is_for_now(error: &Error) -> bool {
+    let names_none = error.fault().is_some_and(|it| it.method == MethodId::NONE);
+    names_none || matches!(error, Error::InternalError(_))
 }
 
 /// Removes the queues of a consumer from the record that the server has cancelled and that has not

@@ -38,6 +38,14 @@ const RETRY_LIMIT_IN_TIMEOUTS: u32 = 3;
 /// How long they are retried without heartbeats. Then the broker may not notice the loss at all.
 const RETRY_LIMIT_WITHOUT_HEARTBEATS: Duration = Duration::from_secs(30);
 
+/// Returns how long they are retried on the current connection, or the last one.
+pub(crate) fn retry_limit(cx: &Context) -> Duration {
+    let timeout = cx.transmit.heartbeat.timeout();
+    timeout.map_or(RETRY_LIMIT_WITHOUT_HEARTBEATS, |timeout| {
+        RETRY_LIMIT_IN_TIMEOUTS * timeout
+    })
+}
+
 /// The recovery of a connection: when to dial again, and what to restore.
 #[derive(Debug, Default)]
 pub(crate) struct Recovering {
@@ -136,10 +144,7 @@ impl Recovering {
         let Some(backoff) = &self.backoff else {
             return false;
         };
-        let timeout = cx.transmit.heartbeat.timeout();
-        let retry_limit = timeout.map_or(RETRY_LIMIT_WITHOUT_HEARTBEATS, |timeout| {
-            RETRY_LIMIT_IN_TIMEOUTS * timeout
-        });
+        let retry_limit = retry_limit(cx);
         let report = Recovered {
             epoch: cx.epoch,
             attempts: backoff.attempt,
@@ -148,7 +153,8 @@ impl Recovering {
         self.replay = Some(Replay::new(retry_limit, report));
         consuming.restarts.start_over(retry_limit);
         for id in consuming.consumers.ids() {
-            consuming.restarts.queue(id);
+            let consumer = consuming.consumers.restarting(id);
+            consuming.restarts.plan(id, consumer, cx.now);
         }
         self.restore_deadline = Deadline::In(cx.options.timeouts.request);
         true
