@@ -91,7 +91,7 @@ pub use machine::{
 };
 pub use message::{Message, Returned};
 pub use options::{
-    Credentials, Entity, Options, RecoverTopology, Recovery, Resubscribe, SaslMechanism,
+    Credentials, Entity, OnDrop, Options, RecoverTopology, Recovery, Resubscribe, SaslMechanism,
     TlsOptions, TlsSource,
 };
 pub use uri::{AuthMechanism, Endpoint, Uri, UriError, UriPart};

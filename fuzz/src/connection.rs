@@ -206,6 +206,7 @@ impl Run<'_> {
                     exclusive: b,
                     arguments,
                     resubscribe: None,
+                    on_drop: puka::OnDrop::default(),
                 };
                 if self.input.flag() {
                     machine.consume(&consume)
@@ -222,6 +223,7 @@ impl Run<'_> {
                             prefetch_count: 3,
                             no_ack: a,
                             resubscribe: None,
+                            on_drop: puka::OnDrop::default(),
                         },
                     )
                 }

@@ -142,6 +142,7 @@ pub fn content(data: &[u8]) {
         exclusive: false,
         arguments: TableRef::EMPTY,
         resubscribe: None,
+        on_drop: puka::OnDrop::default(),
     };
     let promise = peer.machine.consume(&consume).expect("there is capacity");
     peer.serve();

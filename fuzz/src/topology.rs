@@ -287,6 +287,7 @@ impl<'a> Run<'a> {
             exclusive: false,
             arguments: TableRef::EMPTY,
             resubscribe: None,
+            on_drop: puka::OnDrop::default(),
         };
         let promise = self
             .peer

@@ -105,8 +105,8 @@ macro_rules! arguments {
     };
 }
 
-/// Defines the setting for a consumer that the broker ends.
-macro_rules! resubscribe {
+/// Defines the settings for a consumer that the broker ends, and for dropped deliveries.
+macro_rules! consumer_settings {
     ($Request:ident) => {
         impl $Request<'_> {
             /// Sets whether the consumer is restarted when the broker ends it, by default as
@@ -116,8 +116,15 @@ macro_rules! resubscribe {
                 self.resubscribe = Some(policy);
                 self
             }
+
+            /// Sets what happens to a delivery that is dropped without being settled. By default it
+            /// is requeued, after a delay if several are dropped in a row.
+            pub fn on_drop(mut self, policy: $crate::OnDrop) -> Self {
+                self.on_drop = policy;
+                self
+            }
         }
     };
 }
 
-pub(super) use {arguments, flags, resubscribe};
+pub(super) use {arguments, consumer_settings, flags};

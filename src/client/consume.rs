@@ -1,9 +1,9 @@
 //! Requests that start, resize and cancel consumers.
 
-use super::builder::{Entries, arguments, flags, name, resubscribe};
+use super::builder::{Entries, arguments, consumer_settings, flags, name};
 use super::{Client, Consumer};
 use crate::machine::Consume;
-use crate::options::Resubscribe;
+use crate::options::{OnDrop, Resubscribe};
 use std::borrow::Cow;
 
 /// A request that starts a consumer. Returned by [`Client::basic_consume`].
@@ -18,6 +18,7 @@ pub struct BasicConsume<'a> {
     no_ack: bool,
     exclusive: bool,
     resubscribe: Option<Resubscribe>,
+    on_drop: OnDrop,
     pub(super) arguments: Entries,
 }
 
@@ -56,7 +57,7 @@ impl<'a> BasicConsume<'a> {
     }
 }
 
-resubscribe!(BasicConsume);
+consumer_settings!(BasicConsume);
 
 request!(BasicConsume, Request, Consumer, |request, machine| {
     machine.consume(&Consume {
@@ -68,6 +69,7 @@ request!(BasicConsume, Request, Consumer, |request, machine| {
         exclusive: request.exclusive,
         arguments: request.arguments.table("arguments")?,
         resubscribe: request.resubscribe,
+        on_drop: request.on_drop,
     })
 });
 
@@ -118,6 +120,7 @@ impl Client {
             no_ack: false,
             exclusive: false,
             resubscribe: None,
+            on_drop: OnDrop::default(),
             arguments: Entries::default(),
         }
     }

@@ -1,9 +1,9 @@
 //! Consumers of several queues.
 
-use super::builder::{Entries, arguments, flags, name, resubscribe};
+use super::builder::{Entries, arguments, consumer_settings, flags, name};
 use super::{Client, Consumer};
 use crate::machine::{Consume, ConsumerSettings};
-use crate::options::Resubscribe;
+use crate::options::{OnDrop, Resubscribe};
 use std::borrow::Cow;
 
 /// One of the queues of [`Client::basic_consume_multi`], with its own settings.
@@ -56,6 +56,7 @@ impl<'a> ConsumeQueue<'a> {
             exclusive: self.exclusive,
             arguments: self.arguments.table("arguments")?,
             resubscribe: None,
+            on_drop: OnDrop::default(),
         })
     }
 }
@@ -87,6 +88,7 @@ pub struct BasicConsumeMulti<'a> {
     prefetch_count: u16,
     no_ack: bool,
     resubscribe: Option<Resubscribe>,
+    on_drop: OnDrop,
 }
 
 flags! { BasicConsumeMulti:
@@ -104,7 +106,7 @@ impl BasicConsumeMulti<'_> {
     }
 }
 
-resubscribe!(BasicConsumeMulti);
+consumer_settings!(BasicConsumeMulti);
 
 request!(BasicConsumeMulti, Request, Consumer, |request, machine| {
     let queues = request
@@ -116,6 +118,7 @@ request!(BasicConsumeMulti, Request, Consumer, |request, machine| {
         prefetch_count: request.prefetch_count,
         no_ack: request.no_ack,
         resubscribe: request.resubscribe,
+        on_drop: request.on_drop,
     };
     machine.consume_multi(&queues, &settings)
 });
@@ -150,6 +153,7 @@ impl Client {
             prefetch_count: 0,
             no_ack: false,
             resubscribe: None,
+            on_drop: OnDrop::default(),
         }
     }
 }

@@ -18,8 +18,8 @@ use std::task::{Context, Poll, ready};
 /// the end of the connection, the last item of the stream is the error. In both cases
 /// [`ended`](Self::ended) returns the reason.
 ///
-/// When the connection is lost and [recovered](crate::recovery), the consumer continues, with its
-/// prefetch count. Deliveries that were buffered when the connection was lost, or the broker closed
+/// When the connection is lost and [recovered](crate::recovery), or the broker ends the consumer
+/// ([`Resubscribe`](crate::Resubscribe)), the consumer continues, with its prefetch count. Deliveries that were buffered when the connection was lost, or the broker closed
 /// the consumer's channel, are dropped, because they cannot be settled; the broker delivers them
 /// again.
 ///

@@ -12,7 +12,8 @@ use std::sync::Arc;
 ///
 /// Settling is queued at once, and there is no reply to wait for. A delivery that is dropped
 /// unsettled goes back to its queue, for example after an early return, a panic or a cancelled
-/// task. The broker then delivers the message again, marked as redelivered.
+/// task. The broker then delivers the message again, marked as redelivered. If deliveries of a
+/// consumer are dropped in a row, they go back after a delay; see [`OnDrop`](crate::OnDrop).
 #[derive(Debug)]
 #[must_use = "a delivery that is dropped unsettled goes back to its queue"]
 pub struct Delivery {

@@ -12,12 +12,14 @@ use std::time::Duration;
 
 mod check;
 mod login;
+mod on_drop;
 mod recovery;
 mod resubscribe;
 mod tls;
 
 pub(crate) use login::{CredentialSource, Login, Mechanism};
 pub use login::{Credentials, SaslMechanism};
+pub use on_drop::OnDrop;
 pub(crate) use recovery::Filter;
 pub use recovery::{Entity, RecoverTopology, Recovery};
 pub use resubscribe::Resubscribe;

@@ -31,6 +31,7 @@ mod dialling;
 mod driver;
 mod driver_ends;
 mod driver_pauses;
+mod drops;
 mod exceptions;
 mod filters;
 mod flights;

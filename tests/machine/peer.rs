@@ -177,6 +177,7 @@ pub(crate) fn consume(queue: &str) -> Consume<'_> {
         exclusive: false,
         arguments: TableRef::EMPTY,
         resubscribe: None,
+        on_drop: puka::OnDrop::default(),
     }
 }
 

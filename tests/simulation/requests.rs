@@ -27,6 +27,7 @@ fn consume_of(name: &str, no_ack: bool, exclusive: bool, prefetch_count: u16) ->
         exclusive,
         arguments: TableRef::EMPTY,
         resubscribe: None,
+        on_drop: puka::OnDrop::default(),
     }
 }
 

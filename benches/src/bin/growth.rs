@@ -88,6 +88,7 @@ fn deliveries(consumers: usize) -> Result<f64, Error> {
             exclusive: false,
             arguments: TableRef::EMPTY,
             resubscribe: None,
+            on_drop: puka::OnDrop::default(),
         })?;
     }
     let mut taken = VecDeque::new();
@@ -194,6 +195,7 @@ impl Load {
                 exclusive: false,
                 arguments: TableRef::EMPTY,
                 resubscribe: None,
+                on_drop: puka::OnDrop::default(),
             })?;
         }
         answers(&mut world, self.consumers, drop)?;

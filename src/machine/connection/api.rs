@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::machine::channel::content::Delivered;
 use crate::machine::connection::Connection;
 use crate::machine::connection::state::State;
+use crate::machine::consume::drops::give_back;
 use crate::machine::session::Session;
 use crate::machine::{Completion, Consume, Consumer, ConsumerId, ConsumerSettings, ListenerId};
 use crate::machine::{Notice, PromiseId, Publish, Reply, Settle, TransactionId};
@@ -284,15 +285,18 @@ impl Connection {
         settled
     }
 
-    /// Rejects a delivery that its handler dropped without settling it, and requeues it. If it is
-    /// stale, the broker has requeued it already.
+    /// Handles a delivery that its handler dropped without settling it, as
+    /// [`Consume::on_drop`] says: by default, rejects and requeues it, at once or after a delay. If
+    /// it is stale, the broker has requeued it already.
     ///
     /// It is a reject and not a nack, because RabbitMQ 4.3 and later count a rejected message as a
     /// failed delivery, and a nacked one not. A handler that drops a delivery has failed with it,
     /// most likely by a panic, so the queue's delivery limit must be able to stop a message that
     /// always fails. Deliveries that no handler has read are nacked instead.
     pub fn give_back(&mut self, delivered: &Delivered) {
-        let _ = self.settle(delivered, Settle::Reject { requeue: true });
+        let Session { cx, consuming, .. } = &mut self.session;
+        give_back(cx, consuming, delivered);
+        self.proceed_if_queued();
     }
 
     /// Marks a delivery that the program will not read as unwanted. It is requeued once the broker

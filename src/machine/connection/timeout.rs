@@ -3,6 +3,7 @@
 use crate::error::{Broken, Error};
 use crate::machine::connection::Connection;
 use crate::machine::connection::state::State;
+use crate::machine::consume::drops::return_due;
 use crate::machine::deadline::earlier;
 use crate::machine::request::capacity::Ticket;
 use std::time::{Duration, Instant};
@@ -32,6 +33,7 @@ impl Connection {
             self.lifecycle.lose(&mut self.session, error);
         }
         self.expire(now);
+        return_due(&mut self.session.cx, &mut self.session.consuming, now);
         self.session.expire_pause(now);
         self.proceed();
     }

@@ -10,7 +10,7 @@ use crate::machine::ids::PromiseId;
 use crate::machine::recovery::topology::Topology;
 use crate::machine::request::arguments::Consume;
 use crate::machine::request::check::check_queue_name;
-use crate::options::Resubscribe;
+use crate::options::{OnDrop, Resubscribe};
 use crate::protocol::{EncodeError, ShortStr, ShortString, Table};
 use std::borrow::Cow;
 
@@ -176,6 +176,7 @@ pub(crate) struct QueuedConsume {
     pub(crate) no_ack: bool,
     pub(crate) prefetch_count: u16,
     pub(crate) resubscribe: Resubscribe,
+    pub(crate) on_drop: OnDrop,
     /// The prefetch count applies to all queues together.
     pub(crate) shares_prefetch_count: bool,
     /// The request may have closed an earlier connection. It is repeated while no other such
@@ -214,6 +215,7 @@ pub struct Consumer {
     pub(crate) tags: Tags,
     pub(crate) phase: Phase,
     pub(crate) restarts: RestartPace,
+    pub(crate) on_drop: OnDrop,
     /// Promises that complete at `cancel-ok`.
     pub(crate) cancel_promises: Vec<PromiseId>,
     /// Promises that complete when no tag has an earlier prefetch count.
@@ -252,6 +254,7 @@ impl Consumer {
             tags: Tags::default(),
             phase: Phase::Starting(queued.promise),
             restarts: RestartPace::new(queued.resubscribe),
+            on_drop: queued.on_drop,
             cancel_promises: Vec::new(),
             resize_promises: Vec::new(),
             throttle: None,

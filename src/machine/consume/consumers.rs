@@ -383,7 +383,7 @@ mod tests {
     use super::*;
     use crate::machine::ids::PromiseId;
     use crate::machine::promises::Promises;
-    use crate::options::Resubscribe;
+    use crate::options::{OnDrop, Resubscribe};
     use crate::protocol::{ShortStr, Table};
 
     fn subscription(queue: &str) -> Subscription {
@@ -408,6 +408,7 @@ mod tests {
             no_ack: false,
             prefetch_count: 0,
             resubscribe: Resubscribe::never(),
+            on_drop: OnDrop::default(),
             shares_prefetch_count: false,
             is_possible_cause: false,
         }

@@ -5,6 +5,7 @@ pub(crate) mod cancel;
 pub(crate) mod consumer;
 pub(crate) mod consumers;
 pub(crate) mod deliver;
+pub(crate) mod drops;
 pub(crate) mod interruption;
 pub(crate) mod opening;
 pub(crate) mod prefetch;
@@ -22,6 +23,7 @@ use crate::machine::channel::Awaited;
 use crate::machine::channel::content::Delivered;
 use crate::machine::consume::consumer::{Consumer, Phase, QueuedConsume, Subscription};
 use crate::machine::consume::consumers::Consumers;
+use crate::machine::consume::drops::Drops;
 use crate::machine::consume::opening::open_consumer_channel;
 use crate::machine::consume::reading::Reading;
 use crate::machine::consume::restart_queue::RestartQueue;
@@ -44,6 +46,8 @@ pub(crate) struct Consuming {
     /// The consumers that are being restarted.
     pub(crate) restarts: RestartQueue,
     pub(crate) reading: Reading,
+    /// Dropped deliveries that are returned after a delay.
+    pub(crate) drops: Drops,
     /// The policy of consumers without one of their own.
     pub(crate) resubscribe: Resubscribe,
 }
@@ -56,6 +60,7 @@ impl Consuming {
             queued: VecDeque::new(),
             restarts: RestartQueue::default(),
             reading: Reading::new(limits.buffered_deliveries, limits.buffered_bytes),
+            drops: Drops::default(),
             resubscribe: Resubscribe::never(),
         }
     }
@@ -103,6 +108,7 @@ impl Consuming {
             no_ack: settings.no_ack,
             prefetch_count: settings.prefetch_count,
             resubscribe: settings.resubscribe.unwrap_or(self.resubscribe),
+            on_drop: settings.on_drop,
             shares_prefetch_count,
             is_possible_cause: false,
         };

@@ -109,15 +109,7 @@ impl Consuming {
         let Some(consumer) = self.consumers.remove(id) else {
             return;
         };
-        let queued = QueuedConsume {
-            promise,
-            prefetch_count: consumer.wanted_prefetch_count(),
-            resubscribe: consumer.restarts.policy(),
-            shares_prefetch_count: consumer.shared_prefetch_count.is_some(),
-            subscriptions: consumer.subscriptions,
-            no_ack: consumer.no_ack,
-            is_possible_cause,
-        };
+        let queued = consumer.into_queued(promise, is_possible_cause);
         cx.queued_request_bytes += queued.size();
         self.queued.push_front(queued);
     }
@@ -209,6 +201,20 @@ impl Consuming {
 }
 
 impl Consumer {
+    /// Returns the request that starts the consumer again.
+    fn into_queued(self, promise: PromiseId, is_possible_cause: bool) -> QueuedConsume {
+        QueuedConsume {
+            promise,
+            prefetch_count: self.wanted_prefetch_count(),
+            resubscribe: self.restarts.policy(),
+            on_drop: self.on_drop,
+            shares_prefetch_count: self.shared_prefetch_count.is_some(),
+            subscriptions: self.subscriptions,
+            no_ack: self.no_ack,
+            is_possible_cause,
+        }
+    }
+
     /// Returns `true` if the only consumer that is being restarted is the cause of a close. One that
     /// has no channel yet is not. `one_at_a_time` means that consumers were restarted one at a time.
     fn caused_close(&self, error: &Error, one_at_a_time: bool) -> bool {

@@ -29,6 +29,7 @@ impl Consuming {
         how: Settle,
     ) -> Result<(), Error> {
         let settled = cx.settle(delivered, how);
+        self.drops.record_settled(cx, delivered);
         if !matches!(how, Settle::Ack { .. }) && settled.is_ok() {
             self.unthrottle_on(cx, delivered.channel);
         }

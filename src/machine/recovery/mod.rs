@@ -152,6 +152,7 @@ impl Recovering {
         };
         self.replay = Some(Replay::new(retry_limit, report));
         consuming.restarts.start_over(retry_limit);
+        consuming.drops.clear();
         for id in consuming.consumers.ids() {
             let consumer = consuming.consumers.restarting(id);
             consuming.restarts.plan(id, consumer, cx.now);

@@ -1,6 +1,6 @@
 //! The arguments of the calls of a program.
 
-use crate::options::Resubscribe;
+use crate::options::{OnDrop, Resubscribe};
 use crate::protocol::{Properties, ShortStr, TableRef};
 use bytes::Bytes;
 
@@ -141,6 +141,8 @@ pub struct Consume<'a> {
     /// Whether it is restarted when the broker ends it; `None` for
     /// [`Recovery::resubscribe`](crate::Recovery::resubscribe), and never without recovery.
     pub resubscribe: Option<Resubscribe>,
+    /// What happens to deliveries that the program drops without settling them.
+    pub on_drop: OnDrop,
 }
 
 impl Consume<'_> {
@@ -150,6 +152,7 @@ impl Consume<'_> {
             prefetch_count: self.prefetch_count,
             no_ack: self.no_ack,
             resubscribe: self.resubscribe,
+            on_drop: self.on_drop,
         }
     }
 }
@@ -164,6 +167,8 @@ pub struct ConsumerSettings {
     pub no_ack: bool,
     /// Whether it is restarted when the broker ends it, as for [`Consume::resubscribe`].
     pub resubscribe: Option<Resubscribe>,
+    /// What happens to deliveries that the program drops without settling them.
+    pub on_drop: OnDrop,
 }
 
 /// How a delivery is settled.

@@ -24,6 +24,7 @@ impl Session {
             replay.stamp(now);
         }
         self.consuming.restarts.stamp(now);
+        self.consuming.drops.stamp(now);
     }
 
     /// Returns the earliest deadline of the parts. There must be a transport.
@@ -49,6 +50,7 @@ impl Session {
         }
         earliest = earlier(earliest, publishing.publishers.deadline());
         earliest = earlier(earliest, consuming.pause_deadline(cx));
+        earliest = earlier(earliest, consuming.drops.deadline());
         let replay = recovery.replay.as_ref();
         earlier(earliest, replay.and_then(Replay::deadline))
     }

@@ -48,8 +48,7 @@ impl Session {
             .suspend_transactions(&mut self.cx, error, &close_cause);
     }
 
-    /// Completes the pending requests of a channel of the lost connection, or adds them to
-    /// `to_repeat`.
+    /// Completes the pending requests of a lost channel, or adds them to `to_repeat`.
     fn suspend_channel(
         &mut self,
         channel: &mut Channel,
