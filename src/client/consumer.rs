@@ -19,9 +19,9 @@ use std::task::{Context, Poll, ready};
 /// [`ended`](Self::ended) returns the reason.
 ///
 /// When the connection is lost and [recovered](crate::recovery), or the broker ends the consumer
-/// ([`Resubscribe`](crate::Resubscribe)), the consumer continues, with its prefetch count. Deliveries that were buffered when the connection was lost, or the broker closed
-/// the consumer's channel, are dropped, because they cannot be settled; the broker delivers them
-/// again.
+/// ([`Resubscribe`](crate::Resubscribe)), the consumer continues, with its prefetch count.
+/// Deliveries that were buffered when the connection was lost, or the broker closed the consumer's
+/// channel, are dropped, because they cannot be settled; the broker delivers them again.
 ///
 /// Dropping a consumer cancels it. Deliveries that it has not returned go back to the queue. That
 /// happens once the broker has confirmed the cancel, because the broker could otherwise deliver

@@ -38,7 +38,8 @@ mod transmit;
 pub use channel::content::{Delivered, Got};
 pub use connection::{Connection, Event};
 pub(crate) use consume::buffer::BATCH;
-pub use consume::consumer::{Consumer, Ended};
+pub use consume::consumer::Consumer;
+pub use consume::ended::Ended;
 #[cfg(feature = "evented")]
 pub(crate) use deadline::earlier;
 pub(crate) use deadline::later;

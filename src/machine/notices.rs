@@ -1,7 +1,7 @@
 //! Notices: events of the connection that are the result of no request.
 
 use crate::error::Error;
-use crate::machine::consume::consumer::Ended;
+use crate::machine::consume::ended::Ended;
 use crate::machine::ids::ListenerId;
 use crate::machine::recovery::report::Recovered;
 use std::collections::{BTreeMap, VecDeque};

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::machine::channel::content::Delivered;
 use crate::machine::connection::Connection;
 use crate::machine::connection::state::State;
-use crate::machine::consume::drops::give_back;
+use crate::machine::consume::dropping::give_back;
 use crate::machine::session::Session;
 use crate::machine::{Completion, Consume, Consumer, ConsumerId, ConsumerSettings, ListenerId};
 use crate::machine::{Notice, PromiseId, Publish, Reply, Settle, TransactionId};

@@ -3,7 +3,7 @@
 use crate::error::{Broken, Error};
 use crate::machine::connection::Connection;
 use crate::machine::connection::state::State;
-use crate::machine::consume::drops::return_due;
+use crate::machine::consume::dropping::return_due;
 use crate::machine::deadline::earlier;
 use crate::machine::request::capacity::Ticket;
 use std::time::{Duration, Instant};

@@ -99,11 +99,9 @@ impl Consuming {
         };
         let has_ended = consumer.tags.remove(tag);
         let is_last_of_queue = consumer.tags.iter().all(|tag| tag.subscription != index);
-        let subscription = consumer
-            .subscriptions
-            .get(index as usize)
-            .filter(|_| is_last_of_queue);
-        let queue = subscription.map(|subscription| subscription.queue.clone());
+        let subscription = consumer.subscriptions.get(index as usize);
+        let ended = subscription.filter(|_| is_last_of_queue);
+        let queue = ended.map(|subscription| subscription.queue.clone());
         if queue.is_some() && !has_ended {
             self.end_subscription(cx, id, index as usize, Ended::CancelledByServer);
         }
@@ -115,8 +113,7 @@ impl Consuming {
             }
             if interrupt(cx, self, id, &Ended::CancelledByServer) {
                 // The queue stays in the record until the restart shows whether it exists.
-                cx.release(number);
-                return;
+                return cx.release(number);
             }
             end_cancelled(cx, self, id);
             cx.release(number);
@@ -194,8 +191,8 @@ impl Consuming {
                 consumer.dropped = true;
             }
         }
-        // The channel is closed, so its deliveries can no longer be settled, and the broker delivers
-        // them again. An interrupted consumer may have others, of an earlier channel.
+        // The channel is closed, so its deliveries can no longer be settled, and the broker
+        // delivers them again. An interrupted consumer may have others, of an earlier channel.
         if is_lost {
             self.consumers.discard_unsettled(id);
         } else if error.is_some() {

@@ -2,7 +2,8 @@
 
 use crate::machine::channel::content::{Delivered, Recipient};
 use crate::machine::consume::buffer::Spares;
-use crate::machine::consume::consumer::{Consumer, Ended, Phase, QueuedConsume, Subscription};
+use crate::machine::consume::consumer::{Consumer, Phase, QueuedConsume, Subscription};
+use crate::machine::consume::ended::Ended;
 use crate::machine::consume::reading::Buffered;
 use crate::machine::consume::tags::{Tag, TagNumber};
 use crate::machine::ids::ConsumerId;

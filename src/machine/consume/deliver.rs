@@ -123,6 +123,21 @@ impl Consumers {
         Ok(())
     }
 
+    /// Drops the buffered deliveries of a consumer that can no longer be settled because their
+    /// channel is closed, and counts them as lost.
+    pub(crate) fn lose_stale(&mut self, cx: &Context, id: ConsumerId) {
+        let all = self.take_all(id);
+        let before = all.len();
+        let mut kept = 0;
+        for delivered in all {
+            if !cx.is_stale(&delivered) {
+                kept += 1;
+                self.push(id, delivered);
+            }
+        }
+        self.count_lost(id, (before - kept) as u64);
+    }
+
     /// Marks the buffered deliveries of a consumer as unwanted, so that they are requeued.
     pub(crate) fn return_buffered(&mut self, cx: &mut Context, id: ConsumerId) {
         for delivered in self.take_all(id) {

@@ -1,18 +1,9 @@
-//! Deliveries that the program drops without settling them.
-//!
-//! Returning such a message at once would deliver it again at once. A message whose handler always
-//! fails was redelivered 2 099 times in two seconds, and reached the delivery limit of a quorum
-//! queue (20) in 0.03 s. So it stays unsettled for a delay, which also keeps the broker from
-//! sending another one in its place.
+//! The dropped deliveries that are returned to their queues after a delay.
 
 use crate::machine::channel::content::Delivered;
-use crate::machine::consume::Consuming;
 use crate::machine::context::Context;
 use crate::machine::deadline::later;
-use crate::machine::ids::ChannelNumber;
-use crate::machine::{ConsumerId, Settle};
-use crate::options::OnDrop;
-use crate::protocol::method::basic;
+use crate::machine::ids::{ChannelNumber, ConsumerId};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -25,10 +16,10 @@ const MAX_DELAY: Duration = Duration::from_secs(10);
 
 /// A dropped delivery that is to be returned to its queue.
 #[derive(Debug)]
-struct Dropped {
-    channel: ChannelNumber,
-    incarnation: u64,
-    tag: u64,
+pub(crate) struct Dropped {
+    pub(crate) channel: ChannelNumber,
+    pub(crate) incarnation: u64,
+    pub(crate) tag: u64,
 }
 
 /// The dropped deliveries of all consumers that are returned after a delay.
@@ -72,14 +63,19 @@ impl Drops {
         }
     }
 
-    /// Starts the delays of a consumer over, because it has ended, or the program has settled one of
-    /// its deliveries.
+    /// Starts the delays of a consumer over, because it has ended, or one of its deliveries was
+    /// settled.
     pub(crate) fn forget_delay(&mut self, consumer: ConsumerId) {
         self.next_delays.remove(&consumer);
     }
 
+    /// Returns a delivery to its queue after a delay.
+    pub(crate) fn add(&mut self, delay: Duration, dropped: Dropped) {
+        self.new.push((delay, dropped));
+    }
+
     /// Returns the delay of a dropped delivery, and doubles the next one. The first delay is zero.
-    fn next_delay(&mut self, consumer: ConsumerId) -> Duration {
+    pub(crate) fn next_delay(&mut self, consumer: ConsumerId) -> Duration {
         let Some(next) = self.next_delays.get_mut(&consumer) else {
             self.next_delays.insert(consumer, BASE_DELAY);
             return Duration::ZERO;
@@ -96,79 +92,16 @@ impl Drops {
     }
 
     /// Removes and returns the next delivery whose delay has passed.
-    fn pop_due(&mut self, now: Instant) -> Option<Dropped> {
+    pub(crate) fn pop_due(&mut self, now: Instant) -> Option<Dropped> {
         let next = self.waiting.first_entry()?;
         (next.key().0 <= now).then(|| next.remove())
     }
 }
 
-/// Handles a delivery that the program has dropped, as its consumer's policy says. A stale one
-/// needs nothing, because the broker has requeued it.
-pub(crate) fn give_back(cx: &mut Context, consuming: &mut Consuming, delivered: &Delivered) {
-    let requeue = |cx: &mut Context, consuming: &mut Consuming, requeue| {
-        // It fails if the delivery is stale.
-        let settled = cx.settle(delivered, Settle::Reject { requeue });
-        if settled.is_ok() {
-            consuming.unthrottle_on(cx, delivered.channel);
-        }
-    };
-    let consumer = live_consumer(cx, delivered).filter(|_| !delivered.is_of_stream());
-    let policy = consumer.and_then(|id| Some((id, consuming.consumers.get(id)?.on_drop)));
-    let Some((id, policy)) = policy else {
-        // A message of `basic_get`, of an ended consumer, or of a stream, which repeats nothing.
-        return requeue(cx, consuming, true);
-    };
-    let delay = match policy {
-        OnDrop::RequeuePaced => consuming.drops.next_delay(id),
-        OnDrop::Requeue => Duration::ZERO,
-        OnDrop::RequeueAfter(delay) => delay,
-        OnDrop::Discard => return requeue(cx, consuming, false),
-        OnDrop::Keep => return,
-    };
-    if delay.is_zero() {
-        return requeue(cx, consuming, true);
-    }
-    // It is excluded from acks with `multiple`, and returned with the end of its consumer.
-    cx.mark_unwanted(delivered);
-    let dropped = Dropped {
-        channel: delivered.channel,
-        incarnation: delivered.incarnation,
-        tag: delivered.tag,
-    };
-    consuming.drops.new.push((delay, dropped));
-    cx.attention = true;
-}
-
 /// Returns the consumer of a delivery, if the consumer has not ended and the delivery can be
 /// settled.
-fn live_consumer(cx: &Context, delivered: &Delivered) -> Option<ConsumerId> {
+pub(crate) fn live_consumer(cx: &Context, delivered: &Delivered) -> Option<ConsumerId> {
     let channel = cx.channels.get(delivered.channel)?;
     let can_be_settled = !delivered.is_settled() && channel.has_delivered(delivered);
     channel.consumer().filter(|_| can_be_settled)
-}
-
-/// Returns the deliveries to their queues whose delay has passed.
-pub(crate) fn return_due(cx: &mut Context, consuming: &mut Consuming, now: Instant) {
-    while let Some(dropped) = consuming.drops.pop_due(now) {
-        let channel = cx.channels.get_mut(dropped.channel);
-        let Some(channel) = channel.filter(|it| it.incarnation == dropped.incarnation) else {
-            // The channel is closed, so the broker has requeued the message.
-            continue;
-        };
-        let transmit = &mut cx.transmit;
-        // The consumer may have been cancelled meanwhile, and the delivery returned.
-        channel
-            .unsettled
-            .settle_at_once(dropped.tag, false, |delivery_tag, _| {
-                let reject = basic::Reject {
-                    delivery_tag,
-                    requeue: true,
-                };
-                // A reject fits into any frame.
-                let _ = transmit.append_method(dropped.channel, &reject);
-            });
-        cx.attention = true;
-        cx.release(dropped.channel);
-        consuming.unthrottle_on(cx, dropped.channel);
-    }
 }

@@ -1,14 +1,13 @@
 //! Interruptions: the broker ends a consumer, and it is restarted on the same connection.
 //!
 //! RabbitMQ cancels a consumer when its queue is deleted, when the leader of its queue moves, and
-//! since 4.3 when a delivery from a quorum queue was not acknowledged in time. It closes the channel
-//! over a late acknowledgement of other queues. Only the reply to another `basic.consume` shows
+//! since 4.3 when a delivery from a quorum queue was not acknowledged in time. It closes the
+//! channel over a late acknowledgement of other queues. Only the reply to another `basic.consume` shows
 //! whether the queue still exists.
 
 use crate::error::Error;
 use crate::machine::consume::Consuming;
 use crate::machine::consume::consumer::{Consumer, Phase};
-use crate::machine::consume::consumers::Consumers;
 use crate::machine::context::{Context, Stage};
 use crate::machine::deadline::later;
 use crate::machine::{ConsumerId, Ended, Notice};
@@ -79,22 +78,5 @@ impl Consumer {
         self.phase = Phase::Restarting;
         self.tags.clear();
         self.channel.take()
-    }
-}
-
-impl Consumers {
-    /// Drops the buffered deliveries of a consumer that can no longer be settled because their
-    /// channel is closed, and counts them as lost.
-    pub(crate) fn lose_stale(&mut self, cx: &Context, id: ConsumerId) {
-        let all = self.take_all(id);
-        let before = all.len();
-        let mut kept = 0;
-        for delivered in all {
-            if !cx.is_stale(&delivered) {
-                kept += 1;
-                self.push(id, delivered);
-            }
-        }
-        self.count_lost(id, (before - kept) as u64);
     }
 }

@@ -1,7 +1,7 @@
 //! When a consumer is restarted that the broker has ended or refused.
 
 use crate::error::Error;
-use crate::machine::consume::consumer::Ended;
+use crate::machine::consume::ended::Ended;
 use crate::machine::deadline::later;
 use crate::machine::recovery::replay::RETRY_DELAY;
 use crate::options::Resubscribe;
