@@ -13,9 +13,9 @@ use std::time::Duration;
 ///
 /// The first restart is immediate. If the broker refuses it [temporarily](crate::recovery), the
 /// next ones follow after 0.5, 1, 2, 4, and then 5 seconds each, within the time of
-/// [`for_time`](Self::for_time). The delays start over once the consumer has been live for a minute.
-/// If the queue no longer exists, or the time has passed, the consumer ends with the reason for
-/// which the broker ended it first.
+/// [`for_time`](Self::for_time). The delays start over once the consumer has been live for a
+/// minute. If the queue no longer exists, or the time has passed, the consumer ends with the reason
+/// for which the broker ended it first.
 ///
 /// Deliveries of a closed channel are dropped, because they cannot be settled, and the broker
 /// delivers them again. Deliveries of a consumer that was cancelled can still be settled.

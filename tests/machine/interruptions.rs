@@ -69,12 +69,9 @@ impl World {
     /// Replies to everything, and to `basic.consume` as well. Returns how many were sent.
     fn accept(&mut self) -> usize {
         let sent = self.peer.serve();
-        let consumes = sent.iter().filter(|it| it.is(basic::Consume::ID));
-        self.channel = consumes
-            .clone()
-            .last()
-            .map_or(self.channel, |it| it.channel);
-        consumes.count()
+        let consumes: Vec<_> = sent.iter().filter(|it| it.is(basic::Consume::ID)).collect();
+        self.channel = consumes.last().map_or(self.channel, |it| it.channel);
+        consumes.len()
     }
 
     /// Replies to everything, but refuses each `basic.consume`. Returns how many were sent.

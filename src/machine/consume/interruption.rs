@@ -2,8 +2,8 @@
 //!
 //! RabbitMQ cancels a consumer when its queue is deleted, when the leader of its queue moves, and
 //! since 4.3 when a delivery from a quorum queue was not acknowledged in time. It closes the
-//! channel over a late acknowledgement of other queues. Only the reply to another `basic.consume` shows
-//! whether the queue still exists.
+//! channel over a late acknowledgement of other queues. Only the reply to another `basic.consume`
+//! shows whether the queue still exists.
 
 use crate::error::Error;
 use crate::machine::consume::Consuming;

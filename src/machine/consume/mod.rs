@@ -193,8 +193,9 @@ impl Consuming {
         let consumer = self.consumers.get_mut(id);
         let is_here = |it: &&mut Consumer| !it.has_ended() && it.channel == Some(number);
         let Some(consumer) = consumer.filter(is_here) else {
-            // The consumer ended or left the channel while `consume-ok` was pending. Its cancel could not be written
-            // then, because RabbitMQ 3.10 closes the connection over a cancel before `consume-ok`.
+            // The consumer ended or left the channel while `consume-ok` was pending. Its cancel
+            // could not be written then, because RabbitMQ 3.10 closes the connection over a cancel
+            // before `consume-ok`.
             write_cancel(cx, number, id, tag, name);
             if let Some(promise) = resize_promise {
                 cx.complete(promise, Err(Error::Stale));

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 /// The longest delay before a refused consumer is restarted. Each delay is twice the one before.
 const MAX_DELAY: Duration = Duration::from_secs(5);
 
-/// The longest delay before a quarantined consumer is restarted. Each failure costs a connection, so
-/// it is the longest delay between two connections.
+/// The longest delay before a quarantined consumer is restarted. Each failure costs a connection,
+/// so it is the longest delay between two connections.
 const MAX_QUARANTINE_DELAY: Duration = Duration::from_secs(30);
 
 /// How long a consumer must have been live for the delays to start over. Otherwise a consumer that
@@ -24,7 +24,8 @@ pub(crate) struct RestartPace {
     policy: Resubscribe,
     /// Why the broker ended the consumer, until it has started again.
     interruption: Option<Ended>,
-    /// Until when an interrupted consumer is restarted; `None` if the limit of the recovery applies.
+    /// Until when an interrupted consumer is restarted; `None` if the limit of the recovery
+    /// applies.
     limit: Option<Instant>,
     /// The next delay; zero for the first restart of an interrupted consumer.
     delay: Duration,

@@ -215,8 +215,9 @@ impl Consumer {
         }
     }
 
-    /// Returns `true` if the only consumer that is being restarted is the cause of a close. One that
-    /// has no channel yet is not. `one_at_a_time` means that consumers were restarted one at a time.
+    /// Returns `true` if the only consumer that is being restarted is the cause of a close. One
+    /// that has no channel yet is not. `one_at_a_time` means that consumers were restarted one at a
+    /// time.
     fn caused_close(&self, error: &Error, one_at_a_time: bool) -> bool {
         // Restarting a consumer writes `basic.qos` and `basic.consume`.
         let names_restart =

@@ -74,8 +74,8 @@ pub struct Counters {
     pub unconfirmed: u64,
     /// The number of republished messages. A message counts each time that it is sent again.
     pub republished: u64,
-    /// The number of buffered deliveries that were dropped because their channel was closed or their
-    /// connection lost.
+    /// The number of buffered deliveries that were dropped because their channel was closed or
+    /// their connection lost.
     pub lost_deliveries: u64,
     /// The number of times that a consumer was restarted because the broker had ended it
     /// ([`Notice::ConsumerInterrupted`](crate::Notice::ConsumerInterrupted)). Restarts after a loss
