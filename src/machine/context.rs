@@ -213,6 +213,7 @@ impl Context {
                 | Awaited::Cancel { .. }
                 | Awaited::Transaction { .. }
                 | Awaited::ReplayStep
+                | Awaited::LateStep
                 | Awaited::Nothing
                 | Awaited::Probe => {}
             }

@@ -85,6 +85,8 @@ pub(crate) enum Awaited {
     },
     /// The reply to a step of the replay.
     ReplayStep,
+    /// The reply to a step that is retried once the connection is open.
+    LateStep,
     /// `consume-ok`. `resized` is the change of the prefetch count for which the consumer is
     /// started again.
     Consume {

@@ -27,6 +27,8 @@ impl Connection {
         }
         if matches!(self.lifecycle.state, State::Open) {
             self.session.consuming.restarts.handle_timeout(now);
+            let (cx, recovery) = (&mut self.session.cx, &mut self.session.recovery);
+            recovery.continue_late_replay(cx);
         }
         if let Some(broken) = self.broken_transport(now) {
             let error = Error::ConnectionBroken(broken);

@@ -160,7 +160,7 @@ impl Owner {
                 // A commit or rollback is not repeated.
                 _ => Self::Itself,
             },
-            Awaited::Cancel { .. } => Self::Itself,
+            Awaited::Cancel { .. } | Awaited::LateStep => Self::Itself,
             // A probe only follows a publish.
             Awaited::ReplayStep | Awaited::Probe => return None,
             Awaited::Nothing => Self::NextRequest,

@@ -4,9 +4,12 @@ pub(crate) mod backoff;
 pub(crate) mod bindings;
 pub(crate) mod close_cause;
 pub(crate) mod filter;
+pub(crate) mod late_replay;
+mod late_steps;
 pub(crate) mod name_hasher;
 pub(crate) mod names;
 pub(crate) mod quarantine;
+pub(crate) mod refusal;
 pub(crate) mod refused_consumers;
 pub(crate) mod replay;
 pub(crate) mod report;
@@ -21,8 +24,9 @@ use crate::machine::deadline::Deadline;
 use crate::machine::publish::Publishing;
 use crate::machine::recovery::backoff::{Backoff, Failure};
 use crate::machine::recovery::filter::{FilterOutcome, FilterStep};
+use crate::machine::recovery::late_replay::LateReplay;
 use crate::machine::recovery::quarantine::Quarantine;
-use crate::machine::recovery::replay::{NextStep, Replay};
+use crate::machine::recovery::replay::{NextStep, Replay, closes_over};
 use crate::machine::recovery::step::ReplayStep;
 use crate::machine::{ConnectionState, Dialling, Notice, Recovered};
 use crate::protocol::method::{MethodInfo, queue};
@@ -37,6 +41,10 @@ const RETRY_LIMIT_IN_TIMEOUTS: u32 = 3;
 
 /// How long they are retried without heartbeats. Then the broker may not notice the loss at all.
 const RETRY_LIMIT_WITHOUT_HEARTBEATS: Duration = Duration::from_secs(30);
+
+/// How long the connection waits for locked queues before it becomes open without them. A broker that
+/// sees the end of the previous connection unlocks its queues within milliseconds.
+const LOCK_LIMIT: Duration = Duration::from_secs(2);
 
 /// Returns how long they are retried on the current connection, or the last one.
 pub(crate) fn retry_limit(cx: &Context) -> Duration {
@@ -60,6 +68,10 @@ pub(crate) struct Recovering {
     /// The replay, from the handshake until the connection is open.
     pub(crate) replay: Option<Replay>,
     pub(crate) quarantine: Quarantine,
+    /// The steps that are retried once the connection is open.
+    pub(crate) late: LateReplay,
+    /// The steps that the last replay could not restore for now, until the connection is open.
+    refused: Vec<ReplayStep>,
     /// Entities to pass to the user's filter, until they are fetched.
     pub(crate) filtering: Option<FilterStep>,
     /// When the recovery fails, because the broker has not replied in time.
@@ -150,7 +162,12 @@ impl Recovering {
             attempts: backoff.attempt,
             ..Recovered::default()
         };
-        self.replay = Some(Replay::new(retry_limit, report));
+        let lock_limit = if backoff.policy.strict {
+            retry_limit
+        } else {
+            retry_limit.min(LOCK_LIMIT)
+        };
+        self.replay = Some(Replay::new(lock_limit, report));
         consuming.restarts.start_over(retry_limit);
         consuming.drops.clear();
         for id in consuming.consumers.ids() {
@@ -199,7 +216,10 @@ impl Recovering {
         }
         report.lost_deliveries = std::mem::take(&mut consuming.consumers.lost);
         cx.counters.lost_deliveries += report.lost_deliveries;
-        report.failed.extend(self.quarantine.end());
+        let (steps, failed) = self.quarantine.end();
+        report.failed.extend(failed);
+        let refused = std::mem::take(&mut self.refused);
+        self.late.begin(refused, steps, retry_limit(cx), cx.now);
         report
             .failed
             .append(&mut consuming.restarts.take_failed(&consuming.consumers));
@@ -212,6 +232,12 @@ impl Recovering {
     /// closed the connection, or makes the next replay identify it.
     pub(crate) fn suspend_replay(&mut self, cx: &mut Context, error: &Error) {
         self.filtering = None;
+        self.refused.clear();
+        let topology = &cx.topology;
+        let closed_over = |step: &ReplayStep| closes_over(error, step, topology, true);
+        if let Some(step) = self.late.suspend(closed_over) {
+            self.quarantine.add(step, error);
+        }
         let Some(replay) = self.replay.take() else {
             return;
         };
@@ -248,7 +274,8 @@ impl Recovering {
             return None;
         }
         // Without a replay, the connection is open already.
-        let mut report = self.replay.take()?.into_report();
+        let (mut report, refused) = self.replay.take()?.into_report();
+        self.refused = refused;
         report.consumers = std::mem::take(&mut consuming.restarts.restarted);
         Some(report)
     }
@@ -400,6 +427,10 @@ impl Recovering {
             return Err(Error::ConnectionBroken(Broken::NotRestored(
                 error.clone().into(),
             )));
+        }
+        if self.replay.is_none() {
+            self.handle_late_close(cx, error);
+            return Ok(());
         }
         self.restore_deadline = Deadline::In(cx.options.timeouts.request);
         if let Some(replay) = &mut self.replay {

@@ -29,8 +29,9 @@ impl Quarantine {
         self.steps.contains(step)
     }
 
-    /// Ends the quarantine when the connection is open. Returns the failures.
-    pub(crate) fn end(&mut self) -> Vec<(Box<str>, Error)> {
-        std::mem::take(self).failed
+    /// Ends the quarantine when the connection is open. Returns the steps and the failures.
+    pub(crate) fn end(&mut self) -> (Vec<ReplayStep>, Vec<(Box<str>, Error)>) {
+        let Self { steps, failed, .. } = std::mem::take(self);
+        (steps.into_iter().collect(), failed)
     }
 }

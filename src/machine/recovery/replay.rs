@@ -13,6 +13,7 @@
 use crate::error::Error;
 use crate::machine::deadline::Deadline;
 use crate::machine::recovery::quarantine::Quarantine;
+use crate::machine::recovery::refusal::is_temporary;
 use crate::machine::recovery::report::Recovered;
 use crate::machine::recovery::step::{ReplayStep, StepGroup};
 use crate::machine::recovery::topology::Topology;
@@ -62,6 +63,8 @@ pub(crate) struct Replay {
     declared_bindings: usize,
     /// The entities that could not be declared, with the errors.
     failures: Vec<(Box<str>, Error)>,
+    /// Those of them that were refused temporarily. They are retried once the connection is open.
+    refused: Vec<ReplayStep>,
     /// A declared entity is missing, so the replay is repeated.
     is_missing: bool,
     /// How often the replay may still be repeated.
@@ -84,9 +87,24 @@ pub(crate) enum NextStep {
     Done,
 }
 
+/// Returns `true` if the broker has closed the connection over the oldest pending step: the close
+/// names its method, or no method and the step was sent alone.
+pub(crate) fn closes_over(
+    error: &Error,
+    step: &ReplayStep,
+    topology: &Topology,
+    was_alone: bool,
+) -> bool {
+    let names_step = topology
+        .request(step)
+        .is_some_and(|request| error.names_method(request.id()));
+    let names_none = error.is_caused_by_request() && error.names_method(MethodId::NONE);
+    names_step || (names_none && was_alone)
+}
+
 impl Replay {
-    /// Begins a replay. Locked queues are retried for the duration of `retry_limit`, in which the
-    /// broker is sure to notice that the previous connection is lost.
+    /// Begins a replay. Locked queues are retried for the duration of `retry_limit`, before the
+    /// connection becomes open.
     pub(crate) fn new(retry_limit: Duration, report: Recovered) -> Self {
         Self {
             next_group: Some(StepGroup::Exchanges),
@@ -99,6 +117,7 @@ impl Replay {
             declared: BTreeSet::new(),
             declared_bindings: 0,
             failures: Vec::new(),
+            refused: Vec::new(),
             is_missing: false,
             repeats_left: MAX_REPEATS,
             channel: None,
@@ -168,6 +187,7 @@ impl Replay {
         self.is_missing = false;
         self.declared_bindings = 0;
         self.failures.clear();
+        self.refused.clear();
     }
 
     /// Records that entities are missing. Returns `true` if they were declared before and the
@@ -194,11 +214,11 @@ impl Replay {
         }
     }
 
-    /// Returns the report of the replay.
-    pub(crate) fn into_report(mut self) -> Recovered {
+    /// Returns the report of the replay, and the steps that were refused temporarily.
+    pub(crate) fn into_report(mut self) -> (Recovered, Vec<ReplayStep>) {
         self.report.entities = self.declared.len() + self.declared_bindings;
         self.report.failed.splice(0..0, self.failures);
-        self.report
+        (self.report, self.refused)
     }
 
     /// Returns `true` if all steps are done or have failed.
@@ -227,11 +247,7 @@ impl Replay {
         one_at_a_time: bool,
     ) -> Option<ReplayStep> {
         let step = self.pending.pop_front()?;
-        let names_step = topology
-            .request(&step)
-            .is_some_and(|request| error.names_method(request.id()));
-        let names_none = error.is_caused_by_request() && error.names_method(MethodId::NONE);
-        (names_step || (names_none && one_at_a_time)).then_some(step)
+        closes_over(error, &step, topology, one_at_a_time).then_some(step)
     }
 
     /// Records that the request of a step is sent.
@@ -278,6 +294,10 @@ impl Replay {
             return;
         }
         self.record_failure(&step, error.clone());
+        let lacks_needs = step.needs().iter().any(|need| self.refused.contains(need));
+        if is_temporary(error, false) || matches!(error, Error::NotFound(_)) && lacks_needs {
+            self.refused.push(step);
+        }
     }
 
     /// Records that the entities that a step needs are missing. Returns `true` if the replay is

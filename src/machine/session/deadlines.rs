@@ -41,7 +41,7 @@ impl Session {
         // computes this twice.
         let mut earliest = match cx.stage {
             Stage::Restoring if consuming.reading.is_on() => recovery.restore_deadline.instant(),
-            Stage::Open => consuming.restarts.deadline(),
+            Stage::Open => earlier(consuming.restarts.deadline(), recovery.late.deadline()),
             _ => None,
         };
         earliest = earlier(earliest, cx.transmit.heartbeat.deadline(wants_input));

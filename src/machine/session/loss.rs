@@ -88,6 +88,7 @@ impl Session {
                 | Awaited::Cancel { .. }
                 | Awaited::Transaction { .. }
                 | Awaited::ReplayStep
+                | Awaited::LateStep
                 | Awaited::Nothing
                 | Awaited::Probe => {}
             }

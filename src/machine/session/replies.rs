@@ -82,6 +82,7 @@ impl Session {
                 self.cx.complete(promise, Ok(Reply::Done));
             }
             Awaited::ReplayStep => self.recovery.handle_step_reply(&mut self.cx, &method),
+            Awaited::LateStep => self.recovery.handle_late_reply(&mut self.cx, &method),
             Awaited::Get { request, .. } => {
                 self.cx.complete(request.promise, Ok(Reply::Delivery(None)))
             }

@@ -1,0 +1,168 @@
+//! The entities that a recovery could not restore for now. They are declared again once the
+//! connection is open, one at a time and at a slow pace.
+//!
+//! These are the steps that the broker refused temporarily, for example because the previous
+//! connection still locks an exclusive queue, and those over which it closed the connection.
+
+use crate::machine::deadline::later;
+use crate::machine::recovery::step::ReplayStep;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// The first delay of a step that the broker refused. Each further delay is twice as long.
+const REFUSED_DELAY: Duration = Duration::from_secs(1);
+
+/// The first delay of a step over which the broker closed the connection.
+const CLOSED_DELAY: Duration = Duration::from_secs(5);
+
+/// The longest delay, as between two connections.
+const MAX_DELAY: Duration = Duration::from_secs(30);
+
+/// When a step is sent next.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    at: Instant,
+    delay: Duration,
+    /// When a step over which connections close is given up; `None` for other steps.
+    limit: Option<Instant>,
+}
+
+impl Pace {
+    /// Plans the next attempt, with a longer delay after it.
+    fn plan(&mut self, now: Instant) {
+        self.at = later(now, self.delay);
+        self.delay = MAX_DELAY.min(2 * self.delay);
+    }
+}
+
+/// The steps of a replay that are retried once the connection is open.
+#[derive(Debug, Default)]
+pub(crate) struct LateReplay {
+    /// In the order of the dependencies.
+    waiting: BTreeMap<ReplayStep, Pace>,
+    /// The earliest of those instants.
+    next: Option<Instant>,
+    /// The step without a reply, and when its reply is overdue.
+    pending: Option<(ReplayStep, Instant)>,
+    /// The channel of the pending step.
+    pub(crate) channel: Option<u16>,
+    /// The steps over which connections have closed, until they succeed. They are not forgotten at
+    /// a loss, so that each is retried ever more slowly, and not for ever.
+    closed: BTreeMap<ReplayStep, Pace>,
+}
+
+impl LateReplay {
+    /// Plans the retries after a replay: of the steps that were refused temporarily, and of the
+    /// quarantined ones, which are given up after the time of `limit`.
+    pub(crate) fn begin(
+        &mut self,
+        refused: Vec<ReplayStep>,
+        quarantined: Vec<ReplayStep>,
+        limit: Duration,
+        now: Instant,
+    ) {
+        for step in refused {
+            let mut pace = Pace {
+                at: now,
+                delay: REFUSED_DELAY,
+                limit: None,
+            };
+            pace.plan(now);
+            self.waiting.insert(step, pace);
+        }
+        for step in quarantined {
+            let new = Pace {
+                at: now,
+                delay: CLOSED_DELAY,
+                limit: Some(later(now, limit)),
+            };
+            let pace = self.closed.entry(step.clone()).or_insert(new);
+            if pace.limit.is_some_and(|limit| limit > now) {
+                pace.plan(now);
+                self.waiting.insert(step, *pace);
+            }
+        }
+        self.find_next();
+    }
+
+    fn find_next(&mut self) {
+        self.next = self.waiting.values().map(|pace| pace.at).min();
+    }
+
+    /// Returns `true` if a step waits for its next attempt, or for the reply.
+    pub(crate) fn contains(&self, step: &ReplayStep) -> bool {
+        self.waiting.contains_key(step)
+    }
+
+    /// Returns when to send the next step, or when the reply to the pending one is overdue.
+    #[inline]
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match &self.pending {
+            Some((_, overdue)) => Some(*overdue),
+            None => self.next,
+        }
+    }
+
+    /// Returns `true` if a step has no reply yet.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// Returns the next step that is due.
+    pub(crate) fn due(&self, now: Instant) -> Option<&ReplayStep> {
+        self.next.filter(|next| *next <= now)?;
+        let due = self.waiting.iter().find(|(_, pace)| pace.at <= now);
+        due.map(|(step, _)| step)
+    }
+
+    /// Records that a step is sent.
+    pub(crate) fn record_sent(&mut self, step: ReplayStep, overdue: Instant) {
+        self.pending = Some((step, overdue));
+    }
+
+    /// Returns `true` if the reply to the pending step is overdue.
+    pub(crate) fn is_overdue(&self, now: Instant) -> bool {
+        self.pending
+            .as_ref()
+            .is_some_and(|(_, overdue)| *overdue <= now)
+    }
+
+    /// Removes the pending step, and returns it. It stays planned.
+    pub(crate) fn take_pending(&mut self) -> Option<ReplayStep> {
+        self.pending.take().map(|(step, _)| step)
+    }
+
+    /// Plans another attempt of a step.
+    pub(crate) fn retry(&mut self, step: &ReplayStep, now: Instant) {
+        if let Some(pace) = self.waiting.get_mut(step) {
+            pace.plan(now);
+        }
+        self.find_next();
+    }
+
+    /// Removes a step, because its entity is restored, is no longer recorded, or cannot be
+    /// restored.
+    pub(crate) fn remove(&mut self, step: &ReplayStep) {
+        self.waiting.remove(step);
+        self.closed.remove(step);
+        self.find_next();
+    }
+
+    /// Returns `true` if a step may fail because an entity that it needs is not restored yet.
+    pub(crate) fn lacks_needs(&self, step: &ReplayStep) -> bool {
+        step.needs().iter().any(|need| self.contains(need))
+    }
+
+    /// Ends the retries, because the connection is lost. Returns the pending step if it may be the
+    /// cause, according to `is_cause`. The next replay includes all others.
+    pub(crate) fn suspend(
+        &mut self,
+        is_cause: impl FnOnce(&ReplayStep) -> bool,
+    ) -> Option<ReplayStep> {
+        self.waiting.clear();
+        self.next = None;
+        self.channel = None;
+        let (step, _) = self.pending.take()?;
+        Some(step).filter(is_cause)
+    }
+}
