@@ -212,8 +212,7 @@ impl Context {
                 Awaited::Consume { .. }
                 | Awaited::Cancel { .. }
                 | Awaited::Transaction { .. }
-                | Awaited::ReplayStep
-                | Awaited::LateStep
+                | Awaited::ReplayStep { .. }
                 | Awaited::Nothing
                 | Awaited::Probe => {}
             }

@@ -402,8 +402,10 @@ impl Session {
             .handle_publisher_closed(&mut self.cx, number, &error);
         self.transactions
             .handle_transaction_closed(&mut self.cx, number, &error);
-        if channel.role == Role::Restore {
+        if channel.role == Role::Restore && self.recovery.replay.is_some() {
             outcome = self.recovery.handle_step_close(&mut self.cx, &error);
+        } else if channel.role == Role::Restore {
+            self.recovery.handle_late_close(&mut self.cx, &error);
         }
         self.cx.notices.notify(&Notice::ChannelClosed(error));
         self.cx.attention = true;

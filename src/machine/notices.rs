@@ -72,8 +72,8 @@ pub enum Notice {
     /// listed in [`Recovered::failed`] because the broker refused it temporarily. The field is its
     /// tag, as [`Consumer::tag`](crate::Consumer::tag) returns it.
     ConsumerRestored(Box<str>),
-    /// An entity is restored that was listed in [`Recovered::failed`], because the broker refused it
-    /// temporarily or closed the connection over it. The field describes it as that list does.
+    /// An entity is restored that was listed in [`Recovered::failed`], because the broker refused
+    /// it temporarily or closed the connection over it. The field describes it as that list does.
     EntityRestored(Box<str>),
     /// More was declared than [`Recovery::max_records`](crate::Recovery::max_records) allows to be
     /// recorded, so not everything will be declared again. Reported once.

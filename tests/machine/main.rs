@@ -40,6 +40,7 @@ mod handshake;
 mod handshake_faults;
 mod headers;
 mod interruptions;
+mod late_replay;
 mod limits;
 mod login;
 mod losing;

@@ -83,10 +83,9 @@ pub(crate) enum Awaited {
         consumer: ConsumerId,
         resize: Resize,
     },
-    /// The reply to a step of the replay.
-    ReplayStep,
-    /// The reply to a step that is retried once the connection is open.
-    LateStep,
+    /// The reply to a step of the replay, or to a late one that is sent once the connection is
+    /// open.
+    ReplayStep { is_late: bool },
     /// `consume-ok`. `resized` is the change of the prefetch count for which the consumer is
     /// started again.
     Consume {

@@ -118,12 +118,32 @@ impl Binding {
         self.text(from, to)
     }
 
+    /// Returns the arguments, encoded.
+    fn arguments(&self) -> &[u8] {
+        let [.., from] = self.ends;
+        self.bytes.get(usize::from(from)..).unwrap_or_default()
+    }
+
+    /// Returns the destination and the route, as they are recorded.
+    fn to_record(&self) -> (Destination, Route) {
+        let to = if self.is_to_exchange {
+            Destination::Exchange
+        } else {
+            Destination::Queue
+        };
+        let route = Route {
+            source: self.source().into(),
+            routing_key: self.routing_key().into(),
+            arguments: self.arguments().into(),
+        };
+        (to(self.destination().into()), route)
+    }
+
     /// Returns the request that declares the binding.
     pub(crate) fn request(&self) -> Method<'_> {
-        let [.., from] = self.ends;
         let (destination, source) = (self.destination(), self.source());
         let routing_key = self.routing_key();
-        let arguments = table(self.bytes.get(usize::from(from)..).unwrap_or_default());
+        let arguments = table(self.arguments());
         let nowait = false;
         if self.is_to_exchange {
             let bind = exchange::Bind {
@@ -166,6 +186,12 @@ impl Bindings {
         self.by_destination
             .get(destination)
             .is_some_and(|routes| routes.contains(route))
+    }
+
+    /// Returns `true` if the binding that a step declares is still recorded.
+    pub(crate) fn has(&self, binding: &Binding) -> bool {
+        let (destination, route) = binding.to_record();
+        self.contains(&destination, &route)
     }
 
     /// Returns `true` if there is a binding from this exchange.

@@ -160,9 +160,9 @@ impl Owner {
                 // A commit or rollback is not repeated.
                 _ => Self::Itself,
             },
-            Awaited::Cancel { .. } | Awaited::LateStep => Self::Itself,
+            Awaited::Cancel { .. } | Awaited::ReplayStep { is_late: true } => Self::Itself,
             // A probe only follows a publish.
-            Awaited::ReplayStep | Awaited::Probe => return None,
+            Awaited::ReplayStep { is_late: false } | Awaited::Probe => return None,
             Awaited::Nothing => Self::NextRequest,
         })
     }

@@ -32,6 +32,11 @@ impl Recovering {
             return;
         }
         while let Some(step) = self.late.due(cx.now).cloned() {
+            if !cx.topology.has(&step) {
+                // The program has deleted the entity meanwhile.
+                self.late.remove(&step);
+                continue;
+            }
             let open = || cx.open_channel(Role::Restore);
             let Some(number) = self.late.channel.or_else(open) else {
                 return self.late.retry(&step, cx.now);
@@ -39,12 +44,12 @@ impl Recovering {
             self.late.channel = Some(number);
             match Self::write_step(cx, number, &step) {
                 Ok(info) => {
-                    cx.await_reply(number, info, Awaited::LateStep);
+                    cx.await_reply(number, info, Awaited::ReplayStep { is_late: true });
                     let overdue = later(cx.now, cx.options.timeouts.request);
                     cx.attention = true;
                     return self.late.record_sent(step, overdue);
                 }
-                // The program has deleted the entity meanwhile.
+                // It exceeds the size of a frame, or an argument cannot be encoded.
                 Err(_) => self.late.remove(&step),
             }
         }
@@ -53,8 +58,17 @@ impl Recovering {
         }
     }
 
+    /// Handles the reply to a step of the replay or of the late replay.
+    pub(crate) fn handle_reply(&mut self, cx: &mut Context, is_late: bool, reply: &Method<'_>) {
+        if is_late {
+            self.handle_late_reply(cx, reply);
+        } else {
+            self.handle_step_reply(cx, reply);
+        }
+    }
+
     /// Handles the reply to the pending step: its entity is restored.
-    pub(crate) fn handle_late_reply(&mut self, cx: &mut Context, reply: &Method<'_>) {
+    fn handle_late_reply(&mut self, cx: &mut Context, reply: &Method<'_>) {
         // Unreachable: one reply follows each step.
         let Some(step) = self.late.take_pending() else {
             return;

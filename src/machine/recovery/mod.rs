@@ -26,11 +26,11 @@ use crate::machine::recovery::backoff::{Backoff, Failure};
 use crate::machine::recovery::filter::{FilterOutcome, FilterStep};
 use crate::machine::recovery::late_replay::LateReplay;
 use crate::machine::recovery::quarantine::Quarantine;
-use crate::machine::recovery::replay::{NextStep, Replay, closes_over};
+use crate::machine::recovery::replay::{NextStep, Replay, names_step};
 use crate::machine::recovery::step::ReplayStep;
 use crate::machine::{ConnectionState, Dialling, Notice, Recovered};
 use crate::protocol::method::{MethodInfo, queue};
-use crate::protocol::{Method, ShortStr};
+use crate::protocol::{Method, MethodId, ShortStr};
 use std::time::{Duration, Instant};
 
 /// How long locked queues and refused consumers are retried, in heartbeat timeouts.
@@ -42,8 +42,8 @@ const RETRY_LIMIT_IN_TIMEOUTS: u32 = 3;
 /// How long they are retried without heartbeats. Then the broker may not notice the loss at all.
 const RETRY_LIMIT_WITHOUT_HEARTBEATS: Duration = Duration::from_secs(30);
 
-/// How long the connection waits for locked queues before it becomes open without them. A broker that
-/// sees the end of the previous connection unlocks its queues within milliseconds.
+/// How long the connection waits for locked queues before it becomes open without them. A broker
+/// that sees the end of the previous connection unlocks its queues within milliseconds.
 const LOCK_LIMIT: Duration = Duration::from_secs(2);
 
 /// Returns how long they are retried on the current connection, or the last one.
@@ -233,9 +233,10 @@ impl Recovering {
     pub(crate) fn suspend_replay(&mut self, cx: &mut Context, error: &Error) {
         self.filtering = None;
         self.refused.clear();
-        let topology = &cx.topology;
-        let closed_over = |step: &ReplayStep| closes_over(error, step, topology, true);
-        if let Some(step) = self.late.suspend(closed_over) {
+        // A close that names no method may be over another request, but the step has failed before.
+        let names_none = error.is_caused_by_request() && error.names_method(MethodId::NONE);
+        let is_cause = |step: &_| names_none || names_step(error, step, &cx.topology);
+        if let Some(step) = self.late.suspend(is_cause) {
             self.quarantine.add(step, error);
         }
         let Some(replay) = self.replay.take() else {
@@ -337,7 +338,7 @@ impl Recovering {
             None => self.open_restore_channel(cx, step)?,
         };
         let info = Self::write_step(cx, number, step)?;
-        cx.await_reply(number, info, Awaited::ReplayStep);
+        cx.await_reply(number, info, Awaited::ReplayStep { is_late: false });
         Ok(())
     }
 
@@ -427,10 +428,6 @@ impl Recovering {
             return Err(Error::ConnectionBroken(Broken::NotRestored(
                 error.clone().into(),
             )));
-        }
-        if self.replay.is_none() {
-            self.handle_late_close(cx, error);
-            return Ok(());
         }
         self.restore_deadline = Deadline::In(cx.options.timeouts.request);
         if let Some(replay) = &mut self.replay {

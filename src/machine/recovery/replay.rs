@@ -18,7 +18,6 @@ use crate::machine::recovery::report::Recovered;
 use crate::machine::recovery::step::{ReplayStep, StepGroup};
 use crate::machine::recovery::topology::Topology;
 use crate::options::Recovery;
-use crate::protocol::MethodId;
 use crate::protocol::method::Encode;
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -87,19 +86,10 @@ pub(crate) enum NextStep {
     Done,
 }
 
-/// Returns `true` if the broker has closed the connection over the oldest pending step: the close
-/// names its method, or no method and the step was sent alone.
-pub(crate) fn closes_over(
-    error: &Error,
-    step: &ReplayStep,
-    topology: &Topology,
-    was_alone: bool,
-) -> bool {
-    let names_step = topology
-        .request(step)
-        .is_some_and(|request| error.names_method(request.id()));
-    let names_none = error.is_caused_by_request() && error.names_method(MethodId::NONE);
-    names_step || (names_none && was_alone)
+/// Returns `true` if a close of the connection names the method of a step.
+pub(crate) fn names_step(error: &Error, step: &ReplayStep, topology: &Topology) -> bool {
+    let request = topology.request(step);
+    request.is_some_and(|request| error.names_method(request.id()))
 }
 
 impl Replay {
@@ -238,8 +228,7 @@ impl Replay {
     /// it is known.
     ///
     /// The broker handles the steps in order, so only the oldest pending step can be the cause. It
-    /// is the cause if the close names its method. If the close names no method, another request
-    /// may be the cause, unless steps were sent one at a time.
+    /// is the cause if the close names its method, or if steps were sent one at a time.
     pub(crate) fn into_close_cause(
         mut self,
         error: &Error,
@@ -247,7 +236,8 @@ impl Replay {
         one_at_a_time: bool,
     ) -> Option<ReplayStep> {
         let step = self.pending.pop_front()?;
-        closes_over(error, &step, topology, one_at_a_time).then_some(step)
+        let was_alone = one_at_a_time && error.is_caused_by_request();
+        (was_alone || names_step(error, &step, topology)).then_some(step)
     }
 
     /// Records that the request of a step is sent.

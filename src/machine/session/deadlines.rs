@@ -30,13 +30,8 @@ impl Session {
     /// Returns the earliest deadline of the parts. There must be a transport.
     #[inline]
     pub(crate) fn deadline(&mut self, wants_input: bool) -> Option<Instant> {
-        let Self {
-            cx,
-            publishing,
-            consuming,
-            recovery,
-            ..
-        } = self;
+        let (cx, publishing) = (&mut self.cx, &mut self.publishing);
+        let (consuming, recovery) = (&mut self.consuming, &self.recovery);
         // Iterating over an array of the deadlines took 110 instructions more, and each request
         // computes this twice.
         let mut earliest = match cx.stage {
@@ -133,8 +128,7 @@ impl Session {
         stalled.filter(|_| self.publishing.blocked.is_none())
     }
 
-    /// Reports a pause of reading that has become too long, and resumes reading if a reply may be
-    /// unread.
+    /// Reports a pause of reading that is too long, and resumes reading if a reply may be unread.
     pub(crate) fn expire_pause(&mut self, now: Instant) {
         if self.consuming.expire_pause(&mut self.cx, now) {
             self.resume_reading();

@@ -16,8 +16,7 @@ impl Session {
     pub(crate) fn suspend(&mut self, error: &Error) {
         self.publishing.blocked = None;
         self.cx.channels_with_acks.clear();
-        // The replay that ends here may have sent its steps together, even if the next one does
-        // not.
+        // The replay that ends here may have sent its steps together.
         let one_at_a_time = self.recovery.quarantine.one_at_a_time;
         self.recovery.suspend_replay(&mut self.cx, error);
         let close_cause = CloseCause::find(
@@ -87,8 +86,7 @@ impl Session {
                 Awaited::Consume { .. }
                 | Awaited::Cancel { .. }
                 | Awaited::Transaction { .. }
-                | Awaited::ReplayStep
-                | Awaited::LateStep
+                | Awaited::ReplayStep { .. }
                 | Awaited::Nothing
                 | Awaited::Probe => {}
             }

@@ -81,8 +81,9 @@ impl Session {
             | Awaited::Recover { promise, .. } => {
                 self.cx.complete(promise, Ok(Reply::Done));
             }
-            Awaited::ReplayStep => self.recovery.handle_step_reply(&mut self.cx, &method),
-            Awaited::LateStep => self.recovery.handle_late_reply(&mut self.cx, &method),
+            Awaited::ReplayStep { is_late } => {
+                self.recovery.handle_reply(&mut self.cx, is_late, &method)
+            }
             Awaited::Get { request, .. } => {
                 self.cx.complete(request.promise, Ok(Reply::Delivery(None)))
             }

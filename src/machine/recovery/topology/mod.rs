@@ -390,6 +390,15 @@ impl Topology {
         }
     }
 
+    /// Returns `true` if the entity that a step declares is still recorded.
+    pub(crate) fn has(&self, step: &ReplayStep) -> bool {
+        match step {
+            ReplayStep::Exchange(name) => self.exchanges.contains_key(name),
+            ReplayStep::Queue(name) => self.queues.contains_key(name),
+            ReplayStep::Binding(binding) => self.bindings.has(binding),
+        }
+    }
+
     /// Returns the request of a step, or `None` if its entity was removed.
     pub(crate) fn request<'a>(&'a self, step: &'a ReplayStep) -> Option<Method<'a>> {
         match step {
