@@ -6,22 +6,38 @@
 //! [`Options::recovery`](crate::Options::recovery) takes a [`Recovery`](crate::Recovery), or `None`
 //! to disable recovery.
 //!
+//! # What happens
+//!
+//! | event | what the client does | what the program sees |
+//! | --- | --- | --- |
+//! | The first connection cannot be opened. | It tries every address of every endpoint once, handshake included. | `connect` fails, with the cause of each endpoint |
+//! | The connection is lost, or the broker closes it. | It dials again after a random, growing delay, and restores topology and consumers. | [`Disconnected`], [`Retrying`], [`Recovered`] |
+//! | An attempt fails: a refused login, a missing virtual host, an invalid certificate, a reply that is not AMQP. | It tries again, for ever, with a longer delay. | [`Retrying`] with the cause |
+//! | A limit of [`Recovery`](crate::Recovery) is reached. | It closes. | [`Closed`], and every pending request fails with the cause |
+//! | The broker closes the connection over a request. | It recovers, and does not send that request again. | The request fails with that error. |
+//! | The broker refuses an entity for now: it is locked, or its node is down. | It opens without it, and declares it again after 1 to 30 s. | [`Recovered::failed`], then [`EntityRestored`] |
+//! | The broker closes the connection over an entity or a consumer. | It finds out which one, leaves it out, and tries it again later, for three heartbeat timeouts. | [`Recovered::failed`], then [`EntityRestored`] or [`ConsumerRestored`] |
+//! | The broker refuses an entity for good. | It leaves it out. | [`Recovered::failed`] |
+//! | The broker refuses a consumer for now, after a loss. | It opens without it, and starts it again after 0.5 to 5 s, for three heartbeat timeouts. | [`Recovered::failed`], then [`ConsumerRestored`], or the consumer's end |
+//! | The broker cancels a consumer, or closes its channel. | It starts it on another channel, for a minute. | [`ConsumerInterrupted`], then [`ConsumerRestored`], or the consumer's end |
+//! | A queue is deleted. | It ends its consumers. | [`ConsumerCancelled`](crate::Error::ConsumerCancelled) is the last item of each stream. |
+//! | The program drops a delivery unsettled. | It requeues the first at once, and the next ones after 100 ms to 10 s. | The message is delivered again. |
+//! | `close` is called. | It stops all of this. | [`Closed`] |
+//!
 //! # When
 //! A connection that has been open is recovered after any kind of loss. Three things end it
 //! for good: [`close`](crate::Client::close), which takes precedence at any point; dropping the
 //! driver; and a limit that you set ([`max_attempts`](crate::Recovery::max_attempts),
-//! [`max_time`](crate::Recovery::max_time)). An attempt to reconnect may fail because of a refused
-//! login, a missing virtual host, unavailable credentials, an invalid certificate, a reply that is
-//! not AMQP, or a broker that closes the connection over a request of the program.
-//! [`Notice::Retrying`](crate::Notice::Retrying) reports the cause, and the attempt is repeated. A
-//! program that prefers to stop can close the client when it receives the notice. An error that
+//! [`max_time`](crate::Recovery::max_time)). A program that prefers to stop for another reason can
+//! close the client when it receives [`Retrying`], whose cause says what has failed. An error that
 //! closes a channel does not close the connection.
 //!
 //! An attempt tries all endpoints and all addresses of each, including the handshake. It begins
-//! with the endpoint that worked last, and resolves host names and asks for credentials again. The
-//! delay between two attempts is random, and its maximum doubles each time. After a refused login
-//! it is at least half of the maximum. The doubling starts over once a connection has been open for
-//! a minute.
+//! with the endpoint and the address that worked last, and resolves host names and asks for
+//! credentials again. The last secret of [`update_secret`](crate::Client::update_secret) is used
+//! instead of the first one. The delay between two attempts is random, and its maximum doubles each
+//! time. After a refused login it is at least half of the maximum. The doubling starts over once a
+//! connection has been open for a minute.
 //!
 //! The first connection is one attempt, unless
 //! [`Recovery::retry_first_connect`](crate::Recovery::retry_first_connect) is set.
@@ -40,25 +56,20 @@
 //! first name applies to the new queue: publishes with their `CC` and `BCC`, transactions,
 //! consumers, bindings and dead-letter arguments. The last sixteen names of such a queue are mapped
 //! as well. [`Client::current_name`](crate::Client::current_name) returns the name to pass to other
-//! programs. An entity that cannot be declared, or over which the broker closes the connection, is
-//! skipped, and [`Notice::Recovered`](crate::Notice::Recovered) reports it. A consumer that cannot
-//! be started ends with the error, and a consumer of several queues continues without the missing
-//! ones.
+//! programs.
 //!
 //! The connection becomes [`Open`](crate::ConnectionState::Open) when all of this is done. It does
-//! not wait for a consumer that the broker refuses temporarily:
+//! not wait for what the broker refuses temporarily, except that a locked queue is declared for two
+//! seconds before:
+//! - A queue that the previous connection still locks, and what is bound to it.
+//! - A queue whose node is down or starts.
 //! - An exclusive consumer, or a consumer of a queue with one, while the broker has not noticed yet
 //!   that the previous connection is lost.
-//! - A consumer of an exclusive queue that another connection still has.
-//! - A consumer of a queue whose node is down or starts.
 //!
-//! [`Recovered::failed`](crate::Recovered::failed) lists such a consumer. The client tries to start
-//! it again after half a second, and then after up to five seconds each. It tries for three
-//! heartbeat timeouts from the handshake on, or for 30 seconds without heartbeats.
-//! [`Notice::ConsumerRestored`](crate::Notice::ConsumerRestored) reports that the consumer has
-//! started. A consumer that has not started in that time ends with the broker's last error. A
-//! consumer ends at once if its queue is gone, such as an auto-delete queue that was deleted with
-//! the consumer of the previous connection. After another loss, all of this starts over.
+//! [`Recovered::failed`] lists everything that is not restored, in either way. An entity that was
+//! refused for good, such as a queue that exists with other arguments, is not declared again until
+//! the next loss. With [`strict`](crate::Recovery::strict), the connection opens only when
+//! everything is restored.
 //!
 //! One loss is not reported. RabbitMQ 4.0 changes the routes of topic exchanges only after it has
 //! changed their bindings. While it deletes an auto-delete exchange or queue of the last
@@ -66,6 +77,19 @@
 //! request and lists each binding, but routes nothing by it. A durable exchange with durable
 //! queues, or with queues that the broker names, is safe, and so is every exchange of RabbitMQ
 //! 3.10, of 4.3, and of 4.0 with the metadata store Khepri.
+//!
+//! # Consumers
+//! A consumer that is refused temporarily is started again after half a second, and then after up
+//! to five seconds each. The client tries for three heartbeat timeouts from the handshake on, or
+//! for 30 seconds without heartbeats, and then ends the consumer with the broker's last error. A
+//! consumer ends at once if its queue is gone, such as an auto-delete queue that was deleted with
+//! the consumer of the previous connection. A consumer of several queues continues without the
+//! missing ones. After another loss, all of this starts over.
+//!
+//! A consumer that the broker ends while the connection is open is restarted, too. The broker ends
+//! it when the leader of its queue moves, when the queue is deleted, or when a delivery was not
+//! acknowledged in time. [`Resubscribe`](crate::Resubscribe) describes the delays and the limit.
+//! What ends the consumer in the end is the first cause.
 //!
 //! # Requests
 //! Unsent requests wait for the next connection, within their deadline; with
@@ -92,10 +116,11 @@
 //! reached the broker when the connection is lost.
 //!
 //! # Deliveries
-//! Deliveries of a lost connection are stale: they cannot be acknowledged, and the broker delivers
-//! the messages again, to this consumer or another, marked as redelivered. Settling one returns
-//! [`Stale`](crate::Error::Stale) and sends nothing, so no other message is settled by mistake.
-//! Buffered deliveries are dropped and [counted](crate::Consumer::lost_deliveries). Messages that
+//! Deliveries of a lost connection or a closed channel are stale: they cannot be acknowledged, and
+//! the broker delivers the messages again, to this consumer or another, marked as redelivered.
+//! Settling one returns [`Stale`](crate::Error::Stale) and sends nothing, so no other message is
+//! settled by mistake. Buffered deliveries are dropped and
+//! [counted](crate::Consumer::lost_deliveries), and never returned by the stream. Messages that
 //! need no acknowledgement are lost if they were in transit.
 //!
 //! # Observing it
@@ -109,3 +134,14 @@
 //! - A queue that is not durable loses its messages when the broker restarts, and an exclusive
 //!   queue when the connection ends.
 //! - Confirmed messages are only as durable as the broker makes them.
+//! - An entity over whose declaration the broker keeps closing the connection for three heartbeat
+//!   timeouts is not declared again until the next loss.
+//!
+//! [`Disconnected`]: crate::Notice::Disconnected
+//! [`Retrying`]: crate::Notice::Retrying
+//! [`Recovered`]: crate::Notice::Recovered
+//! [`Recovered::failed`]: crate::Recovered::failed
+//! [`EntityRestored`]: crate::Notice::EntityRestored
+//! [`ConsumerRestored`]: crate::Notice::ConsumerRestored
+//! [`ConsumerInterrupted`]: crate::Notice::ConsumerInterrupted
+//! [`Closed`]: crate::Notice::Closed
