@@ -32,8 +32,8 @@ pub enum OnDrop {
     RequeueAfter(Duration),
     /// Drops the message, or dead-letters it if its queue says so.
     Discard,
-    /// Leaves it unsettled until the consumer has ended and its channel closes; then the broker
-    /// requeues it. It counts towards the prefetch count, and the broker closes the channel after
-    /// its acknowledgement timeout, 30 minutes by default.
+    /// Leaves it unsettled until the consumer ends, and then returns it to its queue. It counts
+    /// towards the prefetch count, and the broker ends the consumer after its acknowledgement
+    /// timeout, 30 minutes by default.
     Keep,
 }

@@ -164,8 +164,9 @@ fn ack_multiple_excludes_dropped_deliveries() {
 
 #[test]
 fn cancel_returns_dropped_deliveries_at_once() {
-    for drop in [false, true] {
-        let mut world = world(OnDrop::RequeueAfter(5_000 * MS));
+    let later = OnDrop::RequeueAfter(5_000 * MS);
+    for (policy, drop) in [(later, false), (later, true), (OnDrop::Keep, true)] {
+        let mut world = world(policy);
         let dropped = world.take();
         world.peer.machine.give_back(&dropped);
         if drop {

@@ -35,7 +35,7 @@ pub(crate) fn give_back(cx: &mut Context, consuming: &mut Consuming, delivered: 
         OnDrop::Requeue => Duration::ZERO,
         OnDrop::RequeueAfter(delay) => delay,
         OnDrop::Discard => return requeue(cx, consuming, false),
-        OnDrop::Keep => return,
+        OnDrop::Keep => return cx.mark_unwanted(delivered),
     };
     if delay.is_zero() {
         return requeue(cx, consuming, true);

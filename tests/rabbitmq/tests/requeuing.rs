@@ -4,7 +4,7 @@
 
 use futures_lite::FutureExt;
 use puka::protocol::Value;
-use puka::{Client, Consumer, Delivery, Error, Notice, Notices, Options, QueueType};
+use puka::{Client, Consumer, Delivery, Error, Notice, Notices, Options, QueueType, Resubscribe};
 use puka_test_rabbitmq::{Node, major_and_minor, shared_url, unique};
 use puka_test_soak::{Failure, Outcome, within};
 use smol::Timer;
@@ -131,7 +131,8 @@ fn handler_slower_than_the_timeout_loses_nothing() -> Outcome {
         fill(&client, "orders", MESSAGES).await?;
         let mut received = BTreeSet::new();
         for _ in 0..ROUNDS {
-            let mut orders = client.basic_consume("orders").prefetch_count(20).await?;
+            let consume = client.basic_consume("orders").prefetch_count(20);
+            let mut orders = consume.resubscribe(Resubscribe::never()).await?;
             let tag = orders.tag().to_owned();
             let mut in_round = 0;
             while let Some(Ok(delivery)) = orders.next().await {
