@@ -14,7 +14,8 @@ use std::net::SocketAddr;
 #[cfg(unix)]
 use std::path::Path;
 
-/// The network functions of a runtime. Timeouts and the order of attempts are up to [`dial`].
+/// The network functions of a runtime. Timeouts, the order of attempts and the options of sockets
+/// are up to [`dial`].
 pub trait Dial {
     /// Resolves a host to its addresses, in the order in which they should be tried. The host may
     /// be an IP address itself, an IPv6 address without brackets.
@@ -24,8 +25,10 @@ pub trait Dial {
         port: u16,
     ) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
 
-    /// Opens a TCP connection with `TCP_NODELAY`. A request is written in one piece, so Nagle's
-    /// algorithm would only delay its last segment.
+    /// Opens a TCP connection. Return the stream in a `Transport::from_tcp` (feature `tcp`), and
+    /// the options for TCP are applied to its socket. With [`Transport::new`], set `TCP_NODELAY`
+    /// here: a request is written in one piece, so Nagle's algorithm would only delay its last
+    /// segment.
     fn connect(&self, address: SocketAddr) -> impl Future<Output = io::Result<Transport>> + Send;
 
     /// Opens a connection to a Unix socket.
@@ -102,7 +105,11 @@ async fn connect(
 ) -> Result<Transport, Error> {
     let connecting = with_name(plan, async {
         match address {
-            Address::Tcp(address) => dialer.connect(address).await,
+            Address::Tcp(address) => {
+                let stream = dialer.connect(address).await?;
+                stream.configure(options)?;
+                Ok(stream)
+            }
             #[cfg(unix)]
             Address::Unix(path) => dialer.connect_unix(&path).await,
         }

@@ -8,6 +8,8 @@ mod poll_loop;
 mod pump;
 mod reconnect;
 mod security;
+#[cfg(feature = "tcp")]
+mod tcp;
 mod timer;
 mod transport;
 
@@ -23,4 +25,6 @@ pub(crate) use pump::{Interest, Pump, Turn};
 pub use reconnect::DialDriver;
 #[cfg(feature = "evented")]
 pub(crate) use security::Security;
+#[cfg(feature = "evented")]
+pub(crate) use tcp::configure;
 pub use transport::Transport;

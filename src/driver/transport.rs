@@ -1,8 +1,14 @@
 //! A type-erased byte stream.
 
+use crate::options::Options;
 use futures_io::{AsyncRead, AsyncWrite};
+use std::any::Any;
 use std::fmt;
 use std::io::{self, IoSlice};
+#[cfg(all(feature = "tcp", unix))]
+use std::os::fd::{AsFd as AsSocket, BorrowedFd as BorrowedSocket};
+#[cfg(all(feature = "tcp", windows))]
+use std::os::windows::io::{AsSocket, BorrowedSocket};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -15,11 +21,15 @@ pub struct Transport {
     private: bool,
     /// The counter of the bytes that the stream below TLS has received.
     received: Option<Arc<AtomicUsize>>,
+    /// Returns the socket of the stream; `None` unless it was created from one.
+    #[cfg(feature = "tcp")]
+    socket: Option<fn(&dyn Any) -> Option<BorrowedSocket<'_>>>,
 }
 
-trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+/// A stream, as `Any` to find its socket.
+trait Io: AsyncRead + AsyncWrite + Unpin + Send + Any {}
 
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Io for T {}
 
 impl Transport {
     /// Wraps a stream that third parties can read, such as TCP.
@@ -28,7 +38,42 @@ impl Transport {
             io: Box::new(stream),
             private: false,
             received: None,
+            #[cfg(feature = "tcp")]
+            socket: None,
         }
+    }
+
+    /// Wraps a TCP stream. [`dial`](crate::dial) and [`connect`](crate::connect) set `TCP_NODELAY`,
+    /// [keepalive](crate::Options::tcp_keepalive) and the [user
+    /// timeout](crate::Options::tcp_user_timeout) of its socket.
+    #[cfg(feature = "tcp")]
+    pub fn from_tcp<S>(stream: S) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + AsSocket + 'static,
+    {
+        Self {
+            socket: Some(|stream| stream.downcast_ref::<S>().map(borrow_socket)),
+            ..Self::new(stream)
+        }
+    }
+
+    /// Returns the socket of a stream from [`from_tcp`](Self::from_tcp). Below TLS, the socket
+    /// cannot be reached.
+    #[cfg(feature = "tcp")]
+    #[must_use]
+    pub fn socket(&self) -> Option<BorrowedSocket<'_>> {
+        let io: &dyn Any = &*self.io;
+        self.socket.and_then(|socket| socket(io))
+    }
+
+    /// Applies the options for TCP to a stream from `from_tcp`.
+    pub(super) fn configure(&self, options: &Options) -> io::Result<()> {
+        #[cfg(feature = "tcp")]
+        if let Some(socket) = self.socket() {
+            return super::tcp::configure(&socket2::SockRef::from(&socket), options);
+        }
+        let _ = options;
+        Ok(())
     }
 
     /// Marks the stream as private: it is encrypted, or does not leave the machine.
@@ -58,6 +103,16 @@ impl Transport {
     pub fn is_private(&self) -> bool {
         self.private
     }
+}
+
+#[cfg(all(feature = "tcp", unix))]
+fn borrow_socket(stream: &impl AsSocket) -> BorrowedSocket<'_> {
+    stream.as_fd()
+}
+
+#[cfg(all(feature = "tcp", windows))]
+fn borrow_socket(stream: &impl AsSocket) -> BorrowedSocket<'_> {
+    stream.as_socket()
 }
 
 impl fmt::Debug for Transport {

@@ -100,8 +100,8 @@ impl Attempt {
                     }
                 }
                 DialStep::Connect(address) => {
-                    let socket =
-                        Socket::begin_connect(&address).map_err(|error| self.plan.io_error(&error));
+                    let socket = Socket::begin_connect(&address, options)
+                        .map_err(|error| self.plan.io_error(&error));
                     match socket.and_then(|socket| self.add_tls(socket, options)) {
                         Ok(socket) => {
                             stream.set(socket);

@@ -2,8 +2,9 @@
 
 #[cfg(feature = "tls")]
 use super::tls_socket::TlsSocket;
-use crate::driver::Address;
+use crate::driver::{Address, configure};
 use crate::error::Error;
+use crate::options::Options;
 use socket2::{Domain, SockAddr, Type};
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -34,7 +35,7 @@ impl Socket {
     }
 
     /// Creates a socket that connects to the address, without blocking.
-    pub(super) fn begin_connect(address: &Address) -> io::Result<Self> {
+    pub(super) fn begin_connect(address: &Address, options: &Options) -> io::Result<Self> {
         let (domain, target) = match address {
             Address::Tcp(address) => (Domain::for_address(*address), SockAddr::from(*address)),
             #[cfg(unix)]
@@ -50,9 +51,7 @@ impl Socket {
                 {
                     return Err(error);
                 }
-                // A request is written in one piece, so Nagle's algorithm would only delay its last
-                // segment.
-                socket.set_tcp_nodelay(true)?;
+                configure(&socket, options)?;
                 Ok(Self::Tcp(socket.into()))
             }
             // A Unix socket connects at once or fails.

@@ -15,6 +15,7 @@ mod login;
 mod on_drop;
 mod recovery;
 mod resubscribe;
+mod tcp;
 mod tls;
 
 pub(crate) use login::{CredentialSource, Login, Mechanism};
@@ -23,6 +24,7 @@ pub use on_drop::OnDrop;
 pub(crate) use recovery::Filter;
 pub use recovery::{Entity, RecoverTopology, Recovery};
 pub use resubscribe::Resubscribe;
+pub(crate) use tcp::Tcp;
 pub use tls::{TlsOptions, TlsSource};
 
 /// The settings of a connection. Each has a default that suits most programs.
@@ -46,6 +48,7 @@ pub use tls::{TlsOptions, TlsSource};
 #[derive(Clone, Debug)]
 pub struct Options {
     endpoints: Vec<Endpoint>,
+    tcp: Tcp,
     tls: Option<TlsOptions>,
     pub(crate) virtual_host: String,
     pub(crate) login: Login,
@@ -95,6 +98,7 @@ impl From<Uri> for Options {
     fn from(uri: Uri) -> Self {
         Self {
             endpoints: uri.endpoints().to_vec(),
+            tcp: Tcp::default(),
             tls: uri
                 .is_tls()
                 .then(|| TlsOptions::from_parameters(uri.tls_parameters())),

@@ -280,7 +280,8 @@ fn a21_options_show_no_secret() {
     let uri = format!("amqps://user:{SECRET}@host/v?certfile=c&keyfile=k&password={SECRET}");
     let options = Options::from_uri(&uri).unwrap();
     let shown = format!("{options:?}");
-    let expected = "Options { endpoints: [Tcp { host: \"host\", port: 5671 }], tls: \
+    let expected = "Options { endpoints: [Tcp { host: \"host\", port: 5671 }], tcp: Tcp { \
+        keepalive: Some(60s), user_timeout: None }, tls: \
         Some(TlsOptions { authorities: [], identity: Some((File(\"c\"), File(\"k\"))), verify: \
         true, expected_name: None, send_name: true, .. }), virtual_host: \"v\", login: Login { \
         credentials: Credentials { username: \"user\", .. }, mechanisms: [PLAIN, AMQPLAIN], \

@@ -15,9 +15,7 @@ impl puka::Dial for Dialer {
     }
 
     async fn connect(&self, address: SocketAddr) -> io::Result<Transport> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        Ok(Transport::new(stream))
+        Ok(Transport::from_tcp(TcpStream::connect(address).await?))
     }
 
     #[cfg(unix)]

@@ -15,9 +15,9 @@ impl puka::Dial for Dialer {
     }
 
     async fn connect(&self, address: SocketAddr) -> io::Result<Transport> {
-        let stream = Async::<TcpStream>::connect(address).await?;
-        stream.get_ref().set_nodelay(true)?;
-        Ok(Transport::new(stream))
+        Ok(Transport::from_tcp(
+            Async::<TcpStream>::connect(address).await?,
+        ))
     }
 
     #[cfg(unix)]

@@ -16,9 +16,9 @@ impl puka::Dial for Dialer {
     }
 
     async fn connect(&self, address: SocketAddr) -> io::Result<Transport> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        Ok(Transport::new(Stream::new(stream)))
+        Ok(Transport::from_tcp(Stream::new(
+            TcpStream::connect(address).await?,
+        )))
     }
 
     #[cfg(unix)]

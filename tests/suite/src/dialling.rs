@@ -2,7 +2,8 @@
 
 use crate::cases::assert_error;
 use crate::{Outcome, Runtime, World};
-use puka::{Broken, Error, Options};
+use puka::{Broken, Clock, Dial, Error, Options};
+use socket2::SockRef;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::thread;
@@ -88,5 +89,37 @@ pub async fn silent_server_is_given_up_in_time<R: Runtime>(_: &World<R>) -> Outc
 pub async fn immediate_close_is_a_broken_connection<R: Runtime>(_: &World<R>) -> Outcome {
     let options = server_that_says(b"")?;
     assert_error!(R::connect(options).await, Error::ConnectionBroken(_));
+    Ok(())
+}
+
+/// Checks that the sockets of an adapter have the options for TCP.
+pub async fn check_tcp_options(dialer: &impl Dial, clock: &impl Clock) -> Outcome {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let second = Duration::from_secs(1);
+    let defaults = to(listener.local_addr()?.port())?;
+    let set = defaults
+        .clone()
+        .tcp_keepalive(120 * second)
+        .tcp_user_timeout(7 * second);
+    let off = defaults.clone().tcp_keepalive(None);
+    for (options, idle, timeout) in [
+        (defaults, Some((60, 10)), None),
+        (set, Some((120, 20)), Some(7 * second)),
+        (off, None, None),
+    ] {
+        let stream = puka::dial(dialer, clock, &options).await?;
+        let socket = stream.socket().ok_or("the stream has no socket")?;
+        let socket = SockRef::from(&socket);
+        assert!(socket.tcp_nodelay()?);
+        assert_eq!(socket.keepalive()?, idle.is_some());
+        if let Some((idle, interval)) = idle {
+            assert_eq!(socket.tcp_keepalive_time()?, idle * second);
+            assert_eq!(socket.tcp_keepalive_interval()?, interval * second);
+            assert_eq!(socket.tcp_keepalive_retries()?, 6);
+        }
+        if cfg!(target_os = "linux") {
+            assert_eq!(socket.tcp_user_timeout()?, timeout);
+        }
+    }
     Ok(())
 }
