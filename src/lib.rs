@@ -85,7 +85,9 @@ pub use client::{
     QueuePurge, QueueType, QueueUnbind, RequestFuture, Rpc, StreamOffset, Transaction,
 };
 pub use driver::{Clock, Dial, DialDriver, Driver, Transport, dial};
-pub use error::{Broken, Error, Fault, Peer, ReadingPaused, TlsCause, TlsFault};
+pub use error::{
+    Broken, Error, FailedAttempt, FailedAttempts, Fault, Peer, ReadingPaused, TlsCause, TlsFault,
+};
 pub use machine::{
     Body, ConnectionState, Counters, Ended, Notice, Queue, Recovered, ServerProperties,
 };

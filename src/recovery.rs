@@ -33,11 +33,12 @@
 //! closes a channel does not close the connection.
 //!
 //! An attempt tries all endpoints and all addresses of each, including the handshake. It begins
-//! with the endpoint and the address that worked last, and resolves host names and asks for
-//! credentials again. The last secret of [`update_secret`](crate::Client::update_secret) is used
-//! instead of the first one. The delay between two attempts is random, and its maximum doubles each
-//! time. After a refused login it is at least half of the maximum. The doubling starts over once a
-//! connection has been open for a minute.
+//! with the endpoint and the address that worked last, and continues with the next one after 250 ms
+//! without an answer ([`dial`](crate::dial)). It resolves host names and asks for credentials
+//! again. The last secret of [`update_secret`](crate::Client::update_secret) is used instead of the
+//! first one. The delay between two attempts is random, and its maximum doubles each time. If the
+//! login was refused at every endpoint, it is at least half of the maximum. The doubling starts
+//! over once a connection has been open for a minute.
 //!
 //! The first connection is one attempt, unless
 //! [`Recovery::retry_first_connect`](crate::Recovery::retry_first_connect) is set.

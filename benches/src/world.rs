@@ -1,7 +1,7 @@
 //! The state machine and the null broker, without a driver: only the cost of the connection itself.
 
 use crate::Null;
-use puka::machine::{Body, Connection, ConnectionState, Event, Outgoing, Publish};
+use puka::machine::{Body, Connection, ConnectionState, Dialled, Event, Outgoing, Publish};
 use puka::protocol::{Decoder, Properties, ShortStr};
 use puka::{Broken, Error, Options, Recovery};
 use std::time::{Duration, Instant};
@@ -81,7 +81,7 @@ impl World {
                 .map_or(self.now, |next| next.max(self.now));
             self.machine.handle_timeout(self.now);
         }
-        self.machine.handle_dialled(self.now, 0, true);
+        self.machine.handle_dialled(self.now, Dialled::new(0, true));
         while !matches!(self.machine.state(), ConnectionState::Open) {
             self.fly();
         }

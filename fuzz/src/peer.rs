@@ -3,7 +3,7 @@
 
 use super::little::{LittleFrame, cut};
 use super::observer::Observer;
-use puka::machine::{Connection, Outgoing};
+use puka::machine::{Connection, Dialled, Outgoing};
 use puka::protocol::method::{Encode, basic, channel, confirm, connection, exchange, queue, tx};
 use puka::protocol::{Decoder, ShortStr, Table, TableRef, frame};
 use puka::{Broken, Options};
@@ -291,7 +291,8 @@ impl Peer {
         self.closed.clear();
         self.let_go.clear();
         self.greeted = false;
-        self.machine.handle_dialled(self.now, 0, false);
+        self.machine
+            .handle_dialled(self.now, Dialled::new(0, false));
     }
 
     /// Loses the transport.

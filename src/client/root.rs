@@ -66,8 +66,10 @@ impl Client {
     /// [`Error::NoMechanism`] and [`Error::UnencryptedLogin`] if no login mechanism is possible,
     /// [`Error::CannotLogIn`] if a source of credentials or a mechanism fails,
     /// [`Error::UnsupportedProtocol`] and [`Error::NotAmqp`] for another protocol,
+    /// [`Error::TlsExpected`] at a port for TLS,
     /// [`Error::InvalidArgument`] for invalid options, [`Error::Timeout`],
-    /// [`Error::ConnectionBroken`].
+    /// [`Error::ConnectionBroken`]. A connection that dials and has tried several endpoints or
+    /// addresses fails with [`Error::CannotConnect`], which lists these errors.
     ///
     /// # Cancel safety
     /// Dropping the promise has no effect on the connection.

@@ -2,17 +2,21 @@
 //!
 //! This module knows nothing of AMQP. It sends nothing over the stream except for TLS.
 
-use super::dial_plan::{Address, DialPlan, DialStep};
+use super::addresses::Addresses;
+use super::dial_plan::{Address, AttemptId, DialPlan, DialStep};
 use super::security::Security;
 use super::{Clock, Transport};
 use crate::error::Error;
+use crate::machine::{Dialled, Dialling};
 use crate::options::Options;
 use futures_lite::FutureExt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 #[cfg(unix)]
 use std::path::Path;
+use std::pin::Pin;
+use std::task::Poll;
 
 /// The network functions of a runtime. Timeouts, the order of attempts and the options of sockets
 /// are up to [`dial`].
@@ -29,6 +33,9 @@ pub trait Dial {
     /// the options for TCP are applied to its socket. With [`Transport::new`], set `TCP_NODELAY`
     /// here: a request is written in one piece, so Nagle's algorithm would only delay its last
     /// segment.
+    ///
+    /// If an address does not answer, several calls are pending at once. The futures of those that
+    /// do not win are dropped.
     fn connect(&self, address: SocketAddr) -> impl Future<Output = io::Result<Transport>> + Send;
 
     /// Opens a connection to a Unix socket.
@@ -36,17 +43,26 @@ pub trait Dial {
     fn connect_unix(&self, path: &Path) -> impl Future<Output = io::Result<Transport>> + Send;
 }
 
-/// Dials the [endpoints](Options::endpoints) of the options in turn, and each address of a host in
-/// turn. Returns the first stream that connects, with TLS over it if the options ask for that. Pass
-/// the stream to [`open`](crate::open).
+/// Dials the [endpoints](Options::endpoints) of the options. Returns the first stream that
+/// connects, with TLS over it if the options ask for that. Pass the stream to
+/// [`open`](crate::open).
+///
+/// The endpoints are tried in their order, each with all addresses of its host. IPv6 and IPv4
+/// addresses take turns. The next attempt begins when one fails, or 250 ms after the last one has
+/// begun (RFC 8305, "happy eyeballs"), and the earlier ones continue. So an address that does not
+/// answer delays the connection by 250 ms and not by its timeout. The first TCP connection that is
+/// established wins, and the others are dropped. If its TLS handshake fails, dialling continues
+/// with the addresses that have not failed.
 ///
 /// Each call reads the files with certificates and keys again.
 ///
 /// # Errors
-/// If no endpoint can be reached, the error of the last attempt: [`Error::ConnectionBroken`] with
-/// the cause; [`Error::Timeout`] if [resolving](Options::resolve_timeout),
-/// [dialling](Options::dial_timeout) or [TLS](Options::tls_timeout) took too long; [`Error::Tls`]
-/// if the TLS handshake fails; [`Error::InvalidArgument`] for TLS options that cannot be used.
+/// If no endpoint can be reached, the error of the attempt if there was only one:
+/// [`Error::ConnectionBroken`] with the cause; [`Error::Timeout`] if
+/// [resolving](Options::resolve_timeout), [dialling](Options::dial_timeout) or
+/// [TLS](Options::tls_timeout) took too long; [`Error::Tls`] if the TLS handshake fails. Otherwise
+/// [`Error::CannotConnect`], which lists the attempts. [`Error::InvalidArgument`] for TLS options
+/// that cannot be used.
 ///
 /// # Cancel safety
 /// Dropping the future closes the sockets that it has opened.
@@ -55,90 +71,128 @@ pub async fn dial(
     clock: &impl Clock,
     options: &Options,
 ) -> Result<Transport, Error> {
-    dial_from(0, dialer, clock, options)
-        .await
-        .map(|(stream, _)| stream)
+    let dialling = Dialling::default();
+    match dial_from(&dialling, Addresses::new(), dialer, clock, options).await {
+        Ok((stream, _)) => Ok(stream),
+        Err(Error::CannotConnect(failed)) => Err(Error::of_attempts(failed.to_vec())),
+        Err(error) => Err(error),
+    }
 }
 
-/// Dials as [`dial`], beginning at the endpoint with this index. Returns its stream and index.
+/// Dials as [`dial`], with the endpoints of `dialling`, and the preferred addresses first. The
+/// error of failed attempts is always a list, which names their endpoints.
 pub(crate) async fn dial_from(
-    first: usize,
+    dialling: &Dialling,
+    preferred: Addresses,
     dialer: &impl Dial,
     clock: &impl Clock,
     options: &Options,
-) -> Result<(Transport, usize), Error> {
+) -> Result<(Transport, Dialled), Error> {
     let security = Security::new(options)?;
-    let mut plan = DialPlan::new(options, first, clock.now());
-    let mut step = plan.start(clock.now())?;
+    let mut plan = DialPlan::new(options, dialling, preferred, clock.now());
+    let mut steps = Vec::new();
     loop {
-        let failure = match step {
-            DialStep::Resolve { host, port } => {
-                match within_deadline(clock, &plan, with_name(&plan, dialer.resolve(&host, port)))
-                    .await
-                {
-                    Ok(addresses) => {
-                        step = plan.handle_resolved(addresses, clock.now())?;
-                        continue;
-                    }
-                    Err(error) => error,
-                }
-            }
-            DialStep::Connect(address) => {
-                match connect(&mut plan, address, &security, dialer, clock, options).await {
-                    Ok(stream) => return Ok((stream, plan.endpoint())),
-                    Err(error) => error,
-                }
-            }
+        let now = clock.now();
+        while let Some(expired) = plan.poll_expired(now) {
+            steps.retain(|(id, _)| *id != expired);
+        }
+        while let Some((id, step)) = plan.poll_step(now) {
+            steps.push((id, Box::pin(carry_out(step, dialer, options))));
+        }
+        if plan.is_over() {
+            return Err(plan.into_error());
+        }
+        let Some((id, outcome)) = next_outcome(&mut steps, clock, &plan).await else {
+            continue;
         };
-        step = plan.next_step(failure, clock.now())?;
+        match outcome {
+            Ok(Outcome::Resolved(addresses)) => {
+                plan.handle_resolved(id, addresses, clock.now());
+            }
+            Ok(Outcome::Connected(stream)) => {
+                steps.clear();
+                plan.handle_connected(id, clock.now());
+                match secure(id, &plan, &security, stream, clock, options).await {
+                    Some(Ok(stream)) => {
+                        let is_private = stream.is_private();
+                        // Unreachable: the attempt is pending until it is removed here.
+                        let dialled = plan.take_dialled(id, is_private);
+                        return Ok((stream, dialled.unwrap_or(Dialled::new(0, is_private))));
+                    }
+                    Some(Err(error)) => plan.handle_failure(id, error, clock.now()),
+                    // The loop finds that it has expired.
+                    None => {}
+                }
+            }
+            Err(error) => plan.handle_io_error(id, &error, clock.now()),
+        }
     }
 }
 
-/// Connects to an address, and performs the TLS handshake if the options ask for it.
-async fn connect(
-    plan: &mut DialPlan,
-    address: Address,
+/// The outcome of a step.
+enum Outcome {
+    Resolved(Vec<SocketAddr>),
+    Connected(Transport),
+}
+
+/// Resolves a host, or connects to an address.
+async fn carry_out(step: DialStep, dialer: &impl Dial, options: &Options) -> io::Result<Outcome> {
+    let stream = match step {
+        DialStep::Resolve { host, port } => {
+            return dialer.resolve(&host, port).await.map(Outcome::Resolved);
+        }
+        DialStep::Connect(Address::Tcp(address)) => {
+            let stream = dialer.connect(address).await?;
+            stream.configure(options)?;
+            stream
+        }
+        #[cfg(unix)]
+        DialStep::Connect(Address::Unix(path)) => dialer.connect_unix(&path).await?.mark_private(),
+    };
+    Ok(Outcome::Connected(stream))
+}
+
+/// Waits for the outcome of one of the steps, or until the plan has something to do. The number of
+/// steps is small, so all of them are polled when one wakes the task.
+async fn next_outcome<F: Future<Output = io::Result<Outcome>>>(
+    steps: &mut Vec<(AttemptId, Pin<Box<F>>)>,
+    clock: &impl Clock,
+    plan: &DialPlan,
+) -> Option<(AttemptId, F::Output)> {
+    let first = poll_fn(|cx| {
+        for index in 0..steps.len() {
+            let (id, step) = &mut steps[index];
+            if let Poll::Ready(outcome) = step.as_mut().poll(cx) {
+                let id = *id;
+                drop(steps.remove(index));
+                return Poll::Ready(Some((id, outcome)));
+            }
+        }
+        Poll::Pending
+    });
+    first.or(deadline(clock, plan)).await
+}
+
+/// Performs the TLS handshake, if the options ask for it. Returns `None` if it takes too long.
+async fn secure(
+    id: AttemptId,
+    plan: &DialPlan,
     security: &Security,
-    dialer: &impl Dial,
+    stream: Transport,
     clock: &impl Clock,
     options: &Options,
-) -> Result<Transport, Error> {
-    let connecting = with_name(plan, async {
-        match address {
-            Address::Tcp(address) => {
-                let stream = dialer.connect(address).await?;
-                stream.configure(options)?;
-                Ok(stream)
-            }
-            #[cfg(unix)]
-            Address::Unix(path) => dialer.connect_unix(&path).await,
-        }
-    });
-    let stream = within_deadline(clock, plan, connecting).await?;
-    plan.handle_connected(clock.now());
-    match plan.host() {
-        Some(host) => within_deadline(clock, plan, security.secure(stream, host, options)).await,
-        None => Ok(stream.mark_private()),
-    }
-}
-
-/// Adds the host or address to the error of some work.
-async fn with_name<T>(
-    plan: &DialPlan,
-    work: impl Future<Output = io::Result<T>>,
-) -> Result<T, Error> {
-    work.await.map_err(|error| plan.io_error(&error))
-}
-
-/// Waits for some work, and fails at the deadline of the plan's current step.
-async fn within_deadline<T>(
-    clock: &impl Clock,
-    plan: &DialPlan,
-    work: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
-    let timeout = async {
-        clock.sleep_until(plan.deadline()).await;
-        Err(plan.timeout_error())
+) -> Option<Result<Transport, Error>> {
+    let Some(host) = plan.tls_host(id) else {
+        return Some(Ok(stream));
     };
-    work.or(timeout).await
+    let securing = async { Some(security.secure(stream, host, options).await) };
+    securing.or(deadline(clock, plan)).await
+}
+
+/// Sleeps until the plan has something to do.
+async fn deadline<T>(clock: &impl Clock, plan: &DialPlan) -> Option<T> {
+    if let Some(deadline) = plan.deadline() {
+        clock.sleep_until(deadline).await;
+    }
+    None
 }

@@ -1,5 +1,6 @@
 //! Drivers: futures that move bytes between a stream and the state machine.
 
+mod addresses;
 mod clock;
 mod dial;
 mod dial_plan;
@@ -13,10 +14,12 @@ mod tcp;
 mod timer;
 mod transport;
 
+#[cfg(feature = "evented")]
+pub(crate) use addresses::LastAddresses;
 pub use clock::Clock;
 pub use dial::{Dial, dial};
 #[cfg(feature = "evented")]
-pub(crate) use dial_plan::{Address, DialPlan, DialStep};
+pub(crate) use dial_plan::{Address, AttemptId, DialPlan, DialStep};
 pub use open::Driver;
 #[cfg(feature = "evented")]
 pub(crate) use poll_loop::{PollLoop, Polled, handle_time_without_stream, turn_without_stream};

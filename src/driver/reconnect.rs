@@ -1,5 +1,6 @@
 //! The driver of a connection that is dialled, and dialled again after a loss.
 
+use super::addresses::LastAddresses;
 use super::dial::dial_from;
 use super::poll_loop::{PollLoop, turn_without_stream};
 use super::pump::{Interest, Pump, Turn};
@@ -7,6 +8,7 @@ use super::timer::Timer;
 use super::{Clock, Dial, Transport};
 use crate::error::{Broken, Error};
 use crate::link::Link;
+use crate::machine::Dialled;
 use crate::options::Options;
 use std::any::Any;
 use std::fmt;
@@ -18,8 +20,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-/// The stream and the index of its endpoint.
-type DialResult = Result<(Transport, usize), Error>;
+/// The stream, and its endpoint and address.
+type DialResult = Result<(Transport, Dialled), Error>;
 
 /// A future that dials, moves bytes between the transport and the connection, and dials again after
 /// a loss as [`Recovery`](crate::Recovery) prescribes.
@@ -34,6 +36,7 @@ pub struct DialDriver<D, C: Clock> {
     options: Arc<Options>,
     link: Arc<Link>,
     phase: DialPhase,
+    last_addresses: LastAddresses,
     timer: Timer<C>,
 }
 
@@ -74,6 +77,7 @@ where
             options,
             link,
             phase: DialPhase::Waiting,
+            last_addresses: LastAddresses::default(),
             timer: Timer::default(),
         }
     }
@@ -119,11 +123,11 @@ where
             DialPhase::Dialling(dialling) => {
                 match catch_unwind(AssertUnwindSafe(|| dialling.as_mut().poll(cx))) {
                     Err(panic) => self.handle_panic(now, panic),
-                    Ok(Poll::Ready(Ok((transport, endpoint)))) => {
-                        let (is_private, received) =
-                            (transport.is_private(), transport.received_counter());
-                        self.link
-                            .with(|machine| machine.handle_dialled(now, endpoint, is_private));
+                    Ok(Poll::Ready(Ok((transport, dialled)))) => {
+                        let received = transport.received_counter();
+                        self.last_addresses
+                            .record_dialled(dialled.endpoint, dialled.address);
+                        self.link.handle_dialled(now, dialled);
                         let mut pump = Pump::new(transport, self.link.clone());
                         pump.watch_received(received);
                         self.phase = DialPhase::Driving(pump.into());
@@ -141,8 +145,10 @@ where
                 Some(wanted) => {
                     let (dialer, clock) = (self.dialer.clone(), self.clock.clone());
                     let options = self.options.clone();
-                    let dialling =
-                        async move { dial_from(wanted.first, &*dialer, &*clock, &options).await };
+                    let preferred = self.last_addresses.begin_dialling(wanted.was_open);
+                    let dialling = async move {
+                        dial_from(&wanted, preferred, &*dialer, &*clock, &options).await
+                    };
                     self.phase = DialPhase::Dialling(Box::pin(dialling));
                     Turn::Progressed
                 }

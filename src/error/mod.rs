@@ -3,13 +3,19 @@
 use crate::message::Returned;
 use crate::protocol::{EncodeError, MethodId, ProtocolHeader, ReplyCode};
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 
+mod attempts;
 mod fault;
+mod located;
 mod reading_paused;
 mod tls;
 
+pub(crate) use attempts::SocketAddress;
+pub use attempts::{FailedAttempt, FailedAttempts};
 pub use fault::{Fault, Peer};
+pub(crate) use located::Located;
 pub use reading_paused::ReadingPaused;
 pub use tls::{TlsCause, TlsFault};
 
@@ -91,9 +97,27 @@ pub enum Error {
     /// The transport was lost, with the cause.
     #[error(transparent)]
     ConnectionBroken(Broken),
+    /// Several attempts to connect failed, each with its own cause. An attempt is one address of an
+    /// endpoint, or an endpoint whose host could not be resolved. If there was only one attempt,
+    /// its own error is returned instead of this one.
+    ///
+    /// The text lists all attempts with their causes; the source is the error of the last one.
+    #[error(transparent)]
+    CannotConnect(FailedAttempts),
     /// The TLS handshake failed.
     #[error(transparent)]
     Tls(TlsFault),
+    /// The broker probably expects TLS on this port, and the options do not use it: it replied to
+    /// the protocol header of AMQP with a TLS alert, or closed the transport on port 5671, which is
+    /// the port for TLS. Use `amqps://` or [`Options::tls`](crate::Options::tls).
+    #[error("port {port} expects TLS: use amqps:// instead of amqp://")]
+    TlsExpected {
+        /// The port.
+        port: u16,
+        /// The reply of the broker, or the end of the transport.
+        #[source]
+        cause: Arc<Error>,
+    },
     /// The broker rejected AMQP 0-9-1 and sent the protocol header that it supports.
     #[error("the broker does not speak AMQP 0-9-1; it proposes {0}")]
     UnsupportedProtocol(ProtocolHeader),
@@ -231,7 +255,7 @@ pub enum Broken {
     Eof,
     /// Reading, writing or dialling failed.
     #[error(transparent)]
-    Io(#[from] Arc<std::io::Error>),
+    Io(#[from] Arc<io::Error>),
     /// The transport was lost immediately after the negotiation of a small `frame_max`. RabbitMQ
     /// 4.1 and later closes the transport of clients that ask for less than 8192 bytes
     /// ([`Options::frame_max`](crate::Options::frame_max)).
@@ -300,15 +324,27 @@ impl Error {
     }
 
     /// Returns `true` if the transport was lost: if the error is a
-    /// [`ConnectionBroken`](Self::ConnectionBroken), or an [`Unconfirmed`](Self::Unconfirmed) whose
-    /// cause is one.
+    /// [`ConnectionBroken`](Self::ConnectionBroken), an [`Unconfirmed`](Self::Unconfirmed) or
+    /// [`TlsExpected`](Self::TlsExpected) whose cause is one, or a
+    /// [`CannotConnect`](Self::CannotConnect) that lists one.
     #[must_use]
     pub fn is_connection_broken(&self) -> bool {
         match self {
             Self::ConnectionBroken(_) => true,
-            Self::Unconfirmed(cause) => cause.is_connection_broken(),
+            Self::Unconfirmed(cause) | Self::TlsExpected { cause, .. } => {
+                cause.is_connection_broken()
+            }
+            Self::CannotConnect(failed) => failed.iter().any(|it| it.error.is_connection_broken()),
             _ => false,
         }
+    }
+
+    /// Returns `true` if this side has ended the connection.
+    pub(crate) fn is_from_this_side(&self) -> bool {
+        matches!(
+            self,
+            Self::Closed | Self::ConnectionBroken(Broken::DriverDropped)
+        )
     }
 
     /// Wraps the error of a publish whose outcome is unknown, unless it is wrapped already.
@@ -336,29 +372,24 @@ impl Error {
         })
     }
 
-    /// Returns the error of a timeout while reading is paused over buffered deliveries.
-    pub(crate) fn reading_paused(
-        what: &'static str,
-        after: std::time::Duration,
-        deliveries: usize,
-        bytes: usize,
-    ) -> Self {
-        Self::ReadingPaused(
-            ReadingPaused {
-                what,
-                after,
-                deliveries,
-                bytes,
-            }
-            .into(),
-        )
-    }
-
     /// Returns the error of a login that could not be made.
     pub(crate) fn cannot_log_in(
         cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
         Self::CannotLogIn(cause.into().into())
+    }
+
+    /// Returns the error of a round over the endpoints: that of a single attempt itself, else the
+    /// list. Without an attempt, no endpoint was given.
+    pub(crate) fn of_attempts(mut failed: Vec<FailedAttempt>) -> Self {
+        match (failed.pop(), failed.is_empty()) {
+            (None, _) => Self::invalid("endpoints", "at least one endpoint is required"),
+            (Some(only), true) => only.error,
+            (Some(last), false) => {
+                failed.push(last);
+                Self::CannotConnect(failed.into())
+            }
+        }
     }
 
     /// Returns the error of an argument that is refused before anything is sent.
@@ -370,8 +401,8 @@ impl Error {
     }
 }
 
-impl From<std::io::Error> for Error {
-    fn from(error: std::io::Error) -> Self {
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
         Self::ConnectionBroken(Broken::Io(Arc::new(error)))
     }
 }

@@ -18,10 +18,10 @@ pub fn connect(uri: &str) -> Result<Evented<Stream>, Error> {
 /// Connects to a broker over a socket that never blocks, with TLS if the options ask for it.
 ///
 /// This call only begins to connect; [`Client::connect`](crate::Client::connect) waits for the
-/// result. All addresses of all endpoints are tried in turn, each for at most
-/// [`Options::dial_timeout`]. The TLS handshake may take another [`Options::tls_timeout`], and the
-/// AMQP handshake has its own timeout. A lost connection is dialled again as
-/// [`Recovery`](crate::Recovery) prescribes: see [the
+/// result. All addresses of all endpoints are tried in the order of [`dial`](crate::dial): the next
+/// one when one fails, or after 250 ms. Each has at most [`Options::dial_timeout`]. The TLS
+/// handshake may take another [`Options::tls_timeout`], and the AMQP handshake has its own timeout.
+/// A lost connection is dialled again as [`Recovery`](crate::Recovery) prescribes: see [the
 /// module](crate::evented#when-the-connection-is-lost).
 ///
 /// Resolving a host name blocks, because operating systems offer no other way. So every call that
@@ -32,6 +32,7 @@ pub fn connect(uri: &str) -> Result<Evented<Stream>, Error> {
 /// # Errors
 /// [`Error::ConnectionBroken`] if no endpoint has an address, or each refuses at once, unless
 /// [`Recovery::retry_first_connect`](crate::Recovery::retry_first_connect) retries that;
+/// [`Error::CannotConnect`] instead if there were several attempts;
 /// [`Error::InvalidArgument`] for options that cannot be used, and for `amqps` without the feature
 /// `tls`.
 pub fn connect_with(options: Options) -> Result<Evented<Stream>, Error> {

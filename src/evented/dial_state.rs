@@ -3,6 +3,7 @@
 use crate::driver::{Turn, turn_without_stream};
 use crate::error::Error;
 use crate::link::Link;
+use crate::machine::{Dialled, Dialling};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
@@ -18,20 +19,22 @@ pub(super) struct DialInterest {
 }
 
 /// The progress of dialling.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Progress {
-    /// The stream is connected to this endpoint. It is private if third parties cannot read it.
-    Ready {
-        endpoint: usize,
-        is_private: bool,
-    },
+    /// The stream is connected.
+    Ready(Dialled),
     Pending(DialInterest),
 }
 
 /// Connects a stream to the broker.
 pub(super) trait StreamDialler<S> {
-    /// Begins to dial, starting with this endpoint.
-    fn begin(&mut self, stream: &mut S, first: usize, now: Instant) -> Result<Progress, Error>;
+    /// Begins to dial.
+    fn begin(
+        &mut self,
+        stream: &mut S,
+        dialling: &Dialling,
+        now: Instant,
+    ) -> Result<Progress, Error>;
 
     /// Continues dialling.
     fn continue_dialling(&mut self, stream: &mut S, now: Instant) -> Result<Progress, Error>;
@@ -98,17 +101,14 @@ impl<S> DialState<S> {
             ConnectPhase::Connected => return None,
             ConnectPhase::Dialling(_) => self.dialler.continue_dialling(stream, now),
             ConnectPhase::Waiting => match link.with(|machine| machine.poll_dial(now)) {
-                Some(wanted) => self.dialler.begin(stream, wanted.first, now),
+                Some(wanted) => self.dialler.begin(stream, &wanted, now),
                 None => return Some(turn_without_stream(link, now)),
             },
         };
         Some(match progress {
-            Ok(Progress::Ready {
-                endpoint,
-                is_private,
-            }) => {
+            Ok(Progress::Ready(dialled)) => {
                 self.phase = ConnectPhase::Connected;
-                link.with(|machine| machine.handle_dialled(now, endpoint, is_private));
+                link.handle_dialled(now, dialled);
                 Turn::Progressed
             }
             Ok(Progress::Pending(dial_interest)) => {

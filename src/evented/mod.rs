@@ -98,7 +98,8 @@
 //! [`run`](Evented::run) and [`run()`] continue meanwhile, and so does your own loop if it follows
 //! the descriptor. Only when recovery gives up does [`is_over`](Evented::is_over) return `true` and
 //! the calls return the error. Between attempts there is no socket: the descriptor is one that is
-//! never ready, and only [`next_timeout`](Evented::next_timeout) matters.
+//! never ready, and only [`next_timeout`](Evented::next_timeout) matters. While several addresses
+//! are tried at once, it also ends each 10 ms to look at those without the descriptor.
 //! [`Client::state`](crate::Client::state) and [`Client::notices`](crate::Client::notices) report
 //! the state.
 //!

@@ -7,8 +7,10 @@ use std::net::TcpStream;
 /// The stream of a client from [`connect`](super::connect): a non-blocking TCP or Unix socket, with
 /// TLS over it if the options ask for it.
 ///
-/// Each address that is tried gets a new socket, also after the connection was lost. Between
-/// attempts there is no socket, and the stream has a descriptor that is never ready.
+/// Each address that is tried gets a new socket, also after the connection was lost. While several
+/// addresses are tried at once, the stream has the socket of the first of them, and a timer looks
+/// at the others. Between attempts there is no socket, and the stream has a descriptor that is
+/// never ready.
 #[derive(Debug)]
 pub struct Stream {
     pub(super) socket: Socket,

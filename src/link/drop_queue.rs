@@ -207,6 +207,17 @@ impl ErrorCauses {
     /// Stores the cause of an error before the error is passed to the state machine. Moves the
     /// causes that are used nowhere else to the drop queue.
     pub(super) fn store(&mut self, error: &Error, drop_queue: &DropQueue) {
+        match error {
+            Error::CannotConnect(failed) => {
+                for attempt in failed.iter() {
+                    self.store_one(&attempt.error, drop_queue);
+                }
+            }
+            error => self.store_one(error, drop_queue),
+        }
+    }
+
+    fn store_one(&mut self, error: &Error, drop_queue: &DropQueue) {
         let Some(cause) = Cause::of(error) else {
             // Most errors contain no value of the user.
             return;

@@ -12,7 +12,7 @@
 //!
 //! | method | ends with | also runs code of the user |
 //! | --- | --- | --- |
-//! | `with`, `handle_loss`, `handle_dial_failure` | `release` | |
+//! | `with`, `handle_loss`, `handle_dialled`, `handle_dial_failure` | `release` | |
 //! | `poll_send`, `poll_deliveries` | `release` | clones and drops the waker |
 //! | `abandon`, `end_wait`, `drop_consumer` | `release` | drops the waker |
 //! | `poll_promise`, `poll_notice`, `prepare_to_sleep` | `drop` | clones and drops the waker |
@@ -26,7 +26,8 @@ mod state;
 use crate::error::{Broken, Error};
 use crate::fairness::{QUEUED_BYTES, TAKEN_DELIVERIES};
 use crate::machine::{
-    Completion, Connection, ConsumerId, Delivered, Ended, ListenerId, Notice, PromiseId, Ticket,
+    Completion, Connection, ConsumerId, Delivered, Dialled, Ended, ListenerId, Notice, PromiseId,
+    Ticket,
 };
 use bytes::Bytes;
 use deferred::{DeferredWork, UserCall};
@@ -174,6 +175,16 @@ impl Link {
             let error = Error::ConnectionBroken(cause.clone());
             state.causes.store(&error, &self.drop_queue);
             state.machine.handle_loss(cause);
+        });
+    }
+
+    /// Reports to the state machine that a transport was dialled.
+    pub(crate) fn handle_dialled(&self, now: Instant, dialled: Dialled) {
+        self.with_state(|state| {
+            for attempt in &dialled.failed {
+                state.causes.store(&attempt.error, &self.drop_queue);
+            }
+            state.machine.handle_dialled(now, dialled);
         });
     }
 

@@ -1,6 +1,6 @@
 //! Notices: events of the connection that are the result of no request.
 
-use crate::error::Error;
+use crate::error::{Error, FailedAttempts};
 use crate::machine::consume::ended::Ended;
 use crate::machine::ids::ListenerId;
 use crate::machine::recovery::report::Recovered;
@@ -61,8 +61,12 @@ pub enum Notice {
         /// tries all endpoints. If one fails in the handshake and the next follows at once, the
         /// same number is reported again.
         attempt: u32,
-        /// The error of the last attempt, or the cause of the loss.
+        /// The error of the last attempt, or the cause of the loss. It is
+        /// [`Error::CannotConnect`] if several endpoints or addresses have failed.
         cause: Error,
+        /// What has failed in the last attempt so far: each endpoint with its address and error.
+        /// After the loss of an open connection, its endpoint and address.
+        failed: FailedAttempts,
         /// The delay.
         delay: Duration,
     },

@@ -247,6 +247,7 @@ setters! {
     /// name server after 5 s, so two servers are asked.
     resolve_timeout(time: Duration) => timeouts.resolve, MAX_TIMEOUT;
     /// Sets the timeout for dialling one address; 10 s by default, enough for three lost packets.
+    /// The next address is tried after 250 ms without waiting for this timeout.
     dial_timeout(time: Duration) => timeouts.dial, MAX_TIMEOUT;
     /// Sets the timeout for the TLS handshake; 10 s by default, as for the AMQP handshake.
     tls_timeout(time: Duration) => timeouts.tls, MAX_TIMEOUT;
@@ -294,7 +295,9 @@ impl Options {
         self.endpoints([endpoint])
     }
 
-    /// Replaces the endpoints. They are tried in this order.
+    /// Replaces the endpoints. They are tried in this order: [`dial`](crate::dial) begins with the
+    /// next one when one fails, or after 250 ms without an answer, and the first to answer wins.
+    /// After a loss, the order begins with the endpoint that worked last.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] if there are no endpoints, a host or path is empty, or a port is

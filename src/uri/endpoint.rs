@@ -36,6 +36,13 @@ impl Endpoint {
     }
 }
 
+impl Default for Endpoint {
+    /// Returns `localhost:5672`.
+    fn default() -> Self {
+        Self::tcp("localhost", 5672)
+    }
+}
+
 /// Prints `host:5672`, `[::1]:5672`, or the path.
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -2,9 +2,11 @@
 
 use crate::peer::{Peer, declare, publish, tune};
 use crate::recovering::{SECOND, complete_handshake, dialled, options, replied};
-use puka::machine::{ConnectionState, Notice, Reply};
+use puka::machine::{ConnectionState, Dialled, Notice, Reply};
 use puka::protocol::method::connection;
-use puka::{Broken, Error, Options, Recovery};
+use puka::{Broken, Endpoint, Error, FailedAttempt, Options, Recovery};
+use std::error::Error as _;
+use std::io;
 use std::time::Duration;
 
 #[test]
@@ -37,17 +39,39 @@ fn s4_attempt_tries_every_endpoint_at_once() {
     let start = peer.now;
     // The first refuses connections, and the second is not a broker.
     assert_eq!(peer.until_dialling().first, 0);
-    peer.machine.handle_dialled(peer.now, 1, false);
+    let refused = io::Error::from(io::ErrorKind::ConnectionRefused).into();
+    let mut second = Dialled::new(1, false);
+    second.failed = vec![FailedAttempt::new(
+        0,
+        Endpoint::tcp("one", 5672),
+        Some("10.0.0.1:5672".parse().unwrap()),
+        refused,
+    )];
+    peer.machine.handle_dialled(peer.now, second);
     peer.feed(b"HTTP/1.1 400 Bad Request\r\n\r\n");
-    assert_eq!(peer.until_dialling().first, 2);
+    let third = peer.until_dialling();
+    assert_eq!((third.first, &third.failed[..]), (2, &[0, 1][..]));
     assert_eq!(peer.now, start);
-    peer.machine.handle_dialled(peer.now, 2, false);
+    peer.machine
+        .handle_dialled(peer.now, Dialled::new(2, false));
     peer.names();
     peer.feed(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+    // One round before the attempt fails.
+    let error = peer.error(connected);
+    let not_amqp = "the broker does not speak AMQP: its first bytes are HTTP/1.1 400 Bad Request";
+    let lines: Vec<_> = error.to_string().split("; ").map(str::to_owned).collect();
+    assert_eq!(lines.len(), 3, "{error}");
+    assert_eq!(lines[0], "one:5672 (10.0.0.1:5672): connection refused");
     assert!(
-        matches!(peer.error(connected), Error::NotAmqp(_)),
-        "one round before the attempt fails"
+        lines[1].starts_with(&format!("two:5672: {not_amqp}")),
+        "{error}"
     );
+    assert!(
+        lines[2].starts_with(&format!("three:5672: {not_amqp}")),
+        "{error}"
+    );
+    assert!(error.source().unwrap().to_string().starts_with(not_amqp));
+    assert!(error.is_connection_broken());
     assert!(peer.machine.is_closed());
 }
 
@@ -66,7 +90,7 @@ fn s4_odd_endpoint_does_not_delay_the_others() {
                 assert_eq!(peer.now, start, "{round}");
             }
             peer.machine
-                .handle_dialled(peer.now, (first + place) % 3, false);
+                .handle_dialled(peer.now, Dialled::new((first + place) % 3, false));
             peer.feed(b"HTTP/1.1 400 Bad Request\r\n\r\n");
         }
         peer.until_dialling();
@@ -363,7 +387,8 @@ fn s4_failed_endpoint_is_skipped_and_working_one_kept() {
     );
     assert_eq!(peer.until_dialling().first, 0);
     // All were tried, and the third had a broker.
-    peer.machine.handle_dialled(peer.now, 2, false);
+    peer.machine
+        .handle_dialled(peer.now, Dialled::new(2, false));
     peer.complete_handshake(tune(2047, 131_072, 60));
     peer.machine.handle_loss(Broken::Eof);
     let before = peer.now;
@@ -380,4 +405,122 @@ fn s4_failed_endpoint_is_skipped_and_working_one_kept() {
         },
     );
     assert_eq!(peer.until_dialling().first, 0);
+}
+
+/// Returns the error of `connect` to this URI if the broker sends these bytes and closes the
+/// transport.
+fn error_after(uri: &str, reply: &[u8]) -> Error {
+    let mut peer = Peer::undialled(Options::from_uri(uri).unwrap());
+    let connected = peer.machine.connect();
+    peer.dial();
+    if reply.is_empty() {
+        peer.machine.handle_loss(Broken::Eof);
+    } else {
+        peer.feed(reply);
+    }
+    peer.error(connected)
+}
+
+#[test]
+fn plain_login_at_a_tls_port_is_explained() {
+    // What RabbitMQ 3.10 replies to AMQP at its port for TLS: the alert `unexpected_message`.
+    let alert = b"\x15\x03\x01\x00\x02\x02\x0a";
+    for (uri, reply, port) in [
+        ("amqp://one:5671/", &alert[..], Some(5671)),
+        ("amqp://one:443/", alert, Some(443)),
+        ("amqp://one:5671/", b"", Some(5671)),
+        ("amqp://one:5672/", b"", None),
+        ("amqps://one:5671/", b"", None),
+        (
+            "amqp://one:5671/",
+            b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            None,
+        ),
+    ] {
+        let error = error_after(uri, reply);
+        let found = match &error {
+            Error::TlsExpected { port, .. } => Some(*port),
+            _ => None,
+        };
+        assert_eq!(found, port, "{uri}: {error}");
+        assert_eq!(error.is_connection_broken(), reply.is_empty(), "{error:?}");
+    }
+    let error = error_after("amqp://one:5671/", b"");
+    let text = "port 5671 expects TLS: use amqps:// instead of amqp://";
+    assert_eq!(error.to_string(), text);
+    let source = error.source().unwrap().to_string();
+    assert_eq!(source, "the broker closed the transport");
+}
+
+#[test]
+fn closed_transport_after_a_reply_is_no_sign_of_tls() {
+    let mut peer = Peer::undialled(Options::from_uri("amqp://one:5671/").unwrap());
+    let connected = peer.machine.connect();
+    peer.dial();
+    peer.feed(&crate::peer::start(&crate::peer::rabbitmq(), b"PLAIN"));
+    peer.machine.handle_loss(Broken::Eof);
+    assert!(matches!(peer.error(connected), Error::LoginRefused));
+}
+
+#[test]
+fn notice_names_the_endpoint_and_address() {
+    let mut peer = Peer::undialled(of_three(|recovery| recovery));
+    let listener = peer.machine.listen();
+    let reached = |endpoint| {
+        let mut dialled = Dialled::new(endpoint, false);
+        dialled.address = Some("10.0.0.9:5672".parse().unwrap());
+        dialled
+    };
+    peer.until_dialling();
+    peer.machine.handle_dialled(peer.now, reached(0));
+    peer.machine.handle_loss(Broken::Eof);
+    peer.until_dialling();
+    peer.machine.handle_dialled(peer.now, reached(1));
+    complete_handshake(&mut peer);
+    peer.machine.handle_loss(Broken::Eof);
+    let failed = peer.until_dialling().failed;
+    assert!(
+        failed.is_empty(),
+        "the loss of a connection is no failed attempt"
+    );
+    let timeout = Error::Timeout {
+        what: "dialling",
+        after: SECOND,
+    };
+    peer.machine.handle_dial_failure(peer.now, timeout);
+    let notices = std::iter::from_fn(|| peer.machine.take_notice(listener));
+    let failed: Vec<_> = notices
+        .filter_map(|notice| match notice {
+            Notice::Retrying { failed, cause, .. } => Some((failed.to_string(), cause)),
+            _ => None,
+        })
+        .collect();
+    let texts: Vec<_> = failed.iter().map(|(text, _)| text.as_str()).collect();
+    let closed = "the broker closed the transport";
+    assert_eq!(
+        texts,
+        [
+            &format!("one:5672 (10.0.0.9:5672): {closed}"),
+            &format!("two:5672 (10.0.0.9:5672): {closed}"),
+            "two:5672: dialling took longer than 1 s",
+        ]
+    );
+    assert!(matches!(failed[0].1, Error::ConnectionBroken(Broken::Eof)));
+}
+
+#[test]
+fn slow_endpoint_is_dialled_after_another_fails() {
+    let mut peer = Peer::undialled(of_three(|recovery| recovery));
+    let connected = peer.machine.connect();
+    // The second was faster than the first and the third.
+    assert_eq!(peer.until_dialling().first, 0);
+    peer.machine
+        .handle_dialled(peer.now, Dialled::new(1, false));
+    peer.machine.handle_loss(Broken::Eof);
+    let dialling = peer.until_dialling();
+    assert_eq!((dialling.first, &dialling.failed[..]), (2, &[1][..]));
+    peer.machine
+        .handle_dialled(peer.now, Dialled::new(0, false));
+    complete_handshake(&mut peer);
+    assert!(matches!(replied(&mut peer, connected), Reply::Connected(_)));
 }

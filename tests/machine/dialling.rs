@@ -1,16 +1,20 @@
 //! Dialling in virtual time: order of endpoints and addresses, and deadlines.
 
-use crate::pipe::{ManualClock, Pipe};
+use crate::peer::{method, rabbitmq, start, tune};
+use crate::pipe::{ManualClock, Pipe, Read};
 use futures_lite::AsyncWriteExt;
 use futures_lite::future::{block_on, pending, poll_once};
-use puka::{Broken, Dial, Endpoint, Error, Options, Transport};
+use puka::protocol::method::connection;
+use puka::{Broken, ConnectionState, Dial, Endpoint, Error, Options, Recovery, Transport};
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::future::Future;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::pin;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// The result of an attempt.
@@ -26,7 +30,20 @@ enum Outcome {
 struct Net {
     hosts: BTreeMap<&'static str, Result<Vec<SocketAddr>, Outcome>>,
     places: BTreeMap<String, Outcome>,
-    calls: Mutex<Vec<String>>,
+    calls: Arc<Mutex<Vec<String>>>,
+    /// The stream of every connection.
+    pipe: Pipe,
+    /// The number of attempts that hung and were dropped.
+    dropped: AtomicUsize,
+}
+
+/// Counts its drop.
+struct CountedDrop<'a>(&'a AtomicUsize);
+
+impl Drop for CountedDrop<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Relaxed);
+    }
 }
 
 impl Net {
@@ -43,7 +60,9 @@ impl Net {
                 .iter()
                 .map(|(place, outcome)| ((*place).to_owned(), *outcome))
                 .collect(),
-            calls: Mutex::default(),
+            calls: Arc::default(),
+            pipe: Pipe::default(),
+            dropped: AtomicUsize::new(0),
         }
     }
 
@@ -55,7 +74,10 @@ impl Net {
         match outcome {
             Outcome::Connects => Ok(gives),
             Outcome::Fails(kind) => Err(kind.into()),
-            Outcome::Hangs => pending().await,
+            Outcome::Hangs => {
+                let _counted = CountedDrop(&self.dropped);
+                pending().await
+            }
         }
     }
 
@@ -66,7 +88,7 @@ impl Net {
             .copied()
             .unwrap_or(Outcome::Fails(ErrorKind::NotFound));
         self.calls.lock().unwrap().push(place);
-        self.apply(outcome, Transport::new(Pipe::default())).await
+        self.apply(outcome, Transport::new(self.pipe.clone())).await
     }
 }
 
@@ -110,6 +132,8 @@ fn dial(net: &Net, options: &Options, step: Duration) -> (Result<Transport, Erro
 
 const SECOND: Duration = Duration::from_secs(1);
 
+const MOMENT: Duration = Duration::from_millis(50);
+
 #[test]
 fn every_endpoint_and_address_is_tried_in_order() {
     let net = Net::new(
@@ -150,9 +174,36 @@ fn unresolvable_host_is_skipped() {
 }
 
 #[test]
-fn last_error_names_its_endpoint_when_all_fail() {
+fn error_lists_every_attempt_with_its_cause() {
     let net = Net::new(
-        &[("one", &["10.0.0.1:1", "10.0.0.2:1"])],
+        &[
+            ("one", &["10.0.0.1:1", "10.0.0.2:1"]),
+            ("10.0.0.2", &["10.0.0.2:1"]),
+        ],
+        &[("10.0.0.2:1", Outcome::Fails(ErrorKind::ConnectionRefused))],
+    );
+    let options = options([Endpoint::tcp("one", 1), Endpoint::tcp("10.0.0.2", 1)]);
+    let error = dial(&net, &options, SECOND).0.unwrap_err();
+    let Error::CannotConnect(failed) = &error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(failed.len(), 3);
+    assert_eq!(failed[1].endpoint, Endpoint::tcp("one", 1));
+    assert_eq!(failed[1].address, Some("10.0.0.2:1".parse().unwrap()));
+    assert!(failed[1].error.is_connection_broken() && error.is_connection_broken());
+    assert_eq!(
+        error.to_string(),
+        "one:1 (10.0.0.1:1): entity not found; one:1 (10.0.0.2:1): connection refused; \
+         10.0.0.2:1: connection refused"
+    );
+    let source = error.source().unwrap();
+    assert_eq!(source.to_string(), "10.0.0.2:1: connection refused");
+}
+
+#[test]
+fn single_attempt_fails_with_its_own_error() {
+    let net = Net::new(
+        &[("one", &["10.0.0.2:1"])],
         &[("10.0.0.2:1", Outcome::Fails(ErrorKind::ConnectionRefused))],
     );
     let error = dial(&net, &options([Endpoint::tcp("one", 1)]), SECOND)
@@ -198,9 +249,64 @@ fn each_address_has_its_own_deadline() {
         ],
     );
     let options = options([Endpoint::tcp("one", 1)]).dial_timeout(4 * SECOND);
-    let (result, took) = dial(&net, &options, SECOND);
+    let (result, took) = dial(&net, &options, MOMENT);
     assert!(!result.unwrap().is_private());
-    assert_eq!(took, 8 * SECOND);
+    assert_eq!(took, SECOND / 2, "250 ms for each address that is silent");
+}
+
+#[test]
+fn silent_endpoint_costs_a_quarter_of_a_second() {
+    let mut net = Net::new(
+        &[("one", &["10.0.0.1:1"]), ("three", &["10.0.0.3:1"])],
+        &[
+            ("10.0.0.1:1", Outcome::Hangs),
+            ("10.0.0.3:1", Outcome::Connects),
+        ],
+    );
+    net.hosts.insert("two", Err(Outcome::Hangs));
+    let hosts = ["one", "two", "three"];
+    let options = options(hosts.map(|host| Endpoint::tcp(host, 1)));
+    let (result, took) = dial(&net, &options, MOMENT);
+    result.unwrap();
+    assert_eq!(took, SECOND / 2);
+    assert_eq!(net.dropped.load(Relaxed), 2, "the losers are dropped");
+}
+
+#[test]
+fn address_that_worked_last_is_tried_first() {
+    let net = Net::new(
+        &[("one", &["10.0.0.1:1", "10.0.0.2:1"])],
+        &[
+            ("10.0.0.1:1", Outcome::Hangs),
+            ("10.0.0.2:1", Outcome::Connects),
+        ],
+    );
+    let (calls, pipe) = (net.calls.clone(), net.pipe.clone());
+    let clock = ManualClock::default();
+    let recovery = Recovery::default().retry_first_connect(true).seed(1);
+    let options = options([Endpoint::tcp("one", 1)]).recovery(recovery);
+    let (client, mut driver) = puka::connect(net, clock.clone(), options);
+    let mut dialled = || {
+        for _ in 0..10 {
+            assert!(block_on(poll_once(&mut driver)).is_none());
+            clock.pass(MOMENT);
+        }
+        std::mem::take(&mut *calls.lock().unwrap())
+    };
+    assert_eq!(dialled(), ["one:1?", "10.0.0.1:1", "10.0.0.2:1"]);
+    // The address that accepted the TCP connection has not proved that a broker is behind it.
+    pipe.feed(b"HTTP/1.1 503 Service Unavailable");
+    assert_eq!(dialled(), ["one:1?", "10.0.0.1:1", "10.0.0.2:1"]);
+    let handshake = [
+        start(&rabbitmq(), b"PLAIN"),
+        method(0, &tune(2047, 131_072, 0)),
+        method(0, &connection::OpenOk {}),
+    ];
+    pipe.feed(&handshake.concat());
+    dialled();
+    assert!(matches!(client.state(), ConnectionState::Open));
+    pipe.read(Read::Eof);
+    assert_eq!(dialled(), ["one:1?", "10.0.0.2:1"]);
 }
 
 #[test]
@@ -228,13 +334,13 @@ fn unix_socket_is_dialled_with_the_same_deadline() {
         ],
     );
     let options = options([Endpoint::unix("/run/stuck"), Endpoint::unix("/run/broker")]);
-    let (result, took) = dial(&net, &options.dial_timeout(5 * SECOND), SECOND);
+    let (result, took) = dial(&net, &options.dial_timeout(SECOND / 5), MOMENT);
     assert!(result.unwrap().is_private());
     assert_eq!(
         (net.calls(), took),
         (
             vec!["/run/stuck".to_owned(), "/run/broker".to_owned()],
-            5 * SECOND
+            SECOND / 5
         )
     );
 }
@@ -300,4 +406,24 @@ fn transport_writes_the_given_bytes() {
     let pieces = [IoSlice::new(b"de"), IoSlice::new(b"f")];
     assert_eq!(block_on(transport.write_vectored(&pieces)).unwrap(), 3);
     assert_eq!(pipe.take_written(), b"abcdef");
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn losers_are_dropped_before_the_tls_handshake() {
+    let net = Net::new(
+        &[("one", &["10.0.0.1:1", "10.0.0.2:1"])],
+        &[
+            ("10.0.0.1:1", Outcome::Hangs),
+            ("10.0.0.2:1", Outcome::Connects),
+        ],
+    );
+    let options = options([Endpoint::tcp("one", 1)]).tls(puka::TlsOptions::default());
+    let clock = ManualClock::default();
+    let mut dialling = pin!(puka::dial(&net, &clock, &options));
+    for dropped in [0, 0, 0, 0, 0, 1, 1] {
+        assert!(block_on(poll_once(&mut dialling)).is_none());
+        assert_eq!(net.dropped.load(Relaxed), dropped);
+        clock.pass(MOMENT);
+    }
 }

@@ -3,7 +3,7 @@
 use crate::peer::{Peer, close, method, rabbitmq, short, start, tune};
 use crate::pipe::{ManualClock, Pipe};
 use crate::recovering::dialled;
-use puka::machine::{LoginStep, PromiseId, Publish, Reply};
+use puka::machine::{Dialled, LoginStep, PromiseId, Publish, Reply};
 use puka::protocol::method::connection;
 use puka::protocol::{Method, Properties};
 use puka::{AuthMechanism, Broken, Credentials, Error, Options, SaslMechanism};
@@ -449,7 +449,8 @@ fn private_or_encrypted_transport_accepts_any_login() {
         let mut peer = Peer::undialled(strict.clone().encrypted_transport(says_encrypted));
         let promise = peer.machine.connect();
         let endpoint = peer.until_dialling().first;
-        peer.machine.handle_dialled(peer.now, endpoint, is_private);
+        peer.machine
+            .handle_dialled(peer.now, Dialled::new(endpoint, is_private));
         assert_eq!(peer.names(), ["protocol header"]);
         peer.feed(&start(&rabbitmq(), b"PLAIN"));
         if logs_in {

@@ -1,8 +1,8 @@
 //! A scripted server and its state machine. Bytes move between them when the test moves them.
 
 use puka::machine::{
-    Body, Connection, Consume, ConsumerId, ConsumerSettings, Delivered, Dialling, Outgoing,
-    PromiseId, Publish, Reply,
+    Body, Connection, Consume, ConsumerId, ConsumerSettings, Delivered, Dialled, Dialling,
+    Outgoing, PromiseId, Publish, Reply,
 };
 use puka::protocol::method::{Encode, basic, channel, confirm, connection, exchange, queue};
 use puka::protocol::{
@@ -253,7 +253,8 @@ impl Peer {
         self.received = Decoder::new();
         self.sent = Decoder::new();
         self.inbox.clear();
-        self.machine.handle_dialled(self.now, dialling.first, false);
+        self.machine
+            .handle_dialled(self.now, Dialled::new(dialling.first, false));
         dialling.attempt
     }
 

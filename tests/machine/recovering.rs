@@ -2,7 +2,7 @@
 //! work.
 
 use crate::peer::{Peer, close, consume, declare, method, publish, tune};
-use puka::machine::{ConnectionState, Notice, PromiseId, Reply};
+use puka::machine::{ConnectionState, Dialled, Notice, PromiseId, Reply};
 use puka::protocol::method::{channel, connection, queue};
 use puka::{Broken, Error, Options, Recovery};
 use std::time::Duration;
@@ -136,6 +136,7 @@ fn r2_refusals_are_retried_at_the_slow_end() {
                     attempt,
                     delay,
                     cause,
+                    ..
                 } if cause.fault().is_some() => Some((attempt, delay)),
                 _ => None,
             })
@@ -236,7 +237,8 @@ fn s10_s11_r10_close_wins_at_any_point() {
         let closed = peer.machine.close();
         peer.serve();
         peer.expect_done(closed);
-        peer.machine.handle_dialled(peer.now, 0, false);
+        peer.machine
+            .handle_dialled(peer.now, Dialled::new(0, false));
         peer.machine.handle_dial_failure(
             peer.now,
             Error::Timeout {

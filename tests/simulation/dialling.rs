@@ -6,7 +6,7 @@ use crate::transport::Transport;
 use crate::violation::Checked;
 use crate::world::World;
 use puka::Error;
-use puka::machine::Dialling;
+use puka::machine::{Dialled, Dialling};
 use std::time::Duration;
 
 /// The maximum duration of a dial.
@@ -76,7 +76,9 @@ impl World {
         let (now, home) = (self.now, self.broker_endpoint);
         if let Some(session) = self.session(client) {
             session.use_transport(transport);
-            session.machine.handle_dialled(now, home, false);
+            session
+                .machine
+                .handle_dialled(now, Dialled::new(home, false));
         }
         if self.plan.planted_fault == PlantedFault::Resurrection {
             self.resurrect(client);

@@ -33,8 +33,8 @@ pub async fn connect(uri: &str) -> Result<Client, Error> {
     connect_with(Options::from_uri(uri)?).await
 }
 
-/// Connects to a broker: [dials](puka::dial) the endpoints of the options in turn, and performs the
-/// handshake.
+/// Connects to a broker: [dials](puka::dial) the endpoints of the options, and performs the
+/// handshake. If the handshake fails, the other endpoints are tried.
 ///
 /// # Errors
 /// The errors of [`puka::dial`] for dialling and TLS, and of [`Client::connect`] for the handshake.

@@ -12,6 +12,10 @@ use crate::protocol::method::{Encode, connection as methods};
 use crate::protocol::{DecodeError, MethodId, ReplyCode, ShortStr};
 use std::time::Instant;
 
+/// The beginning of a TLS alert: its content type, and the high byte of its version (RFC 8446,
+/// 5.1). A TLS server replies with one to bytes that are not TLS.
+const TLS_ALERT: [u8; 2] = [21, 3];
+
 /// Queues a method of channel 0 behind all other output, because no frame may follow it.
 fn write_last(cx: &mut Context, method: &impl Encode) {
     let written = cx.transmit.append_last_method(method);
@@ -150,9 +154,9 @@ impl Lifecycle {
             // on anything yet (spec 2.2.4).
             Some(fault) if fault.found_by == Peer::Client && !in_handshake => {
                 write_close(&mut session.cx, fault.code, &fault.text, fault.method);
-                if self.go_down(session, &error, false) {
+                let Err(error) = self.go_down(session, error, false) else {
                     return;
-                }
+                };
                 let timeout = session.cx.options.timeouts.close;
                 let state = if self.is_undecodable {
                     // No `close-ok` could be parsed.
@@ -172,7 +176,7 @@ impl Lifecycle {
     /// Ends the input, and lets the remaining output be written. Dials again if the connection
     /// recovers, else completes everything.
     fn end(&mut self, session: &mut Session, error: Error, in_handshake: bool) {
-        if !self.go_down(session, &error, in_handshake) {
+        if let Err(error) = self.go_down(session, error, in_handshake) {
             self.become_closed(session);
             self.give_up(session, error);
         }
@@ -193,7 +197,13 @@ impl Lifecycle {
         self.is_undecodable = true;
         if self.state.is_at_start() {
             let start = bytes.escape_ascii().take(64).map(char::from).collect();
-            self.lose(session, Error::NotAmqp(start));
+            let is_tls_alert = bytes.starts_with(&TLS_ALERT);
+            let error = session.recovery.round.explain_tls(
+                &session.cx,
+                Error::NotAmqp(start),
+                is_tls_alert,
+            );
+            self.lose(session, error);
             return;
         }
         let fault = Fault::from(error).into();
@@ -248,12 +258,19 @@ impl Lifecycle {
             }
             _ => None,
         };
-        self.lose(session, error.unwrap_or(Error::ConnectionBroken(cause)));
+        let mut error = error.unwrap_or(Error::ConnectionBroken(cause));
+        if self.state.is_at_start() && !error.is_from_this_side() {
+            error = session
+                .recovery
+                .round
+                .explain_tls(&session.cx, error, false);
+        }
+        self.lose(session, error);
     }
 
     /// Handles a failed attempt to dial.
     pub(crate) fn handle_dial_failure(&mut self, session: &mut Session, error: Error) {
-        if !self.go_down(session, &error, false) {
+        if let Err(error) = self.go_down(session, error, false) {
             self.close_at_once(session, error);
         }
     }
@@ -263,7 +280,7 @@ impl Lifecycle {
     pub(crate) fn lose(&mut self, session: &mut Session, error: Error) {
         let in_handshake = matches!(self.state, State::Handshake(_));
         session.cx.transmit.discard_all();
-        if !self.go_down(session, &error, in_handshake) {
+        if let Err(error) = self.go_down(session, error, in_handshake) {
             self.close_at_once(session, error);
         }
     }

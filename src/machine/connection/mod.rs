@@ -45,7 +45,7 @@ use crate::machine::recovery::backoff::Backoff;
 use crate::machine::recovery::topology::Topology;
 use crate::machine::request::capacity::CapacityWaits;
 use crate::machine::session::Session;
-use crate::machine::{ConsumerId, Dialling, FilterOutcome, FilterStep, ListenerId};
+use crate::machine::{ConsumerId, Dialled, Dialling, FilterOutcome, FilterStep, ListenerId};
 use crate::machine::{LoginOutcome, LoginStep, Outgoing, PromiseId};
 use crate::options::{Options, Resubscribe};
 use crate::protocol::Decoder;
@@ -228,16 +228,17 @@ impl Connection {
         self.lifecycle.poll_dial(&mut self.session, now)
     }
 
-    /// Begins the handshake on a new transport to the endpoint with this index. `is_private` means
-    /// that no other program can read the transport.
-    pub fn handle_dialled(&mut self, now: Instant, endpoint: usize, is_private: bool) {
+    /// Begins the handshake on a new transport.
+    pub fn handle_dialled(&mut self, now: Instant, dialled: Dialled) {
         if self.is_down() {
             self.lifecycle
-                .handle_dialled(&mut self.session, now, endpoint, is_private);
+                .handle_dialled(&mut self.session, now, dialled);
         }
     }
 
-    /// Handles a failed attempt to dial.
+    /// Handles a failed attempt to dial. An error that lists attempts
+    /// ([`Error::CannotConnect`]) names the endpoint and address of each. Any other error is that
+    /// of [`Dialling::first`].
     pub fn handle_dial_failure(&mut self, now: Instant, error: Error) {
         if self.is_down() {
             self.session.cx.now = now;

@@ -5,7 +5,7 @@ use crate::machine::connection::lifecycle::Lifecycle;
 use crate::machine::connection::state::{Down, State};
 use crate::machine::context::Stage;
 use crate::machine::session::Session;
-use crate::machine::{Dialling, Recovered};
+use crate::machine::{Dialled, Dialling, Recovered};
 use std::time::Instant;
 
 impl Lifecycle {
@@ -19,18 +19,12 @@ impl Lifecycle {
             .then(|| session.recovery.begin_dialling())
     }
 
-    /// Begins the handshake on a transport to the endpoint with this index.
-    pub(crate) fn handle_dialled(
-        &mut self,
-        session: &mut Session,
-        now: Instant,
-        endpoint: usize,
-        is_private: bool,
-    ) {
+    /// Begins the handshake on a new transport.
+    pub(crate) fn handle_dialled(&mut self, session: &mut Session, now: Instant, dialled: Dialled) {
         let cx = &mut session.cx;
-        self.set_private(&mut cx.options, is_private);
+        self.set_private(&mut cx.options, dialled.is_private);
         cx.now = now;
-        session.recovery.endpoint = endpoint;
+        session.recovery.round.record_dialled(dialled);
         cx.transmit.start_over(now);
         self.is_undecodable = false;
         session.consuming.reading.start_over();
@@ -39,14 +33,17 @@ impl Lifecycle {
     }
 
     /// Enters the `Down` state after a loss or a failed attempt, if the connection is dialled
-    /// again, and keeps the work that the next transport can continue. Returns `false` if it is not
-    /// dialled again: the caller closes it.
+    /// again, and keeps the work that the next transport can continue.
+    ///
+    /// # Errors
+    /// The error with which the caller closes the connection, if it is not dialled again: `error`
+    /// itself, or a list with the other failed attempts of the round over the endpoints.
     pub(crate) fn go_down(
         &mut self,
         session: &mut Session,
-        error: &Error,
+        error: Error,
         in_handshake: bool,
-    ) -> bool {
+    ) -> Result<(), Error> {
         // The stage is read and not the state, which is `Closed` while a handshake handles a method
         // (`take_handshake`).
         let (stage, counters) = (session.cx.stage, &mut session.cx.counters);
@@ -60,24 +57,25 @@ impl Lifecycle {
             _ => {}
         }
         let is_closing = self.closing.has_begun() || matches!(self.state, State::Closing(_));
-        if is_closing || self.close_reason.is_some() {
-            return false;
+        if is_closing || self.close_reason.is_some() || error.is_from_this_side() {
+            return Err(error);
         }
+        let error = session.recovery.round.record(&session.cx, error);
         // Without recovery, or when its limits are reached, the loss is final.
         let Some(delay) = session
             .recovery
-            .plan_attempt(&mut session.cx, error, in_handshake)
+            .plan_attempt(&mut session.cx, &error, in_handshake)
         else {
-            return false;
+            return Err(error);
         };
         self.enter(&mut session.cx, State::Down(Down::after(delay)));
         session.cx.attention = true;
-        session.suspend(error);
-        self.secret_updates.suspend(&mut session.cx, error);
+        session.suspend(&error);
+        self.secret_updates.suspend(&mut session.cx, &error);
         if let Some(error) = self.fail_fast_error(&session.recovery).cloned() {
             session.fail_all_queued(&error);
         }
-        true
+        Ok(())
     }
 
     /// Begins to restore topology and consumers. Without recovery, opens the connection at once.

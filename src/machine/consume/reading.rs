@@ -1,6 +1,6 @@
 //! Back-pressure on input: the limits at which reading pauses and resumes.
 
-use crate::error::Error;
+use crate::error::{Error, ReadingPaused};
 use crate::machine::deadline::{Deadline, earlier};
 use std::time::{Duration, Instant};
 
@@ -119,7 +119,13 @@ impl Reading {
             return Error::Timeout { what, after };
         }
         let Buffered { deliveries, bytes } = buffered;
-        Error::reading_paused(what, after, deliveries, bytes)
+        let paused = ReadingPaused {
+            what,
+            after,
+            deliveries,
+            bytes,
+        };
+        Error::ReadingPaused(paused.into())
     }
 
     /// Returns `true` if taking deliveries may change whether to read, or which limit applies.

@@ -3,9 +3,8 @@
 //! The delay doubles with each attempt, and a random part of it is used ("full jitter"), so that
 //! many clients do not reconnect at the same time.
 
-use crate::error::{Broken, Error};
+use crate::error::Error;
 use crate::options::Recovery;
-use std::collections::BTreeSet;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::time::{Duration, Instant};
@@ -29,14 +28,24 @@ enum NextAttempt {
 /// imported, a certificate is renewed, a load balancer has no node behind it.
 fn next_attempt(error: &Error, in_handshake: bool) -> NextAttempt {
     match error {
-        Error::Closed | Error::ConnectionBroken(Broken::DriverDropped) => NextAttempt::Never,
-        Error::AccessRefused(_) | Error::NotAllowed(_) | Error::InvalidPath(_) if in_handshake => {
+        error if error.is_from_this_side() => NextAttempt::Never,
+        // One endpoint that may be available again soon determines the pace of all. Its error comes
+        // from dialling or from the handshake, as each of the list does.
+        Error::CannotConnect(failed) if failed.iter().all(|it| refuses(&it.error, true)) => {
             NextAttempt::Late
         }
-        Error::LoginRefused | Error::NoMechanism { .. } | Error::UnencryptedLogin => {
-            NextAttempt::Late
-        }
+        error if refuses(error, in_handshake) => NextAttempt::Late,
         _ => NextAttempt::Usual,
+    }
+}
+
+/// Returns `true` if the broker, or an option of the user, has refused the login or the virtual
+/// host.
+fn refuses(error: &Error, in_handshake: bool) -> bool {
+    match error {
+        Error::AccessRefused(_) | Error::NotAllowed(_) | Error::InvalidPath(_) => in_handshake,
+        Error::LoginRefused | Error::NoMechanism { .. } | Error::UnencryptedLogin => true,
+        _ => false,
     }
 }
 
@@ -44,9 +53,10 @@ fn next_attempt(error: &Error, in_handshake: bool) -> NextAttempt {
 #[derive(Debug)]
 pub(crate) struct Failure<'e> {
     pub(crate) error: &'e Error,
-    /// For a failed handshake: the endpoint at which dialling began, and the endpoint that was
-    /// reached.
-    pub(crate) handshake: Option<(usize, usize)>,
+    /// The handshake has failed.
+    pub(crate) in_handshake: bool,
+    /// The attempt continues with another endpoint.
+    pub(crate) continues: bool,
     /// The number of endpoints.
     pub(crate) endpoints: usize,
 }
@@ -61,8 +71,6 @@ pub(crate) struct Backoff {
     /// a while resets it. Otherwise a connection that is lost immediately after opening would cause
     /// a hot loop.
     growth: u32,
-    /// The endpoints that have failed in this attempt. The attempt ends when all have failed.
-    failed: BTreeSet<usize>,
     /// When the first attempt since the connection was last open was decided.
     first_attempt_at: Option<Instant>,
     /// When the connection became open.
@@ -82,7 +90,6 @@ impl Backoff {
             policy,
             attempt: 0,
             growth: 0,
-            failed: BTreeSet::new(),
             first_attempt_at: None,
             open_since: None,
             random,
@@ -100,41 +107,24 @@ impl Backoff {
         self.has_been_open = true;
         self.open_since = Some(now);
         self.attempt = 0;
-        self.failed.clear();
         self.first_attempt_at = None;
-    }
-
-    /// Records the endpoints that a failed handshake and the dialling before it have tried. Returns
-    /// `true` if this attempt has endpoints left.
-    fn record_failed_endpoints(&mut self, first: usize, reached: usize, endpoints: usize) -> bool {
-        let is_repeated = self.failed.contains(&reached);
-        // The endpoints between the two could not be dialled.
-        let mut endpoint = first;
-        while endpoint != reached && endpoint < endpoints {
-            self.failed.insert(endpoint);
-            endpoint = (endpoint + 1) % endpoints;
-        }
-        self.failed.insert(reached);
-        !is_repeated && self.failed.len() < endpoints
     }
 
     /// Counts a failure. Returns the delay before dialling again, or `None` to give up.
     pub(crate) fn delay_after(&mut self, failure: &Failure<'_>, now: Instant) -> Option<Duration> {
         let &Failure {
             error,
-            handshake,
+            in_handshake,
+            continues,
             endpoints,
         } = failure;
-        let next_attempt = next_attempt(error, handshake.is_some());
+        let next_attempt = next_attempt(error, in_handshake);
         if next_attempt == NextAttempt::Never {
             return None;
         }
-        if let Some((first, reached)) = handshake
-            && self.record_failed_endpoints(first, reached, endpoints)
-        {
+        if continues {
             return Some(Duration::ZERO);
         }
-        self.failed.clear();
         if !self.has_been_open && !self.policy.retry_first_connect {
             return None;
         }
@@ -184,8 +174,10 @@ impl Backoff {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Fault;
+    use crate::error::{Broken, FailedAttempt, Fault};
     use crate::protocol::MethodId;
+    use crate::uri::Endpoint;
+    use std::collections::BTreeSet;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -216,7 +208,8 @@ mod tests {
     fn failure(error: &Error, endpoints: usize) -> Failure<'_> {
         Failure {
             error,
-            handshake: None,
+            in_handshake: false,
+            continues: false,
             endpoints,
         }
     }
@@ -230,7 +223,7 @@ mod tests {
         });
         let now = Instant::now();
         let failure = Failure {
-            handshake: in_handshake.then_some((0, 0)),
+            in_handshake,
             ..failure(error, 1)
         };
         (0..1000)
@@ -260,6 +253,22 @@ mod tests {
     }
 
     #[test]
+    fn one_network_error_of_several_sets_the_pace() {
+        let refused = Error::LoginRefused;
+        let broken = Error::ConnectionBroken(Broken::Eof);
+        let list = |errors: [&Error; 2]| {
+            let attempt =
+                |error: &Error| FailedAttempt::new(0, Endpoint::default(), None, error.clone());
+            Error::of_attempts(errors.map(attempt).into())
+        };
+        let late = delays(&list([&refused, &refused]), true);
+        assert!(late.iter().all(|delay| *delay >= 0.5));
+        for errors in [[&refused, &broken], [&broken, &refused]] {
+            assert!(delays(&list(errors), true).iter().any(|delay| *delay < 0.1));
+        }
+    }
+
+    #[test]
     fn attempts_end_exactly_at_the_time_limit() {
         let mut backoff = backoff(Recovery {
             time: Some(10 * SECOND),
@@ -281,17 +290,5 @@ mod tests {
         assert!(several.delay_after(&failure(&error, 2), now) > first);
         let mut one = backoff(Recovery::default());
         assert!(one.delay_after(&failure(&error, 1), now) > Some(Duration::ZERO));
-    }
-
-    #[test]
-    fn endpoints_that_were_passed_over_count_as_failed() {
-        let mut backoff = backoff(Recovery::default());
-        assert!(
-            !backoff.record_failed_endpoints(2, 1, 3),
-            "2 and 0 are passed over"
-        );
-        backoff.failed.clear();
-        assert!(backoff.record_failed_endpoints(0, 1, 3));
-        assert!(!backoff.record_failed_endpoints(2, 2, 3));
     }
 }

@@ -13,6 +13,7 @@ pub(crate) mod refusal;
 pub(crate) mod refused_consumers;
 pub(crate) mod replay;
 pub(crate) mod report;
+pub(crate) mod round;
 pub(crate) mod step;
 pub(crate) mod topology;
 
@@ -27,6 +28,7 @@ use crate::machine::recovery::filter::{FilterOutcome, FilterStep};
 use crate::machine::recovery::late_replay::LateReplay;
 use crate::machine::recovery::quarantine::Quarantine;
 use crate::machine::recovery::replay::{NextStep, Replay, names_step};
+use crate::machine::recovery::round::Round;
 use crate::machine::recovery::step::ReplayStep;
 use crate::machine::{ConnectionState, Dialling, Notice, Recovered};
 use crate::protocol::method::{MethodInfo, queue};
@@ -61,10 +63,8 @@ pub(crate) struct Recovering {
     pub(crate) backoff: Option<Backoff>,
     /// The cause of the loss, until the connection is open again.
     pub(crate) loss_cause: Option<Error>,
-    /// The endpoint in use, or the first one to dial.
-    pub(crate) endpoint: usize,
-    /// The endpoint at which the current attempt began to dial.
-    pub(crate) first_endpoint: usize,
+    /// The endpoint in use, and the failed attempts of this round over the endpoints.
+    pub(crate) round: Round,
     /// The replay, from the handshake until the connection is open.
     pub(crate) replay: Option<Replay>,
     pub(crate) quarantine: Quarantine,
@@ -106,11 +106,8 @@ impl Recovering {
 
     /// Begins an attempt at the endpoint in use, and returns what to dial.
     pub(crate) fn begin_dialling(&mut self) -> Dialling {
-        self.first_endpoint = self.endpoint;
-        Dialling {
-            attempt: self.attempt(),
-            first: self.endpoint,
-        }
+        let attempt = self.attempt();
+        self.round.begin_dialling(attempt)
     }
 
     /// Plans the next attempt after a loss or a failed attempt, and notifies the program of it.
@@ -124,9 +121,11 @@ impl Recovering {
     ) -> Option<Duration> {
         let backoff = self.backoff.as_mut()?;
         let endpoints = cx.options.get_endpoints().len();
+        let continues = in_handshake && self.round.has_endpoints_left(endpoints);
         let failure = Failure {
             error,
-            handshake: in_handshake.then_some((self.first_endpoint, self.endpoint)),
+            in_handshake,
+            continues,
             endpoints,
         };
         let delay = backoff.delay_after(&failure, cx.now)?;
@@ -138,11 +137,15 @@ impl Recovering {
         cx.notices.notify(&Notice::Retrying {
             attempt: backoff.attempt,
             cause: error.clone(),
+            failed: self.round.failed().into(),
             delay,
         });
+        if !continues {
+            self.round.end();
+        }
         if in_handshake || !was_open {
             // This broker has failed to open the connection, and another may succeed.
-            self.endpoint = (self.endpoint + 1) % endpoints.max(1);
+            self.round.advance(endpoints);
         }
         if backoff.has_been_open() {
             self.loss_cause.get_or_insert_with(|| error.clone());
@@ -211,6 +214,7 @@ impl Recovering {
     ) {
         cx.counters.opened += 1;
         self.restore_deadline = Deadline::None;
+        self.round.record_open();
         if let Some(backoff) = &mut self.backoff {
             backoff.record_open(cx.now);
         }

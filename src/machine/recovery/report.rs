@@ -1,6 +1,6 @@
 //! The state of a connection, the report of a recovery and the counters, for the program.
 
-use crate::error::Error;
+use crate::error::{Error, FailedAttempt, SocketAddress};
 use std::time::Instant;
 
 /// The state of a connection.
@@ -25,8 +25,9 @@ pub enum ConnectionState {
     Closed(Error),
 }
 
-/// A transport to dial.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A transport to dial: to the first endpoint that can be reached, beginning at
+/// [`first`](Self::first) and wrapping around, without those in [`failed`](Self::failed).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Dialling {
     /// The number of attempts since the connection was last open, including this one; 0 for the
@@ -34,6 +35,38 @@ pub struct Dialling {
     pub attempt: u32,
     /// The index of the endpoint to begin with.
     pub first: usize,
+    /// The indices of the endpoints that have failed in this attempt.
+    pub failed: Vec<usize>,
+    /// The connection over the last transport was open, so its address is worth trying first.
+    pub was_open: bool,
+}
+
+/// A transport that was dialled.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Dialled {
+    /// The index of the endpoint that was reached.
+    pub endpoint: usize,
+    /// The address that was reached; `None` for a Unix socket.
+    pub address: Option<SocketAddress>,
+    /// No other program can read the transport.
+    pub is_private: bool,
+    /// The failed attempts at other endpoints. These are not dialled again in this attempt.
+    pub failed: Vec<FailedAttempt>,
+}
+
+impl Dialled {
+    /// Returns a transport to the endpoint with this index. `is_private` means that no other
+    /// program can read it.
+    #[must_use]
+    pub fn new(endpoint: usize, is_private: bool) -> Self {
+        Self {
+            endpoint,
+            address: None,
+            is_private,
+            failed: Vec::new(),
+        }
+    }
 }
 
 /// The report of a recovery: what was restored and what was not.

@@ -59,6 +59,8 @@ macro_rules! tests {
             another_version_is_an_unsupported_protocol
             silent_server_is_given_up_in_time
             immediate_close_is_a_broken_connection
+            every_endpoint_has_its_own_cause
+            silent_endpoint_does_not_delay_the_next
         }
     };
     ($Runtime:ty, $broker:ident) => {

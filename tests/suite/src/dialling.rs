@@ -1,11 +1,11 @@
 //! Addresses without an AMQP server, for the adapter, which dials.
 
 use crate::cases::assert_error;
-use crate::{Outcome, Runtime, World};
-use puka::{Broken, Clock, Dial, Error, Options};
-use socket2::SockRef;
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, TcpListener};
+use crate::{Listening, Outcome, Runtime, World};
+use puka::{Broken, Clock, Dial, Endpoint, Error, Options};
+use socket2::{Domain, SockRef, Socket, Type};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -89,6 +89,67 @@ pub async fn silent_server_is_given_up_in_time<R: Runtime>(_: &World<R>) -> Outc
 pub async fn immediate_close_is_a_broken_connection<R: Runtime>(_: &World<R>) -> Outcome {
     let options = server_that_says(b"")?;
     assert_error!(R::connect(options).await, Error::ConnectionBroken(_));
+    Ok(())
+}
+
+/// If no endpoint can be used, the error lists each with its own cause, handshakes included.
+pub async fn every_endpoint_has_its_own_cause<R: Runtime>(_: &World<R>) -> Outcome {
+    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+    let web = server_that_says(b"HTTP/1.1 400 Bad Request\r\n\r\n")?;
+    let Some(web) = web.get_endpoints().first() else {
+        return Err("no endpoint".into());
+    };
+    let endpoints = [
+        web.clone(),
+        Endpoint::tcp("nowhere.invalid", 5672),
+        Endpoint::tcp("127.0.0.1", closed.port()),
+    ];
+    let options = Options::default().endpoints(endpoints.clone())?;
+    let error = R::connect(options)
+        .await
+        .err()
+        .ok_or("the connection was opened")?;
+    let Error::CannotConnect(failed) = &error else {
+        return Err(format!("{error:?}").into());
+    };
+    assert!(
+        failed.iter().map(|it| &it.endpoint).eq(&endpoints),
+        "{error}"
+    );
+    assert!(matches!(failed[0].error, Error::NotAmqp(_)), "{error}");
+    assert!(failed[1].address.is_none() && failed[2].address == Some(closed));
+    for (attempt, line) in failed.iter().zip(error.to_string().split("; ")) {
+        assert_eq!(attempt.to_string(), line);
+        assert!(line.starts_with(&attempt.endpoint.to_string()), "{line}");
+    }
+    Ok(())
+}
+
+/// Returns an address that neither accepts nor refuses a connection: its backlog is full.
+fn silent() -> io::Result<(SocketAddr, Socket, TcpStream)> {
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+    listener.listen(0)?;
+    let address = listener.local_addr()?.as_socket();
+    let address = address.ok_or(ErrorKind::AddrNotAvailable)?;
+    let full = TcpStream::connect(address)?;
+    Ok((address, listener, full))
+}
+
+/// An endpoint that does not answer costs a quarter of a second at first, and nothing once another
+/// one has worked.
+pub async fn silent_endpoint_does_not_delay_the_next<R: Runtime>(_: &World<R>) -> Outcome {
+    let (silent, _listener, _full) = silent()?;
+    let broker = Listening::start()?;
+    let endpoints = [silent, broker.address()].map(|it| Endpoint::tcp("127.0.0.1", it.port()));
+    let start = Instant::now();
+    let client = R::connect(Options::default().endpoints(endpoints)?).await?;
+    let took = start.elapsed();
+    assert!(
+        took >= Duration::from_millis(250) && took < Duration::from_secs(5),
+        "{took:?}"
+    );
+    client.close().await?;
     Ok(())
 }
 
