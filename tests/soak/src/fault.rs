@@ -39,11 +39,21 @@ pub enum Fault {
     ResetAfter(usize),
     /// No connection can be opened for a while.
     Off,
+    /// The password of the user is changed, connections are closed, and logins are refused until it
+    /// is changed back.
+    Password,
+    /// The user loses access to the virtual host, and connections are closed.
+    Permissions,
+    /// The processes of all channels are killed. RabbitMQ closes their connections with an internal
+    /// error that names no method.
+    ChannelCrash,
+    /// The user may have only four channels, and connections are closed.
+    ChannelLimit,
 }
 
 impl Fault {
     /// All kinds of faults.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 17] = [
         Self::Kill,
         Self::ShutDown,
         Self::Freeze,
@@ -57,6 +67,10 @@ impl Fault {
         Self::HalfClose,
         Self::ResetAfter(1000),
         Self::Off,
+        Self::Password,
+        Self::Permissions,
+        Self::ChannelCrash,
+        Self::ChannelLimit,
     ];
 
     /// Returns `true` if the fault ends connections.
@@ -132,7 +146,44 @@ impl Fault {
                 Timer::after(Duration::from_secs(1)).await;
                 proxy.on();
             }
+            Self::Password => {
+                let change = |to: &'static str| ["change_password", USER, to];
+                refused_while(stage, change("another"), change(USER)).await?;
+            }
+            Self::Permissions => {
+                let grant = ["set_permissions", USER, ".*", ".*", ".*"];
+                refused_while(stage, ["clear_permissions", USER], grant).await?;
+            }
+            Self::ChannelCrash => {
+                let kill = "[exit(Channel, kill) || Channel <- rabbit_channel:list()].";
+                stage.node(move |node| node.ctl(&["eval", kill])).await?;
+            }
+            Self::ChannelLimit => {
+                let limit = ["set_user_limits", USER, r#"{"max-channels": 4}"#];
+                refused_while(stage, limit, ["clear_user_limits", USER, "all"]).await?;
+            }
         }
         Ok(())
     }
+}
+
+/// The user of the load.
+const USER: &str = "guest";
+
+/// How long the operator's mistake lasts.
+const MISTAKE: Duration = Duration::from_secs(2);
+
+/// Makes an operator's mistake, closes all connections, and corrects the mistake later.
+async fn refused_while<const M: usize, const C: usize>(
+    stage: &Stage,
+    mistake: [&'static str; M],
+    correction: [&'static str; C],
+) -> Outcome {
+    stage.node(move |node| node.ctl(&mistake)).await?;
+    stage
+        .node(|node| node.close_all_connections("maintenance"))
+        .await?;
+    Timer::after(MISTAKE).await;
+    stage.node(move |node| node.ctl(&correction)).await?;
+    Ok(())
 }
