@@ -181,8 +181,10 @@ pub enum Error {
     /// is gone. Nothing was sent. The broker delivers an unsettled message again.
     #[error("the delivery, consumer or transaction is stale: it has ended, or its channel is gone")]
     Stale,
-    /// Consumers, transactions and unsettled messages of `basic_get` use all the channels that they
-    /// may use. [`Options::channel_max`](crate::Options::channel_max) and the broker limit these.
+    /// There is no channel. Consumers, transactions and unsettled messages of `basic_get` use all
+    /// the channels that they may use, which [`Options::channel_max`](crate::Options::channel_max)
+    /// and the broker limit. Or the broker has refused a channel, for example because of a limit of
+    /// the user; nothing was carried out, and the request is not repeated.
     #[error("all channels that channel_max and the broker allow are in use")]
     ChannelLimit,
     /// The client closed the connection.

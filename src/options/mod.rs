@@ -171,6 +171,16 @@ setters! {
     /// Two channels are reserved for requests and publishes. Unsettled messages of `basic_get` may
     /// use seven eighths of the others. A consumer, transaction or `basic_get` that would exceed
     /// these limits fails with [`Error::ChannelLimit`].
+    ///
+    /// RabbitMQ can also limit the channels of a user or a node. It does not announce that, and
+    /// closes the connection over one channel too many. The work that needed the channel fails with
+    /// [`Error::ChannelLimit`], the connection recovers, and the number of channels that were open
+    /// is the limit from then on. One of them is then reserved for requests and publishes, unless
+    /// consumers had them all. A consumer that has no channel after a loss is restarted later,
+    /// because the channels of a lost connection count until the broker notices the loss. The limit
+    /// may be raised, so a consumer or transaction exceeds it once in a while: after a second at
+    /// first, and after ten minutes at most. If the broker refuses the channel, the connection is
+    /// lost once more.
     channel_max(channels: u16) => limits.channel_max;
     /// Sets the largest frame in bytes, including its header and end; 131 072 by default, as in
     /// RabbitMQ. The broker may lower it, and 0 leaves it to the broker. Opening a connection fails

@@ -336,3 +336,34 @@ fn step_that_closes_the_connection_is_skipped() {
         }
     }
 }
+
+#[test]
+fn unimplemented_request_is_answered_and_not_repeated() {
+    for (code, class_id, method_id) in [(540, 0, 0), (540, 50, 30), (541, 0, 0), (541, 50, 30)] {
+        let mut peer = dialled();
+        let (consumer, ..) = peer.consumer(&consume("q"));
+        let purge = queue::Purge {
+            queue: short("stream"),
+            nowait: false,
+        };
+        let purged = peer.machine.request(purge).unwrap();
+        assert!(peer.take().iter().any(|it| it.is(queue::Purge::ID)));
+        let over = connection::Close {
+            class_id,
+            method_id,
+            ..close(code, "NOT_IMPLEMENTED - purge of a stream")
+        };
+        peer.method(0, &over);
+        let error = peer.error(purged);
+        let is_it = match code {
+            540 => matches!(error, Error::NotImplemented(_)),
+            _ => matches!(error, Error::InternalError(_)),
+        };
+        assert!(is_it, "{error:?}");
+        reconnect(&mut peer);
+        let sent = peer.serve();
+        assert!(!sent.iter().any(|it| it.is(queue::Purge::ID)), "{sent:?}");
+        assert!(matches!(peer.machine.state(), ConnectionState::Open));
+        assert!(!peer.has_ended(consumer));
+    }
+}

@@ -293,10 +293,7 @@ fn requests_of_a_refused_channel_fail_once() {
                 "{is_named} {what}"
             );
             let error = peer.error(promise);
-            assert!(
-                matches!(error, Error::NotAllowed(_) | Error::Unconfirmed(_)),
-                "{what} {error:?}"
-            );
+            assert!(matches!(error, Error::ChannelLimit), "{what} {error:?}");
             assert!(ids.iter().all(|id| { !peer.has_ended(*id) }));
             assert!(matches!(peer.machine.state(), ConnectionState::Open));
         }
@@ -321,7 +318,7 @@ fn requests_sharing_a_refused_channel_are_retried_separately() {
             .iter()
             .filter(|outcome| matches!(outcome, Some(Ok(_))))
             .count();
-        let refused = |outcome: &&Option<_>| matches!(outcome, Some(Err(Error::NotAllowed(_))));
+        let refused = |outcome: &&Option<_>| matches!(outcome, Some(Err(Error::ChannelLimit)));
         assert_eq!(
             (done, outcomes.iter().filter(refused).count(), closes),
             (2, 1, 1),

@@ -19,6 +19,7 @@ mod blocked;
 mod bookkeeping;
 mod bounds;
 mod capacity;
+mod channel_limits;
 mod channels;
 mod close_causes;
 mod closing;

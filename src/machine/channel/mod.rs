@@ -2,13 +2,14 @@
 
 pub(crate) mod channels;
 pub(crate) mod content;
+pub(crate) mod learned_limit;
 
 use crate::machine::channel::content::{Assembly, Delivered, Purpose};
 use crate::machine::consume::tags::TagNumber;
 use crate::machine::consume::unsettled::Unsettled;
 use crate::machine::ids::{ConsumerId, PromiseId, TransactionId};
 use crate::machine::request::pending::PendingRequest;
-use crate::protocol::method::{MethodInfo, basic};
+use crate::protocol::method::{MethodInfo, basic, channel};
 use crate::protocol::{Method, ShortStr};
 use std::collections::VecDeque;
 
@@ -44,6 +45,11 @@ pub(crate) enum Role {
 impl Role {
     /// The number of roles.
     pub(crate) const COUNT: usize = Self::Closing as usize + 1;
+
+    /// Returns `true` for consumers, also those about to end, and transactions.
+    pub(crate) fn is_long_lived(self) -> bool {
+        matches!(self, Self::Consume | Self::Ending | Self::Transaction)
+    }
 }
 
 /// A change of a consumer's prefetch count.
@@ -221,6 +227,12 @@ impl Channel {
     pub(crate) fn set_consumer(&mut self, id: ConsumerId) {
         self.last_consumer = Some(id);
         self.has_consumer = true;
+    }
+
+    /// Returns `true` if its `open-ok` is pending.
+    pub(crate) fn is_opening(&self) -> bool {
+        let oldest = self.pending_replies.front();
+        oldest.is_some_and(|pending| pending.method.id == channel::Open::ID)
     }
 
     /// Records that its consumer has ended.

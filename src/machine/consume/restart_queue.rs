@@ -150,8 +150,12 @@ impl RestartQueue {
     }
 
     /// Returns when a refusal becomes final after a recovery.
-    pub(crate) fn retry_limit(&self) -> Option<Instant> {
-        self.retry_limit.instant()
+    pub(crate) fn retry_limit(&self, now: Instant) -> Option<Instant> {
+        match self.retry_limit {
+            // It has not started.
+            Deadline::In(time) => Some(later(now, time)),
+            started => started.instant(),
+        }
     }
 
     /// Takes the report's entries of ended consumers, and adds one for each delayed consumer.

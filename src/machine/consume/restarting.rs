@@ -5,7 +5,7 @@ use crate::machine::channel::Resize;
 use crate::machine::consume::Consuming;
 use crate::machine::consume::consumer::{Consumer, Phase, QueuedConsume, Subscription};
 use crate::machine::consume::consumers::Consumers;
-use crate::machine::consume::opening::open_consumer_channel;
+use crate::machine::consume::opening::{may_get_channel, open_consumer_channel};
 use crate::machine::context::{Context, Stage};
 use crate::machine::publish::Publishing;
 use crate::machine::recovery::close_cause::CloseCause;
@@ -72,7 +72,8 @@ impl Consuming {
             // Its buffered deliveries can no longer be settled, either.
             Phase::Ended(_) => self.consumers.lose_unsettled(id),
             Phase::Starting(promise) if close_cause.is(promise) => {
-                self.end_consumer(cx, id, Ended::ConnectionBroken(error.clone()));
+                let error = close_cause.error(error);
+                self.end_consumer(cx, id, Ended::ConnectionBroken(error));
             }
             Phase::Restarting
                 if is_over_a_restart
@@ -139,20 +140,15 @@ impl Consuming {
             } else if let Some(number) = open_consumer_channel(cx, publishing) {
                 self.restarts.record_front_started();
                 self.consumers.restart_on(cx, number, id);
-            } else if self.may_get_channel(cx) {
+            } else if may_get_channel(cx, &self.restarts) {
                 return;
             } else {
                 self.restarts.remove_front();
-                self.end_consumer(cx, id, Ended::ChannelClosed(Error::ChannelLimit));
+                if !delay_without_channel(cx, self, id) {
+                    self.end_consumer(cx, id, Ended::ChannelClosed(Error::ChannelLimit));
+                }
             }
         }
-    }
-
-    /// Returns `true` if a channel may become free for a consumer that is to be restarted.
-    fn may_get_channel(&self, cx: &Context) -> bool {
-        // Once the connection is open, a channel is reserved for the consumer, so it only has to
-        // wait. Before, a channel becomes free if a restart fails or a closed channel is confirmed.
-        cx.stage == Stage::Open || self.restarts.is_starting() || cx.channels.is_closing_one()
     }
 
     /// Reports that a consumer has restarted, and applies the calls that were made meanwhile.
@@ -231,6 +227,22 @@ impl Consumer {
 fn is_for_now(error: &Error) -> bool {
     let names_none = error.fault().is_some_and(|it| it.method == MethodId::NONE);
     names_none || matches!(error, Error::InternalError(_))
+}
+
+/// Restarts a consumer later for which there is no channel, if a limit of the broker is the reason:
+/// the broker may count the channels of the lost connection. Returns `false` if the negotiated
+/// limit is the reason, or the retry limit has passed.
+fn delay_without_channel(cx: &Context, consuming: &mut Consuming, id: ConsumerId) -> bool {
+    let retry_limit = consuming.restarts.retry_limit(cx.now);
+    let consumer = consuming.consumers.get_mut(id);
+    let Some(consumer) = consumer.filter(|_| cx.channels.is_limited_by_broker()) else {
+        return false;
+    };
+    let Some(at) = consumer.restarts.plan_retry(retry_limit, cx.now) else {
+        return false;
+    };
+    consuming.restarts.delay(id, Error::ChannelLimit, at);
+    true
 }
 
 /// Removes the queues of a consumer from the record that the server has cancelled and that has not

@@ -180,7 +180,12 @@ impl Publishing {
                 let channel = publisher.channel;
                 self.publishers.resume(channel, cx.now)
             }
-            None => self.open_publisher(cx, exchange, kind).ok(),
+            None => {
+                let opened = self.open_publisher(cx, exchange, kind).ok();
+                // `write_queued` then fails the publish.
+                cx.may_start |= opened.is_none() && cx.channels.has_none_for_requests();
+                opened
+            }
         }
     }
 
@@ -237,6 +242,11 @@ impl Publishing {
                 // The broker has stopped content on the lane's channel.
                 Ok(None) => self.queued.stop_waiting(lane),
                 Err(NoChannel::Closing) => return,
+                Err(NoChannel::AllInUse) if cx.channels.has_none_for_requests() => {
+                    while let Some(pending) = self.queued.pop(lane) {
+                        cx.complete(pending.promise, Err(Error::ChannelLimit));
+                    }
+                }
                 Err(NoChannel::AllInUse) => {
                     self.publishers.retire(self.queued.waiting(), cx.now);
                     return;
@@ -412,14 +422,19 @@ impl Publishing {
 
     /// Queues the unconfirmed publishes of a lost connection's channel again, in front of the
     /// queued ones, if they may be republished. Completes the others and all calls: their outcome
-    /// is unknown.
+    /// is unknown, or [`Error::ChannelLimit`] if the broker refused the channel.
     pub(crate) fn suspend_publisher(
         &mut self,
         cx: &mut Context,
         publisher: Publisher,
         error: &Error,
+        is_refused: bool,
     ) {
-        let unknown = || Err(Error::Unconfirmed(error.clone().into()));
+        // Without a channel, the broker has ignored the publishes.
+        let outcome = || match is_refused {
+            true => Err(Error::ChannelLimit),
+            false => Err(Error::Unconfirmed(error.clone().into())),
+        };
         let mut to_republish = publisher.to_republish;
         // The broker closed the connection over one publish, and does not tell which. If it were
         // republished, it would close each next connection.
@@ -438,11 +453,11 @@ impl Publishing {
                     pending.attempts += 1;
                     to_repeat.push(pending);
                 }
-                None => cx.complete(promise, unknown()),
+                None => cx.complete(promise, outcome()),
             }
         }
         for promise in publisher.calls.into_values() {
-            cx.complete(promise, unknown());
+            cx.complete(promise, outcome());
         }
         for pending in to_repeat.into_iter().rev() {
             cx.promises

@@ -39,8 +39,8 @@ impl Publishing {
         }
         if !cx.channels.has_room(Role::Publish) {
             self.free_channel_number(cx);
-            let is_closing = cx.channels.is_closing_one();
-            return Err(if is_closing {
+            let is_later = cx.channels.is_closing_one() || cx.channels.is_opening();
+            return Err(if is_later {
                 NoChannel::Closing
             } else {
                 NoChannel::AllInUse
@@ -76,9 +76,10 @@ impl Publishing {
     }
 
     /// Closes a channel on which nothing is pending, so that its number becomes free. Does nothing
-    /// if a channel is being closed already, or all are in use.
+    /// if a channel is being closed already, all are in use, or a channel that is being opened is
+    /// the reason to wait.
     pub(crate) fn free_channel_number(&mut self, cx: &mut Context) {
-        if cx.channels.is_closing_one() {
+        if cx.channels.is_closing_one() || cx.channels.is_opening() {
             return;
         }
         let idle = self

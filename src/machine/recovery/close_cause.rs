@@ -4,15 +4,20 @@
 //! which caused the exception" (1.4.2.9), but no channel. If one pending request matches, it is the
 //! cause, and it fails with that error. If several match, each is a possible cause. Those that can
 //! be repeated are then sent again one at a time, so that the next close identifies the cause.
+//!
+//! A close over a limit of channels is about the `channel.open` that was pending, whatever follows
+//! it on that channel. See [`learned_limit`](crate::machine::channel::learned_limit).
 
 use crate::error::Error;
 use crate::machine::PromiseId;
 use crate::machine::channel::content::Purpose;
+use crate::machine::channel::learned_limit::is_channel_limit;
 use crate::machine::channel::{Awaited, Channel, Resize};
 use crate::machine::consume::Consuming;
 use crate::machine::consume::consumer::Phase;
 use crate::machine::consume::consumers::Consumers;
 use crate::machine::context::Context;
+use crate::machine::ids::ChannelNumber;
 use crate::machine::publish::Publishing;
 use crate::machine::transaction::transactions::{TransactionPhase, Transactions};
 use crate::protocol::MethodId;
@@ -28,6 +33,12 @@ pub(crate) enum CloseCause {
     One(PromiseId),
     /// One of these requests is the cause.
     Several(BTreeSet<PromiseId>),
+    /// The broker refused a channel. Both are unknown if several channels were being opened.
+    Channel {
+        number: Option<ChannelNumber>,
+        /// The request that needs the channel.
+        request: Option<PromiseId>,
+    },
 }
 
 /// A method whose reply is pending.
@@ -51,6 +62,9 @@ impl CloseCause {
         let Some(fault) = error.fault().filter(|_| error.is_caused_by_request()) else {
             return Self::NoRequest;
         };
+        if is_channel_limit(error) {
+            return Self::refused_channel(cx, consuming, transactions);
+        }
         let mut pending = Vec::new();
         let channels = &cx.channels;
         for channel in channels.numbers().filter_map(|number| channels.get(number)) {
@@ -75,9 +89,46 @@ impl CloseCause {
         }
     }
 
+    /// Finds the channel that the broker refused, and the request that needs it. The requests on
+    /// other channels are repeated as after any loss.
+    fn refused_channel(
+        cx: &mut Context,
+        consuming: &Consuming,
+        transactions: &Transactions,
+    ) -> Self {
+        let is_restarting = consuming.restarts.has_pending();
+        let number = cx.channels.learn_limit(cx.now, is_restarting);
+        let mut pending = Vec::new();
+        if let Some(channel) = number.and_then(|number| cx.channels.get(number)) {
+            collect_pending(channel, &consuming.consumers, transactions, &mut pending);
+        }
+        let request = pending.iter().find_map(|it| it.request);
+        Self::Channel { number, request }
+    }
+
     /// Returns `true` if this request is the cause.
     pub(crate) fn is(&self, promise: PromiseId) -> bool {
-        matches!(self, Self::One(one) if *one == promise)
+        match self {
+            Self::One(request)
+            | Self::Channel {
+                request: Some(request),
+                ..
+            } => *request == promise,
+            _ => false,
+        }
+    }
+
+    /// Returns `true` if the broker refused this channel.
+    pub(crate) fn is_channel(&self, channel: ChannelNumber) -> bool {
+        matches!(self, Self::Channel { number: Some(number), .. } if *number == channel)
+    }
+
+    /// Returns the error of the work that is the cause, for the error of the close.
+    pub(crate) fn error(&self, close: &Error) -> Error {
+        match self {
+            Self::Channel { .. } => Error::ChannelLimit,
+            _ => close.clone(),
+        }
     }
 
     /// Returns `true` if this request is one of several possible causes.

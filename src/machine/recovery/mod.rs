@@ -18,6 +18,7 @@ pub(crate) mod step;
 pub(crate) mod topology;
 
 use crate::error::{Broken, Error};
+use crate::machine::channel::learned_limit::is_channel_limit;
 use crate::machine::channel::{Awaited, Role};
 use crate::machine::consume::Consuming;
 use crate::machine::context::{Context, Stage};
@@ -246,6 +247,10 @@ impl Recovering {
         let Some(replay) = self.replay.take() else {
             return;
         };
+        // No step and no consumer is the cause.
+        if is_channel_limit(error) {
+            return;
+        }
         let one_at_a_time = self.quarantine.one_at_a_time;
         if let Some(step) = replay.into_close_cause(error, &cx.topology, one_at_a_time) {
             self.quarantine.add(step, error);

@@ -131,7 +131,7 @@ fn restart_later(
     id: ConsumerId,
     error: &Error,
 ) -> bool {
-    let limit = consuming.restarts.retry_limit();
+    let limit = consuming.restarts.retry_limit(cx.now);
     // Unreachable: the caller has found the consumer.
     let Some(consumer) = consuming.consumers.get_mut(id) else {
         return false;

@@ -40,7 +40,9 @@ impl Requests {
         if !close_cause.is(request.promise) {
             cx.forget_possibly_deleted(&request);
         }
-        if request.in_transaction || close_cause.is(request.promise) {
+        if close_cause.is(request.promise) {
+            cx.complete(request.promise, Err(close_cause.error(error)));
+        } else if request.in_transaction {
             cx.complete(request.promise, Err(error.clone()));
         } else if !cx.promises.is_pending(request.promise) {
             // Its deadline has passed.
@@ -119,10 +121,11 @@ impl Requests {
                 GetCapacity::No => None,
                 GetCapacity::Later => return,
                 GetCapacity::Yes => {
-                    let Some(number) = Self::pooled_channel(cx, publishing) else {
+                    let number = Self::pooled_channel(cx, publishing);
+                    if number.is_none() && !cx.channels.has_none_for_requests() {
                         return;
-                    };
-                    Some(number)
+                    }
+                    number
                 }
             };
             // Unreachable: the front request was read above.

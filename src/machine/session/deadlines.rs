@@ -15,6 +15,7 @@ impl Session {
         let cx = &mut self.cx;
         cx.now = now;
         cx.promises.stamp(now);
+        cx.channels.stamp(now);
         let timeout = cx.options.timeouts.request;
         self.publishing.publishers.stamp(now, timeout);
         cx.transmit.heartbeat.stamp(now);

@@ -30,8 +30,9 @@ impl Session {
         for (number, mut channel) in self.cx.channels.start_over() {
             self.suspend_channel(&mut channel, error, &close_cause, &mut to_repeat);
             if let Some(publisher) = self.publishing.publishers.remove(number) {
+                let is_refused = close_cause.is_channel(number);
                 self.publishing
-                    .suspend_publisher(&mut self.cx, *publisher, error);
+                    .suspend_publisher(&mut self.cx, *publisher, error, is_refused);
             }
         }
         self.publishing.queued.retry_all();

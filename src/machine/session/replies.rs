@@ -63,7 +63,7 @@ impl Session {
         method: Method<'_>,
     ) {
         match purpose {
-            Awaited::Nothing => {}
+            Awaited::Nothing => self.cx.channels.record_opened(number),
             Awaited::Probe => {
                 if let Some(publisher) = self.publishing.publishers.on(number) {
                     publisher.is_first_accepted = true;

@@ -44,7 +44,7 @@ impl Transactions {
         for phase in self.suspend(error) {
             match phase {
                 TransactionPhase::Starting(promise) if close_cause.is(promise) => {
-                    cx.complete(promise, Err(error.clone()));
+                    cx.complete(promise, Err(close_cause.error(error)));
                 }
                 TransactionPhase::Starting(promise) => {
                     let is_possible_cause = close_cause.may_be(promise);

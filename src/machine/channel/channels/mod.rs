@@ -1,10 +1,12 @@
 //! The channels of a connection and their numbers.
 
 use crate::machine::channel::content::Assembly;
+use crate::machine::channel::learned_limit::{InUse, LearnedLimit};
 use crate::machine::channel::{Channel, Role};
 use crate::machine::ids::{ChannelNumber, ConsumerId};
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
+use std::time::Instant;
 
 /// The number of channels that consumers and transactions leave free for requests and publishes.
 const RESERVED: usize = 2;
@@ -48,6 +50,8 @@ pub(crate) struct Channels {
     reserved: usize,
     /// The highest channel number.
     max: ChannelNumber,
+    /// A limit by which the broker has refused a channel.
+    learned: Option<LearnedLimit>,
     /// The number of channels that were ever added.
     incarnations: u64,
     /// A counter of removed channels. Unless it changes, no delivery becomes stale.
@@ -165,13 +169,12 @@ impl Channels {
 
     /// Returns `true` if another channel may be opened for that role.
     pub(crate) fn has_room(&self, role: Role) -> bool {
-        let is_long_lived = matches!(role, Role::Consume | Role::Transaction);
-        self.open()
-            < if is_long_lived {
-                self.long_lived_limit()
-            } else {
-                self.max.into()
-            }
+        let negotiated = if role.is_long_lived() {
+            self.negotiated_long_lived_limit()
+        } else {
+            self.max.into()
+        };
+        self.open() < negotiated && self.learned_allows(role) && !self.is_opening()
     }
 
     fn count(&self, role: Role) -> usize {
@@ -226,6 +229,14 @@ impl Channels {
 
     /// Returns the number of channels that consumers and transactions may use.
     fn long_lived_limit(&self) -> usize {
+        let negotiated = self.negotiated_long_lived_limit();
+        match &self.learned {
+            Some(learned) => learned.long_lived(&self.in_use()).min(negotiated),
+            None => negotiated,
+        }
+    }
+
+    fn negotiated_long_lived_limit(&self) -> usize {
         let max = usize::from(self.max);
         if max > RESERVED { max - RESERVED } else { max }
     }
@@ -258,6 +269,9 @@ impl Channels {
         channel.discards_until_open = self.closed_by_server.remove(&number);
         *self.slots.get_mut(usize::from(number))? = Some(Box::new(channel));
         *self.count_mut(role) += 1;
+        if let Some(learned) = &mut self.learned {
+            learned.opening = Some((number, self.incarnations));
+        }
         Some(number)
     }
 
@@ -334,6 +348,7 @@ impl Channels {
         let next = Self {
             incarnations: self.incarnations,
             removed: self.removed.wrapping_add(1),
+            learned: self.learned.take(),
             ..Self::default()
         };
         let slots = std::mem::replace(self, next).slots;
@@ -357,6 +372,90 @@ impl Channels {
         self.closed_by_server.contains(&number)
     }
 
+    /// Returns how many channels are in use, as far as a learned limit depends on that.
+    fn in_use(&self) -> InUse {
+        InUse {
+            open: self.open(),
+            long_lived: self.long_lived(),
+            consumed: self.count(Role::Consume),
+            shared: self.pooled() + self.count(Role::Publish),
+        }
+    }
+
+    /// Learns a limit from a close of the connection. Returns the channel that was refused, if only
+    /// one was being opened. `is_restarting` means that consumers are being restarted: they have no
+    /// claim to more channels than other work.
+    pub(crate) fn learn_limit(
+        &mut self,
+        now: Instant,
+        is_restarting: bool,
+    ) -> Option<ChannelNumber> {
+        let is_opening =
+            |number: &ChannelNumber| self.get(*number).is_some_and(Channel::is_opening);
+        let opening: Vec<ChannelNumber> = self.numbers().filter(is_opening).collect();
+        let refused = match opening[..] {
+            [refused] => Some(refused),
+            _ => None,
+        };
+        let mut learned = LearnedLimit::after(self.learned.as_ref(), now);
+        if let Some(refused) = refused {
+            let role = self.get(refused).map(|channel| channel.role);
+            let mut in_use = self.in_use();
+            in_use.open -= 1;
+            in_use.long_lived -= usize::from(role.is_some_and(Role::is_long_lived));
+            learned.set(&in_use, is_restarting);
+        }
+        self.learned = Some(learned);
+        refused
+    }
+
+    /// Updates whether a learned limit may be exceeded, or is forgotten.
+    #[inline]
+    pub(crate) fn stamp(&mut self, now: Instant) {
+        if let Some(learned) = &mut self.learned
+            && learned.stamp(now)
+        {
+            self.learned = None;
+        }
+    }
+
+    /// Returns `true` if a channel is being opened, and the next one has to wait for it.
+    pub(crate) fn is_opening(&self) -> bool {
+        let opening = self.learned.as_ref().and_then(|learned| learned.opening);
+        opening.is_some_and(|(number, incarnation)| {
+            let channel = self.get(number);
+            channel.is_some_and(|it| it.incarnation == incarnation && it.is_opening())
+        })
+    }
+
+    /// Records that the broker has opened a channel.
+    #[inline]
+    pub(crate) fn record_opened(&mut self, number: ChannelNumber) {
+        let open = self.open();
+        if let Some(learned) = &mut self.learned {
+            learned.record_opened(number, open);
+        }
+    }
+
+    /// Returns `true` if there is no learned limit, or it allows another channel for this role.
+    fn learned_allows(&self, role: Role) -> bool {
+        let learned = self.learned.as_ref();
+        learned.is_none_or(|learned| learned.allows(role, &self.in_use()))
+    }
+
+    /// Returns `true` if a learned limit restricts the consumers.
+    pub(crate) fn is_limited_by_broker(&self) -> bool {
+        let learned = self.learned.as_ref();
+        learned.is_some_and(|learned| learned.most_for(Role::Consume, &self.in_use()).is_some())
+    }
+
+    /// Returns `true` if no channel can become free for requests and publishes: consumers that are
+    /// not about to end use all that the broker allows.
+    pub(crate) fn has_none_for_requests(&self) -> bool {
+        let learned = self.learned.as_ref();
+        learned.is_some_and(|learned| learned.leaves_none_for_requests(&self.in_use()))
+    }
+
     /// Returns the numbers of all channels.
     pub(crate) fn numbers(&self) -> impl Iterator<Item = ChannelNumber> + use<'_> {
         (0..=u16::MAX)
@@ -367,93 +466,4 @@ impl Channels {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn channels(max: u16) -> Channels {
-        let mut channels = Channels::default();
-        channels.set_max(max);
-        channels
-    }
-
-    #[test]
-    fn e29_lowest_free_number_is_used_first() {
-        let mut channels = channels(4);
-        assert_eq!(
-            [0; 3].map(|_| channels.add(Role::Request)),
-            [Some(1), Some(2), Some(3)]
-        );
-        channels.remove(1);
-        assert_eq!(channels.add(Role::Request), Some(1));
-        channels.remove(3);
-        channels.remove_closed_by_server(2);
-        let again: Vec<_> = (0..4).map(|_| channels.add(Role::Request)).collect();
-        assert_eq!(again, [Some(2), Some(3), Some(4), None]);
-        let discards = |number| {
-            channels
-                .get(number)
-                .is_some_and(|channel| channel.discards_until_open)
-        };
-        assert_eq!(
-            [1, 2, 3].map(discards),
-            [false, true, false],
-            "late frames are for the channel before"
-        );
-    }
-
-    #[test]
-    fn s60_consumers_leave_channels_for_requests_and_publishes() {
-        let mut channels = channels(4);
-        assert!(channels.add(Role::Consume).is_some());
-        assert!(channels.add(Role::Consume).is_some());
-        assert_eq!(channels.add(Role::Consume), None);
-        assert!(channels.add(Role::Publish).is_some());
-        assert!(channels.add(Role::Request).is_some());
-        assert_eq!(channels.add(Role::Request), None);
-    }
-
-    #[test]
-    fn channels_are_counted_by_role() {
-        let mut channels = channels(9);
-        let roles = [
-            Role::Consume,
-            Role::Request,
-            Role::Request,
-            Role::Transaction,
-            Role::Publish,
-        ];
-        let numbers = roles.map(|role| channels.add(role).unwrap());
-        assert_eq!((channels.pooled(), channels.is_closing_one()), (2, false));
-        channels.put_idle(numbers[1]);
-        channels.set_role(numbers[0], Role::Settling);
-        channels.set_role(numbers[4], Role::Closing);
-        assert_eq!((channels.pooled(), channels.is_closing_one()), (2, true));
-        channels.take_idle(Role::Consume);
-        channels.remove(numbers[3]);
-        channels.remove_closed_by_server(numbers[4]);
-        assert_eq!((channels.pooled(), channels.is_closing_one()), (1, false));
-        assert!(!channels.set_role(numbers[4], Role::Idle));
-        assert_eq!(channels.open(), channels.numbers().count());
-        assert_eq!(
-            [Role::Settling, Role::Request, Role::Consume].map(|role| channels.count(role)),
-            [1, 1, 1]
-        );
-    }
-
-    #[test]
-    fn incarnations_of_a_number_differ() {
-        let mut channels = channels(1);
-        let first = channels
-            .add(Role::Request)
-            .and_then(|number| channels.get(number))
-            .unwrap()
-            .incarnation;
-        channels.remove(1);
-        let second = channels
-            .add(Role::Request)
-            .and_then(|number| channels.get(number))
-            .unwrap()
-            .incarnation;
-        assert_ne!(first, second);
-    }
-}
+mod tests;
