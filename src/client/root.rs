@@ -101,11 +101,14 @@ impl Client {
     /// When a lost connection is recovered, the login uses the last secret that the broker
     /// accepted, or that was sent and had no reply. With
     /// [`credentials_from`](crate::Options::credentials_from), it asks that source instead. A
-    /// secret that is not UTF-8 is only sent.
+    /// secret that is not UTF-8 is only sent. The login's frame must not exceed
+    /// [`initial_frame_max`](crate::Options::initial_frame_max), which may be less than the
+    /// negotiated `frame_max`.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] before the connection is open, or if the secret does not fit into
-    /// a frame. [`Error::NotAllowed`], which ends the connection, if the broker refuses it.
+    /// a frame of the negotiated `frame_max`. [`Error::NotAllowed`], which ends the connection, if
+    /// the broker refuses it.
     /// [`Error::Full`] if the broker has not replied to eight earlier ones.
     ///
     /// # Cancel safety

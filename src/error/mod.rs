@@ -145,6 +145,21 @@ pub enum Error {
     /// `authentication_failure_close` refuse a login in this way.
     #[error("the broker closed the transport after the login, so it probably refused the login")]
     LoginRefused,
+    /// The broker ended the connection after a login of more than 4096 bytes. It refused the login,
+    /// or the login exceeds the broker's `initial_frame_max`: RabbitMQ's default is 8192 bytes, and
+    /// it is 4096 before 4.1. See
+    /// [`Options::initial_frame_max`](crate::Options::initial_frame_max).
+    #[error(
+        "the login of {bytes} bytes was refused, or it exceeds the broker's initial_frame_max \
+         (RabbitMQ's default is 8192, and 4096 before 4.1)"
+    )]
+    LargeLogin {
+        /// The size of the largest frame of the login in bytes.
+        bytes: usize,
+        /// How the broker ended the connection.
+        #[source]
+        cause: Arc<Error>,
+    },
     /// The broker sent limits that AMQP does not allow.
     #[error("the broker proposed {what} of {value}, which AMQP 0-9-1 does not allow")]
     BadTuning {
@@ -296,7 +311,8 @@ pub enum Broken {
 
 impl Error {
     /// Returns the fault that closed the channel or connection, with reply code, text, class and
-    /// method. For an [`Unconfirmed`](Self::Unconfirmed), this is the fault in its cause.
+    /// method. For an [`Unconfirmed`](Self::Unconfirmed) and a [`LargeLogin`](Self::LargeLogin),
+    /// this is the fault in the cause.
     ///
     /// It does not look into [`Broken::OutcomeUnknown`] and [`Broken::NotRestored`], whose
     /// [`source`](std::error::Error::source) may have a fault.
@@ -320,7 +336,7 @@ impl Error {
             | Self::NotImplemented(fault)
             | Self::InternalError(fault)
             | Self::Other(fault) => Some(fault),
-            Self::Unconfirmed(cause) => cause.fault(),
+            Self::Unconfirmed(cause) | Self::LargeLogin { cause, .. } => cause.fault(),
             _ => None,
         }
     }

@@ -14,6 +14,7 @@ impl Options {
     pub(crate) fn check(&self) -> Result<(), Error> {
         let Limits {
             frame_max,
+            initial_frame_max,
             requests,
             outgoing_bytes,
             publishes_in_flight,
@@ -24,6 +25,10 @@ impl Options {
         if frame_max != 0 && frame_max < FRAME_MIN_SIZE {
             let why = format!("must be at least {FRAME_MIN_SIZE} bytes, got {frame_max}");
             return Err(Error::invalid("frame_max", why));
+        }
+        if initial_frame_max < FRAME_MIN_SIZE {
+            let why = format!("must be at least {FRAME_MIN_SIZE} bytes, got {initial_frame_max}");
+            return Err(Error::invalid("initial_frame_max", why));
         }
         ShortStr::new(&self.virtual_host).map_err(|error| Error::invalid("virtual_host", error))?;
         let limits = [

@@ -4,6 +4,7 @@
 //! getters.
 
 use crate::error::Error;
+use crate::protocol::frame::INITIAL_FRAME_MAX;
 use crate::protocol::{Table, Value};
 use crate::uri::{Endpoint, Uri};
 use std::collections::hash_map::RandomState;
@@ -65,6 +66,7 @@ pub struct Options {
 pub(crate) struct Limits {
     pub(crate) channel_max: u16,
     pub(crate) frame_max: u32,
+    pub(crate) initial_frame_max: u32,
     pub(crate) heartbeat: u16,
     pub(crate) request_channels: u16,
     pub(crate) publish_channels: u16,
@@ -109,6 +111,7 @@ impl From<Uri> for Options {
             limits: Limits {
                 channel_max: uri.channel_max().unwrap_or(2047),
                 frame_max: uri.frame_max().unwrap_or(131_072),
+                initial_frame_max: INITIAL_FRAME_MAX,
                 heartbeat: uri.heartbeat().unwrap_or(60),
                 request_channels: 64,
                 publish_channels: 64,
@@ -190,6 +193,15 @@ setters! {
     /// transport after some seconds and without a reason. The connection then fails with
     /// [`Broken::SmallFrameMax`](crate::Broken::SmallFrameMax).
     frame_max(bytes: u32) => limits.frame_max;
+    /// Sets the largest frame in bytes during the login, before `frame_max` is negotiated; 8192 by
+    /// default, as in RabbitMQ since 4.1, and at least 4096. A frame contains the password or token
+    /// and the client properties. A longer one fails with [`Error::InvalidArgument`] before it is
+    /// sent.
+    ///
+    /// For long tokens, set it to the value of `initial_frame_max` in `rabbitmq.conf`. A frame that
+    /// exceeds the broker's value ends the login. The default is not larger, because the broker
+    /// does not announce its value, and does not say that it was exceeded.
+    initial_frame_max(bytes: u32) => limits.initial_frame_max;
     /// Sets the heartbeat interval in seconds; 60 by default, as in RabbitMQ. The smaller value of
     /// both sides is used, and 0 leaves it to the broker.
     heartbeat(seconds: u16) => limits.heartbeat;

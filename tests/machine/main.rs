@@ -41,6 +41,7 @@ mod handshake;
 mod handshake_faults;
 mod headers;
 mod interruptions;
+mod large_logins;
 mod late_replay;
 mod limits;
 mod login;

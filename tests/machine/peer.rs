@@ -290,6 +290,11 @@ impl Peer {
         peer
     }
 
+    /// Lets the server decode large frames before the handshake has negotiated any.
+    pub(crate) fn decode_large_frames(&mut self) {
+        self.sent.set_frame_max(1 << 24);
+    }
+
     /// Completes the handshake with these limits of the server.
     pub(crate) fn complete_handshake(&mut self, tune: connection::Tune) {
         assert_eq!(self.names(), ["protocol header"]);

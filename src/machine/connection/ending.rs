@@ -133,8 +133,13 @@ impl Lifecycle {
         };
         let fault =
             Fault::reported_by_broker(close.reply_code, &close.reply_text.to_str_lossy(), method);
-        let in_handshake = matches!(self.state, State::Handshake(_));
-        self.end(session, fault.into(), in_handshake);
+        match &self.state {
+            State::Handshake(it) => {
+                let error = it.handshake.error_at_close(fault.into());
+                self.end(session, error, true);
+            }
+            _ => self.end(session, fault.into(), false),
+        }
     }
 
     /// Ends the connection because of an error in the server's input: a protocol violation, or a

@@ -12,7 +12,7 @@ use crate::machine::ServerProperties;
 use crate::machine::handshake::sasl::{LoginOutcome, LoginStep, SaslSession};
 use crate::machine::transmit::outbox::Outbox;
 use crate::options::Options;
-use crate::protocol::frame::INITIAL_FRAME_MAX;
+use crate::protocol::frame::FRAME_MIN_SIZE;
 use crate::protocol::method::{Encode, connection as methods};
 use crate::protocol::{EncodeError, Method, ProtocolHeader, ReplyCode, ShortStr, Table};
 
@@ -61,6 +61,8 @@ struct Login {
     mechanism: String,
     /// The number of challenges so far.
     challenges: u8,
+    /// The size of the largest frame that was sent, in bytes.
+    largest_frame: usize,
     /// The user name of the login, if it is known.
     username: Option<String>,
     properties: ServerProperties,
@@ -132,7 +134,7 @@ impl Handshake {
     /// lost connection: RabbitMQ closes the transport without a reason in these cases.
     pub(crate) fn error_at_end(&self, cause: &Broken) -> Option<Error> {
         match self {
-            Self::Tune(_) => Some(Error::LoginRefused),
+            Self::Tune(state) => Some(state.login.ended_with(Error::LoginRefused)),
             Self::OpenOk(state) if state.limits.frame_max < RABBITMQ_MIN_FRAME_MAX => {
                 let (frame_max, cause) = (state.limits.frame_max, cause.clone().into());
                 Some(Error::ConnectionBroken(Broken::SmallFrameMax {
@@ -141,6 +143,14 @@ impl Handshake {
                 }))
             }
             _ => None,
+        }
+    }
+
+    /// Returns the error that a close by the server means in this state.
+    pub(crate) fn error_at_close(&self, error: Error) -> Error {
+        match (self, error) {
+            (Self::Tune(state), error @ Error::FrameError(_)) => state.login.ended_with(error),
+            (_, error) => error,
         }
     }
 
@@ -199,6 +209,7 @@ impl AwaitStart {
         let login = Login {
             mechanism: mechanism.name().to_owned(),
             challenges: 0,
+            largest_frame: 0,
             username: None,
             properties: ServerProperties::new(start.server_properties),
         };
@@ -233,11 +244,12 @@ impl Login {
         out: &mut Outbox,
     ) -> Result<AwaitTune, Error> {
         let response = outcome.0?;
+        let (frame_max, before) = (options.limits.initial_frame_max, out.len());
         if self.challenges > 0 {
             let secure_ok = methods::SecureOk {
                 response: &response.bytes.0,
             };
-            out.append_method(0, INITIAL_FRAME_MAX, &secure_ok)
+            out.append_method(0, frame_max, &secure_ok)
                 .map_err(too_large_to_log_in)?;
         } else {
             let client_properties = client_properties(options)?;
@@ -247,21 +259,37 @@ impl Login {
                 response: &response.bytes.0,
                 locale: LOCALE,
             };
-            out.append_method(0, INITIAL_FRAME_MAX, &start_ok)
+            out.append_method(0, frame_max, &start_ok)
                 .map_err(too_large_to_log_in)?;
             self.username = response.username;
         }
+        self.largest_frame = self.largest_frame.max(out.len() - before);
         Ok(AwaitTune {
             session: response.session,
             login: self,
         })
+    }
+
+    /// Returns the error of a login that the server has ended with `error`. Every broker accepts
+    /// frames of the smallest size.
+    fn ended_with(&self, error: Error) -> Error {
+        if self.largest_frame <= FRAME_MIN_SIZE as usize {
+            return error;
+        }
+        Error::LargeLogin {
+            bytes: self.largest_frame,
+            cause: error.into(),
+        }
     }
 }
 
 fn too_large_to_log_in(error: EncodeError) -> Error {
     Error::invalid(
         "credentials and client properties",
-        format!("{error} before tuning (initial_frame_max)"),
+        format!(
+            "{error}; `Options::initial_frame_max` allows more, and so must RabbitMQ's \
+             initial_frame_max"
+        ),
     )
 }
 

@@ -44,7 +44,10 @@ fn next_attempt(error: &Error, in_handshake: bool) -> NextAttempt {
 fn refuses(error: &Error, in_handshake: bool) -> bool {
     match error {
         Error::AccessRefused(_) | Error::NotAllowed(_) | Error::InvalidPath(_) => in_handshake,
-        Error::LoginRefused | Error::NoMechanism { .. } | Error::UnencryptedLogin => true,
+        Error::LoginRefused
+        | Error::LargeLogin { .. }
+        | Error::NoMechanism { .. }
+        | Error::UnencryptedLogin => true,
         _ => false,
     }
 }

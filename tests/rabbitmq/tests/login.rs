@@ -95,3 +95,22 @@ fn rabbitmq_supports_every_mechanism_and_explains_refusals() -> Outcome {
     log_in(own)?;
     Ok(())
 }
+
+#[test]
+fn rabbitmq_limits_the_size_of_a_login() -> Outcome {
+    for (limit, is_allowed) in [(None, false), (Some("initial_frame_max = 65536"), true)] {
+        let node = limit.map_or_else(Node::builder, |limit| Node::builder().config(limit));
+        let node = node.start()?;
+        let options = Options::from_uri(&node.url())?.initial_frame_max(65_536);
+        let large = options.client_property("padding", &*"p".repeat(40_000))?;
+        let outcome = log_in(large);
+        match is_allowed {
+            true => outcome?,
+            false => assert!(
+                matches!(outcome, Err(Error::LargeLogin { .. })),
+                "{outcome:?}"
+            ),
+        }
+    }
+    Ok(())
+}
