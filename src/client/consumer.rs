@@ -18,6 +18,12 @@ use std::task::{Context, Poll, ready};
 /// the end of the connection, the last item of the stream is the error. In both cases
 /// [`ended`](Self::ended) returns the reason.
 ///
+/// A broker without the capability `consumer_cancel_notify` does not report that it has ended a
+/// consumer, for example because the queue was deleted. The consumer then waits for deliveries
+/// until the connection is lost. RabbitMQ and LavinMQ have the capability;
+/// [`ServerProperties::has_capability`](crate::ServerProperties::has_capability) returns whether
+/// the broker lists it.
+///
 /// When the connection is lost and [recovered](crate::recovery), or the broker ends the consumer
 /// ([`Resubscribe`](crate::Resubscribe)), the consumer continues, with its prefetch count.
 /// Deliveries that were buffered when the connection was lost, or the broker closed the consumer's

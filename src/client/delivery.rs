@@ -217,7 +217,8 @@ impl Delivery {
     /// it. With `requeue` they go back to the queue, otherwise they are dropped or dead-lettered.
     ///
     /// # Errors
-    /// [`Error::Stale`], as for [`ack`](Self::ack).
+    /// [`Error::Stale`], as for [`ack`](Self::ack). [`Error::MissingCapability`] for several
+    /// messages, if the broker does not support `basic.nack`; one message is then rejected instead.
     ///
     /// # Spec
     /// RabbitMQ's extension `basic.nack`.

@@ -182,7 +182,9 @@ impl Client {
     /// messages.
     ///
     /// # Errors
-    /// [`NotFound`](crate::Error::NotFound) if one of them does not exist.
+    /// [`NotFound`](crate::Error::NotFound) if one of them does not exist;
+    /// [`MissingCapability`](crate::Error::MissingCapability) if the broker does not support such
+    /// bindings.
     ///
     /// # Spec
     /// RabbitMQ's extension `exchange.bind`.
@@ -201,6 +203,10 @@ impl Client {
     }
 
     /// Removes a binding between two exchanges. Removing a missing binding is not an error.
+    ///
+    /// # Errors
+    /// [`MissingCapability`](crate::Error::MissingCapability) if the broker does not support such
+    /// bindings.
     ///
     /// # Spec
     /// RabbitMQ's extension `exchange.unbind`.

@@ -281,6 +281,9 @@ impl Client {
     /// - [`Timeout`](Error::Timeout) if the message was not sent in time, because there was no
     ///   outgoing capacity.
     /// - [`InvalidArgument`](Error::InvalidArgument) if the broker would refuse the message.
+    /// - [`MissingCapability`](Error::MissingCapability) if the broker does not support confirms;
+    ///   [`confirm(false)`](BasicPublish::confirm) publishes without.
+    /// - [`ChannelLimit`](Error::ChannelLimit) if the broker refuses the channel.
     ///
     /// A publish whose deadline has passed no longer counts towards
     /// [`Options::max_publishes_in_flight`](crate::Options::max_publishes_in_flight), so a queue

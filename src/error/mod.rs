@@ -202,6 +202,15 @@ pub enum Error {
     /// the user; nothing was carried out, and the request is not repeated.
     #[error("all channels that channel_max and the broker allow are in use")]
     ChannelLimit,
+    /// The broker lists its capabilities, and this one, which the request needs, is not among them.
+    /// Nothing was sent, because a broker closes the connection over a method that it does not
+    /// know.
+    ///
+    /// Publishes with confirms and calls need `publisher_confirms`. Bindings between exchanges need
+    /// `exchange_exchange_bindings`. A nack of several deliveries needs `basic.nack`; that of one
+    /// is sent as a reject without it.
+    #[error("the broker does not have the capability {0}")]
+    MissingCapability(&'static str),
     /// The client closed the connection.
     #[error("the connection was closed")]
     Closed,

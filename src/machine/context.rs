@@ -371,17 +371,24 @@ impl Context {
             return;
         };
         let transmit = &mut self.transmit;
-        channel.unsettled.return_unwanted(|delivery_tag, multiple| {
-            // A nack fits into any frame.
-            let _ = transmit.append_method(
-                number,
-                &basic::Nack {
-                    delivery_tag,
-                    multiple,
-                    requeue: true,
-                },
-            );
-        });
+        let (requeue, has_nack) = (true, !self.server.lacks_nack());
+        let write = |delivery_tag, multiple| {
+            let nack = basic::Nack {
+                delivery_tag,
+                multiple,
+                requeue,
+            };
+            let reject = basic::Reject {
+                delivery_tag,
+                requeue,
+            };
+            // Both fit into any frame.
+            let _ = match has_nack {
+                true => transmit.append_method(number, &nack),
+                false => transmit.append_method(number, &reject),
+            };
+        };
+        channel.unsettled.return_unwanted(has_nack, write);
         self.attention = true;
     }
 

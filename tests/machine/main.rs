@@ -18,6 +18,7 @@ mod attempts;
 mod blocked;
 mod bookkeeping;
 mod bounds;
+mod capabilities;
 mod capacity;
 mod channel_limits;
 mod channels;

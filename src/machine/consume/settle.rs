@@ -16,6 +16,7 @@ use crate::machine::channel::channels::Channels;
 use crate::machine::channel::content::Delivered;
 use crate::machine::consume::Consuming;
 use crate::machine::context::Context;
+use crate::machine::handshake::server_properties::NACK;
 use crate::protocol::method::{Encode, basic};
 
 impl Consuming {
@@ -81,6 +82,12 @@ impl Context {
     fn nack(&mut self, delivered: &Delivered, multiple: bool, requeue: bool) -> Result<(), Error> {
         if delivered.is_of_stream() {
             return self.acknowledge(delivered, multiple);
+        }
+        if self.server.lacks_nack() {
+            return match multiple {
+                true => Err(Error::MissingCapability(NACK)),
+                false => self.reject(delivered, requeue),
+            };
         }
         if multiple {
             // Otherwise the nack would cover deliveries whose ack is not written yet.

@@ -1,16 +1,35 @@
 //! The properties of a server in `connection.start`.
 
+use crate::error::Error;
 use crate::protocol::{Table, TableRef, Value};
 use std::borrow::Cow;
 
 /// The properties of the server: product, version, capabilities and more.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct ServerProperties(Table);
+pub struct ServerProperties {
+    table: Table,
+    /// The server lacks `basic.nack`. It is stored, because each nack depends on it.
+    lacks_nack: bool,
+}
+
+/// The capability of publishes with confirms.
+pub(crate) const CONFIRMS: &str = "publisher_confirms";
+
+/// The capability of bindings between exchanges.
+pub(crate) const EXCHANGE_BINDINGS: &str = "exchange_exchange_bindings";
+
+/// The capability of nacks by the client. A nack of one delivery is sent as a reject without it.
+pub(crate) const NACK: &str = "basic.nack";
 
 impl ServerProperties {
     /// Copies the properties of `connection.start`.
     pub(crate) fn new(table: TableRef<'_>) -> Self {
-        Self(table.to_table())
+        let mut properties = Self {
+            table: table.to_table(),
+            lacks_nack: false,
+        };
+        properties.lacks_nack = properties.check_capability(NACK).is_err();
+        properties
     }
 
     /// Returns the product, such as `RabbitMQ`.
@@ -27,7 +46,7 @@ impl ServerProperties {
 
     /// Returns a property that is a string, or an empty one.
     fn text(&self, name: &str) -> Cow<'_, str> {
-        match self.0.get(name) {
+        match self.table.get(name) {
             Some(Value::String(bytes)) => String::from_utf8_lossy(bytes),
             _ => Cow::Borrowed(""),
         }
@@ -36,16 +55,40 @@ impl ServerProperties {
     /// Returns `true` if the server has a capability, such as `basic.nack`.
     #[must_use]
     pub fn has_capability(&self, name: &str) -> bool {
-        match self.0.get("capabilities") {
-            Some(Value::Table(capabilities)) => capabilities.get(name) == Some(Value::Bool(true)),
-            _ => false,
+        self.capability(name).unwrap_or(false)
+    }
+
+    /// Returns whether the server has a capability, or `None` if it does not list any.
+    fn capability(&self, name: &str) -> Option<bool> {
+        match self.table.get("capabilities") {
+            Some(Value::Table(capabilities)) => {
+                Some(capabilities.get(name) == Some(Value::Bool(true)))
+            }
+            _ => None,
         }
+    }
+
+    /// Returns an error if the server lists its capabilities, and this one is not among them.
+    ///
+    /// RabbitMQ lists them since 2.4, and LavinMQ does. A server that lists none may still have
+    /// them: Qpid's broker names its extensions in other properties. It is asked, and refuses what
+    /// it does not have.
+    pub(crate) fn check_capability(&self, name: &'static str) -> Result<(), Error> {
+        match self.capability(name) {
+            Some(false) => Err(Error::MissingCapability(name)),
+            Some(true) | None => Ok(()),
+        }
+    }
+
+    /// Returns `true` if the server lists its capabilities without `basic.nack`.
+    pub(crate) fn lacks_nack(&self) -> bool {
+        self.lacks_nack
     }
 
     /// Returns all properties as the server sent them.
     #[must_use]
     pub fn table(&self) -> TableRef<'_> {
-        self.0.as_ref()
+        self.table.as_ref()
     }
 
     /// Returns `true` if the server closes the connection over a publish with the flag `immediate`,

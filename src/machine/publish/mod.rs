@@ -181,10 +181,10 @@ impl Publishing {
                 self.publishers.resume(channel, cx.now)
             }
             None => {
-                let opened = self.open_publisher(cx, exchange, kind).ok();
+                let opened = self.open_publisher(cx, exchange, kind);
                 // `write_queued` then fails the publish.
-                cx.may_start |= opened.is_none() && cx.channels.has_none_for_requests();
-                opened
+                cx.may_start |= matches!(opened, Err(NoChannel::Never(_)));
+                opened.ok()
             }
         }
     }
@@ -242,9 +242,9 @@ impl Publishing {
                 // The broker has stopped content on the lane's channel.
                 Ok(None) => self.queued.stop_waiting(lane),
                 Err(NoChannel::Closing) => return,
-                Err(NoChannel::AllInUse) if cx.channels.has_none_for_requests() => {
+                Err(NoChannel::Never(error)) => {
                     while let Some(pending) = self.queued.pop(lane) {
-                        cx.complete(pending.promise, Err(Error::ChannelLimit));
+                        cx.complete(pending.promise, Err(error.clone()));
                     }
                 }
                 Err(NoChannel::AllInUse) => {

@@ -1,7 +1,9 @@
 //! Opening the channel of an exchange, and closing another one for it.
 
+use crate::error::Error;
 use crate::machine::channel::{Awaited, Role};
 use crate::machine::context::Context;
+use crate::machine::handshake::server_properties::CONFIRMS;
 use crate::machine::ids::ChannelNumber;
 use crate::machine::publish::Publishing;
 use crate::machine::publish::check::REPLY_TO;
@@ -12,7 +14,8 @@ use crate::protocol::{ShortStr, TableRef};
 impl Publishing {
     /// Opens the channel of an exchange that has none. At the limit of publish channels, closes an
     /// idle one for it. If all channel numbers are in use, closes an idle channel and returns an
-    /// error: the number is free after `close-ok`.
+    /// error: the number is free after `close-ok`. Returns another error if the publishes of the
+    /// exchange cannot have a channel.
     pub(crate) fn open_publisher(
         &mut self,
         cx: &mut Context,
@@ -23,6 +26,13 @@ impl Publishing {
         // publishes come first.
         if self.publishers.is_closing(exchange, kind) {
             return Err(NoChannel::Closing);
+        }
+        if kind != PublishKind::Unconfirmed {
+            let has_confirms = cx.server.check_capability(CONFIRMS);
+            has_confirms.map_err(NoChannel::Never)?;
+        }
+        if cx.channels.has_none_for_requests() {
+            return Err(NoChannel::Never(Error::ChannelLimit));
         }
         let limit = usize::from(cx.options.limits.publish_channels.max(1));
         if self.publishers.len() >= limit {

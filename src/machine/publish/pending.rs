@@ -1,5 +1,6 @@
 //! Publishes as data: queued until they can be written, or stored to be republished after a loss.
 
+use crate::error::Error;
 use crate::machine::{Body, PromiseId, Publish};
 use crate::protocol::{Properties, ShortString, Table, TableRef};
 use bytes::Bytes;
@@ -141,4 +142,6 @@ pub(crate) enum NoChannel {
     Closing,
     /// All channels are in use.
     AllInUse,
+    /// There will be none.
+    Never(Error),
 }

@@ -31,6 +31,7 @@ use crate::machine::recovery::quarantine::Quarantine;
 use crate::machine::recovery::replay::{NextStep, Replay, names_step};
 use crate::machine::recovery::round::Round;
 use crate::machine::recovery::step::ReplayStep;
+use crate::machine::request::check::check_supported;
 use crate::machine::{ConnectionState, Dialling, Notice, Recovered};
 use crate::protocol::method::{MethodInfo, queue};
 use crate::protocol::{Method, MethodId, ShortStr};
@@ -375,11 +376,15 @@ impl Recovering {
         step: &ReplayStep,
     ) -> Result<&'static MethodInfo, Error> {
         let Context {
-            topology, transmit, ..
+            topology,
+            transmit,
+            server,
+            ..
         } = cx;
         // The program may have deleted the entity in the meantime.
         let request = topology.request(step).ok_or(Error::Stale)?;
         let info = request.info();
+        check_supported(server, info.id)?;
         let mut write = |request: &Method<'_>| transmit.append_method(number, request);
         // The name of a dead-letter queue may have changed. Bindings are recorded under the current
         // names, and searching all names for each took 7 % of a recovery with 100 000 bindings.

@@ -1,8 +1,9 @@
 //! Checks of a request before it is queued.
 
 use crate::error::Error;
+use crate::machine::handshake::server_properties::{EXCHANGE_BINDINGS, ServerProperties};
 use crate::protocol::method::{basic, exchange, queue};
-use crate::protocol::{Method, ShortStr};
+use crate::protocol::{Method, MethodId, ShortStr};
 
 /// Returns `true` if a method is sent without a reply. "If set, the server will not respond to the
 /// method. The client should not wait for a reply method" (domain `no-wait`). Without a reply, it
@@ -50,5 +51,16 @@ pub(crate) fn queue_of<'a>(method: &Method<'a>) -> Option<ShortStr<'a>> {
         Method::Queue(queue::Method::Delete(it)) => Some(it.queue),
         Method::Basic(basic::Method::Get(it)) => Some(it.queue),
         _ => None,
+    }
+}
+
+/// Returns an error if the broker does not support a method.
+///
+/// # Errors
+/// [`Error::MissingCapability`] for a binding between exchanges.
+pub(crate) fn check_supported(server: &ServerProperties, method: MethodId) -> Result<(), Error> {
+    match method {
+        exchange::Bind::ID | exchange::Unbind::ID => server.check_capability(EXCHANGE_BINDINGS),
+        _ => Ok(()),
     }
 }

@@ -13,7 +13,7 @@ use crate::machine::context::Context;
 use crate::machine::ids::ChannelNumber;
 use crate::machine::publish::Publishing;
 use crate::machine::recovery::close_cause::CloseCause;
-use crate::machine::request::check::{check_queue_name, is_nowait, queue_of};
+use crate::machine::request::check::{check_queue_name, check_supported, is_nowait, queue_of};
 use crate::machine::request::pending::PendingRequest;
 use crate::protocol::frame::OVERHEAD;
 use crate::protocol::method::{Encode, basic};
@@ -64,7 +64,7 @@ impl Requests {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] if it is another method, its queue name is empty and must not be,
-    /// or it exceeds `frame_max`.
+    /// or it exceeds `frame_max`; [`Error::MissingCapability`] if the broker does not support it.
     pub(crate) fn request<'a>(
         &mut self,
         cx: &mut Context,
@@ -84,6 +84,7 @@ impl Requests {
                 ));
             }
         }
+        check_supported(&cx.server, info.id)?;
         let request = PendingRequest::new(cx.promises.none(), info, &method);
         // "A peer MUST NOT send frames larger than the agreed-upon size" (4.2.3). A method cannot
         // be split.
@@ -145,11 +146,14 @@ impl Requests {
                 cx.possible_cause = Some(request.promise);
             }
             let request = cx.with_current_names(request);
-            match cx.transmit.append_method(number, &request) {
+            // The broker may be another one than when the request was queued.
+            let written = check_supported(&cx.server, request.info.id)
+                .and_then(|()| Ok(cx.transmit.append_method(number, &request)?));
+            match written {
                 Ok(()) => cx.await_reply(number, request.info, Awaited::of(request)),
                 Err(error) => {
                     cx.channels.put_idle(number);
-                    cx.complete(request.promise, Err(error.into()));
+                    cx.complete(request.promise, Err(error));
                 }
             }
         }

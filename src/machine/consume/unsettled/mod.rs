@@ -90,9 +90,9 @@ impl Unsettled {
     }
 
     /// Settles all unwanted deliveries with as few nacks as possible. Calls `nack` for each, with a
-    /// tag and `multiple`: whether it covers all tags before. The caller must have flushed queued
-    /// acks, because a nack with `multiple` would cover their deliveries.
-    pub(crate) fn return_unwanted(&mut self, mut nack: impl FnMut(u64, bool)) {
+    /// tag and `multiple`: whether it covers all tags before, which `may_cover` allows. The caller
+    /// must have flushed queued acks, because a nack with `multiple` would cover their deliveries.
+    pub(crate) fn return_unwanted(&mut self, may_cover: bool, mut nack: impl FnMut(u64, bool)) {
         if self.unwanted == 0 {
             return;
         }
@@ -101,7 +101,7 @@ impl Unsettled {
         };
         // One nack covers the unwanted deliveries before the first one that stays unsettled.
         let in_front = self.deliveries.iter().take_while(is_covered);
-        let unwanted = in_front.filter(|(_, state)| *state == DeliveryState::Unwanted);
+        let unwanted = in_front.filter(|(_, state)| may_cover && *state == DeliveryState::Unwanted);
         let covering = unwanted.fold(None, |before, (tag, _)| Some((*tag, before.is_some())));
         if let Some((tag, multiple)) = covering {
             nack(tag, multiple);
