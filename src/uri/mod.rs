@@ -156,6 +156,7 @@ impl Uri {
     ///   users expect that. RabbitMQ's specification says that it means the virtual host with an
     ///   empty name, which few brokers have;
     ///   [`Options::virtual_host`](crate::Options::virtual_host) can set it.
+    /// - `amqp://host//` means the virtual host `/`, too, as Celery writes it.
     /// - An empty host or port counts as absent; one of several hosts must not lack both. An empty
     ///   user name or password does not count as absent: `amqp://:@host` logs in with both empty.
     /// - `amqp://user@host` has no password, so the default, `guest`, is used.
@@ -445,6 +446,8 @@ fn refuse_misplaced(parameters: &Parameters, scheme: Scheme) -> Result<(), UriEr
 /// Parses the path of a URI. RabbitMQ URI specification: "The vhost is a single segment."
 fn parse_virtual_host(span: Span<'_>) -> Result<String, UriError> {
     match span.find('/') {
+        // `//` after the host. Two empty segments mean nothing else.
+        Some(_) if span.text == "/" => Ok(DEFAULT_VIRTUAL_HOST.to_owned()),
         Some(at) => Err(UriError::NestedVirtualHost { at }),
         None if span.text.is_empty() => Ok(DEFAULT_VIRTUAL_HOST.to_owned()),
         None => span.decode_name(),

@@ -195,6 +195,18 @@ fn escapes_are_decoded_once_as_utf_8() {
 }
 
 #[test]
+fn two_slashes_are_the_default_virtual_host() {
+    for text in [
+        "amqp://guest@h//",
+        "amqp://h//?heartbeat=1",
+        "amqps://h,i//",
+        "amqp:////",
+    ] {
+        assert_eq!(uri(text).virtual_host(), "/", "{text}");
+    }
+}
+
+#[test]
 fn dots_in_a_virtual_host_are_kept() {
     assert_eq!(uri("amqp://host/.").virtual_host(), ".");
     assert_eq!(uri("amqp://host/%2e%2e").virtual_host(), "..");

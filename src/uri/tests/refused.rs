@@ -193,7 +193,8 @@ fn a_virtual_host_is_one_segment() {
             "{text}"
         );
     }
-    assert_eq!(error("amqp://h//"), UriError::NestedVirtualHost { at: 9 });
+    assert_eq!(error("amqp://h///"), UriError::NestedVirtualHost { at: 9 });
+    assert_eq!(error("amqp://h//a"), UriError::NestedVirtualHost { at: 9 });
     assert_eq!(uri("amqp://h/a%2Fb?heartbeat=1").virtual_host(), "a/b");
 }
 
