@@ -298,6 +298,8 @@ impl Client {
     /// - If the exchange was deleted later, the last publish fails with that error.
     /// - If there is another error, and no publish on the channel is known to have succeeded, the
     ///   first publish fails with that error.
+    /// - If a message is too large for the broker, and no other publish in flight has its size, it
+    ///   fails with that error. The size is in the broker's text.
     /// - Of all other publishes the broker does not say whether it accepted them. They fail with
     ///   `Unconfirmed`, with the broker's error as the source.
     ///

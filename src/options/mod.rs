@@ -234,7 +234,8 @@ setters! {
     /// received is dropped, and its delivery [reports](crate::Message::too_large_body) that.
     ///
     /// RabbitMQ has its own limit, by default 16 MiB since 4.0. It closes the channel over a larger
-    /// message, so other publishes in flight to the same exchange fail with
+    /// message. That message fails with the broker's error if its size tells it from the others in
+    /// flight to the same exchange, and they fail with
     /// [`Error::Unconfirmed`](crate::Error::Unconfirmed).
     max_message_size(bytes: u64) => limits.message_size, MAX_BYTES as u64;
     /// Sets how many deliveries may be buffered for all consumers together; 100 000 by default, and

@@ -82,6 +82,7 @@ mod settling;
 mod sources;
 mod streams;
 mod timers;
+mod too_large;
 mod transacting;
 mod turns;
 mod unconfirmed;

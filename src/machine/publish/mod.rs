@@ -20,6 +20,7 @@ pub(crate) mod overdue;
 pub(crate) mod pending;
 pub(crate) mod publishers;
 pub(crate) mod rpc;
+pub(crate) mod sizes;
 pub(crate) mod writing;
 
 use crate::error::Error;
@@ -80,7 +81,8 @@ impl Publishing {
             let promise = cx.promises.open();
             let to_republish = (self.republishes > 0)
                 .then(|| PendingPublish::new(promise, PublishKind::Confirmed, publish));
-            self.record_sent(cx, channel, promise, to_republish);
+            let size = publish.body.as_bytes().len();
+            self.record_sent(cx, channel, promise, size, to_republish);
             return Ok(promise);
         }
         let promise = cx.timed_promise();
@@ -125,19 +127,21 @@ impl Publishing {
         Ok(promise)
     }
 
-    /// Records a written publish with a confirm. Stores `to_republish`, its copy, for a loss of the
-    /// connection. Sends the probe behind the first publish of a channel.
+    /// Records a written publish with a confirm, and the size of its body. Stores `to_republish`,
+    /// its copy, for a loss of the connection. Sends the probe behind the first publish of a
+    /// channel.
     #[inline]
     pub(crate) fn record_sent(
         &mut self,
         cx: &mut Context,
         channel: ChannelNumber,
         promise: PromiseId,
+        size: usize,
         to_republish: Option<PendingPublish>,
     ) {
         if self
             .publishers
-            .add_in_flight(channel, promise, to_republish)
+            .add_in_flight(channel, promise, size, to_republish)
         {
             Self::send_probe(cx, channel);
         }
@@ -270,14 +274,14 @@ impl Publishing {
                 }
                 PublishKind::Call => self.write_call(cx, channel, &publish),
             };
-            let promise = pending.promise;
+            let (promise, size) = (pending.promise, publish.body.as_bytes().len());
             match (written, pending.kind) {
                 (Ok(()), PublishKind::Confirmed) => {
                     cx.promises.remove_deadline(promise);
                     let to_republish = (self.republishes > 0).then_some(pending);
-                    self.record_sent(cx, channel, promise, to_republish);
+                    self.record_sent(cx, channel, promise, size, to_republish);
                 }
-                (Ok(()), PublishKind::Call) => self.record_sent(cx, channel, promise, None),
+                (Ok(()), PublishKind::Call) => self.record_sent(cx, channel, promise, size, None),
                 (Ok(()), PublishKind::Unconfirmed) => cx.promises.complete_done(promise),
                 (Err(error), _) => cx.complete(promise, Err(error)),
             }
@@ -384,6 +388,7 @@ impl Publishing {
     /// - Afterwards, the broker may have accepted some publishes and not have confirmed them yet.
     ///   The last one is not accepted, because it is the cause or behind it. An error that names
     ///   the exchange is the outcome of that one.
+    /// - An error over the size of a message is the outcome of the only publish with that size.
     pub(crate) fn handle_publisher_closed(
         &mut self,
         cx: &mut Context,
@@ -396,12 +401,17 @@ impl Publishing {
         };
         self.queued.retry(publisher.exchange(), publisher.kind());
         let was_alone = publisher.confirms.has_one_unconfirmed();
+        // A publish whose deadline has passed may have the same size.
+        let may_identify = !publisher.confirms.has_overdue();
         let names_exchange = matches!(error, Error::NotFound(_) | Error::AccessRefused(_));
         let promises: Vec<(u64, PromiseId)> = publisher.confirms.drain().collect();
         let last = promises.last().map_or(0, |(tag, _)| *tag);
+        let refused = publisher.sizes.refused(error, &promises);
+        let refused = refused.filter(|_| may_identify);
         for (tag, promise) in promises {
             let is_outcome = match (publisher.is_first_accepted, names_exchange) {
                 _ if was_alone => true,
+                _ if refused.is_some() => refused == Some(tag),
                 (false, true) => true,
                 (false, false) => tag == 1,
                 (true, true) => tag == last,

@@ -44,7 +44,10 @@ impl Publishing {
             .promises
             .open_timed(timeout.unwrap_or(cx.options.timeouts.request));
         match ready {
-            Some(channel) => self.record_sent(cx, channel, promise, None),
+            Some(channel) => {
+                let size = publish.body.as_bytes().len();
+                self.record_sent(cx, channel, promise, size, None);
+            }
             None => self.enqueue(PendingPublish::new(promise, PublishKind::Call, &publish)),
         }
         Ok(promise)

@@ -54,6 +54,15 @@ fn flush(unsettled: &mut Unsettled, awaited: &mut BTreeSet<u64>, expected: &BTre
     assert_eq!(awaited, expected);
 }
 
+/// Returns the unwanted deliveries. Without `basic.nack`, no frame may cover several.
+fn return_unwanted(unsettled: &mut Unsettled, awaited: &mut BTreeSet<u64>) {
+    let may_cover = awaited.len().is_multiple_of(2);
+    unsettled.return_unwanted(may_cover, |tag, multiple| {
+        assert!(may_cover || !multiple);
+        settled(awaited, tag, multiple);
+    });
+}
+
 proptest! {
     #[test]
     #[cfg_attr(miri, ignore = "it takes Miri minutes")]
@@ -99,12 +108,7 @@ proptest! {
                 }
                 Step::ReturnUnwanted => {
                     flush(&mut unsettled, &mut awaited, &expected);
-                    // Without `basic.nack`, no nack covers several.
-                    let may_cover = awaited.len() % 2 == 0;
-                    unsettled.return_unwanted(may_cover, |tag, multiple| {
-                        assert!(may_cover || !multiple);
-                        settled(&mut awaited, tag, multiple);
-                    });
+                    return_unwanted(&mut unsettled, &mut awaited);
                     expected.retain(|expected| !unwanted.contains(expected));
                     unwanted.clear();
                     prop_assert_eq!(&awaited, &expected);

@@ -11,6 +11,7 @@ use crate::machine::promises::Promises;
 use crate::machine::publish::confirms::Confirms;
 use crate::machine::publish::pending::{PendingPublish, PublishKind, ToRepublish};
 use crate::machine::publish::publishers::publisher::Publisher;
+use crate::machine::publish::sizes::Sizes;
 use crate::machine::recovery::name_hasher::NameHasher;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::BuildHasherDefault;
@@ -114,6 +115,7 @@ impl Publishers {
             is_unstamped: false,
             calls: BTreeMap::new(),
             to_republish: ToRepublish::default(),
+            sizes: Sizes::default(),
             kind,
             exchange: exchange.into(),
             last_used: self.uses,
@@ -284,13 +286,15 @@ impl Publishers {
             .as_deref_mut()
     }
 
-    /// Adds a written publish under the next delivery tag, and stores `to_republish`, its copy.
+    /// Adds a written publish under the next delivery tag, with the size of its body, and stores
+    /// `to_republish`, its copy.
     /// Returns `true` if it is the first of its channel.
     #[inline]
     pub(crate) fn add_in_flight(
         &mut self,
         channel: ChannelNumber,
         promise: PromiseId,
+        size: usize,
         to_republish: Option<PendingPublish>,
     ) -> bool {
         // Unreachable: the publish was written on this channel in the same call.
@@ -307,6 +311,7 @@ impl Publishers {
         if is_call {
             publisher.calls.insert(publisher.confirms.next(), promise);
         }
+        publisher.sizes.add(publisher.confirms.next(), size);
         publisher.confirms.push(promise);
         if !std::mem::replace(&mut publisher.is_unstamped, true) {
             self.unstamped.push(channel);

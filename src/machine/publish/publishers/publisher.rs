@@ -3,6 +3,7 @@
 use crate::machine::ids::{ChannelNumber, PromiseId};
 use crate::machine::publish::confirms::Confirms;
 use crate::machine::publish::pending::{PublishKind, ToRepublish};
+use crate::machine::publish::sizes::Sizes;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -28,6 +29,8 @@ pub(crate) struct Publisher {
     pub(crate) calls: BTreeMap<u64, PromiseId>,
     /// The publishes to republish after a loss, by number.
     pub(crate) to_republish: ToRepublish,
+    /// The sizes of large publishes.
+    pub(crate) sizes: Sizes,
     pub(super) exchange: Box<[u8]>,
     /// Its position in the order of turns.
     pub(super) turn: u64,

@@ -7,7 +7,7 @@ const LATE: Duration = Duration::from_secs(17);
 
 fn publish(publishers: &mut Publishers, promises: &mut Promises, channel: u16) -> PromiseId {
     let promise = promises.open();
-    publishers.add_in_flight(channel, promise, None);
+    publishers.add_in_flight(channel, promise, 0, None);
     promise
 }
 
