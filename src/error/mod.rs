@@ -309,7 +309,7 @@ pub enum Broken {
     /// carried out. Contains the cause of the loss.
     #[error("the outcome of the request is unknown")]
     OutcomeUnknown(#[source] Arc<Error>),
-    /// Part of the topology could not be restored, and
+    /// An entity or a consumer could not be restored, and
     /// [`Recovery::strict`](crate::Recovery::strict) does not allow that.
     #[error("recovery is incomplete")]
     NotRestored(#[source] Arc<Error>),

@@ -164,8 +164,20 @@ impl Recovery {
         self
     }
 
-    /// Sets what happens if an entity cannot be declared: with `true`, the client reconnects and
-    /// tries again; with `false`, the default, it skips and reports the entity.
+    /// Sets what happens if an entity cannot be declared or a consumer cannot be restarted. With
+    /// `false`, the default, the entity is skipped, the consumer ends, and the report of the
+    /// recovery lists both. With `true`, the attempt fails: the client reconnects, after the usual
+    /// delay, and tries again, for ever unless [`max_attempts`](Self::max_attempts) or
+    /// [`max_time`](Self::max_time) is set. So a client whose queue was deleted does not become
+    /// open until someone declares the queue.
+    ///
+    /// In both cases, a temporary refusal is retried first. With `true`, a locked queue delays the
+    /// recovery for up to three heartbeat timeouts. A refused consumer does not delay it: the
+    /// connection becomes open, and the consumer is restarted later. If it is still refused after
+    /// three heartbeat timeouts, `true` makes the client reconnect.
+    ///
+    /// A consumer that the broker ends on an open connection fails no recovery. See
+    /// [`resubscribe`](Self::resubscribe).
     #[must_use]
     pub fn strict(mut self, strict: bool) -> Self {
         self.strict = strict;

@@ -81,6 +81,7 @@ mod sequences;
 mod settling;
 mod sources;
 mod streams;
+mod strict_consumers;
 mod timers;
 mod too_large;
 mod transacting;

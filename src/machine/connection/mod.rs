@@ -355,6 +355,9 @@ impl Connection {
         if let Some(report) = session.restore_consumers() {
             lifecycle.become_open(session, report);
         }
+        if let Some(error) = session.consuming.restarts.take_failure() {
+            lifecycle.fail(session, error);
+        }
         session.start_queued();
         lifecycle.proceed_closing(session);
         session.update_reading();

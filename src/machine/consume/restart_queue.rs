@@ -6,7 +6,7 @@
 //! becomes open without the refused consumers, each of which is restarted after a delay, until the
 //! retry limit.
 
-use crate::error::Error;
+use crate::error::{Broken, Error};
 use crate::machine::consume::consumer::Consumer;
 use crate::machine::consume::consumers::Consumers;
 use crate::machine::deadline::{Deadline, earlier, later};
@@ -48,26 +48,30 @@ pub(crate) struct RestartQueue {
     next: Option<Instant>,
     /// When a refusal becomes final after a recovery.
     retry_limit: Deadline,
+    /// A consumer that cannot be restarted fails the recovery and does not end.
+    is_strict: bool,
+    /// Why the recovery has failed.
+    failure: Option<Error>,
 }
 
 impl Default for RestartQueue {
     fn default() -> Self {
-        Self::new(Duration::ZERO)
+        Self::new(Duration::ZERO, false)
     }
 }
 
 impl RestartQueue {
     /// Starts over without consumers. The retry limit begins at the next [`stamp`](Self::stamp),
     /// and failed consumers stay in the report.
-    pub(crate) fn start_over(&mut self, retry_limit: Duration) {
+    pub(crate) fn start_over(&mut self, retry_limit: Duration, is_strict: bool) {
         let failed = std::mem::take(&mut self.failed);
         *self = Self {
             failed,
-            ..Self::new(retry_limit)
+            ..Self::new(retry_limit, is_strict)
         };
     }
 
-    fn new(retry_limit: Duration) -> Self {
+    fn new(retry_limit: Duration, is_strict: bool) -> Self {
         Self {
             restarted: 0,
             failed: Vec::new(),
@@ -77,6 +81,8 @@ impl RestartQueue {
             delayed: BTreeMap::new(),
             next: None,
             retry_limit: Deadline::In(retry_limit),
+            is_strict,
+            failure: None,
         }
     }
 
@@ -106,6 +112,33 @@ impl RestartQueue {
     /// Records that a consumer ended because it could not be restarted, for the next report.
     pub(crate) fn record_failure(&mut self, tag: &str, error: &Error) {
         self.failed.push(failed_consumer(tag, error));
+    }
+
+    /// Returns `true` if a consumer that cannot be restarted fails the recovery.
+    pub(crate) fn is_strict(&self) -> bool {
+        self.is_strict
+    }
+
+    /// Records that a consumer cannot be restarted, if that fails the recovery. Returns `false` if
+    /// the consumer ends instead.
+    pub(crate) fn fail_strictly(&mut self, consumer: ConsumerId, error: &Error) -> bool {
+        if self.is_strict {
+            self.remove(consumer);
+            self.failure.get_or_insert_with(|| error.clone());
+        }
+        self.is_strict
+    }
+
+    /// Returns `true` if the recovery has failed.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failure.is_some()
+    }
+
+    /// Takes the error with which the recovery has failed.
+    #[inline]
+    pub(crate) fn take_failure(&mut self) -> Option<Error> {
+        let error = self.failure.take()?;
+        Some(Error::ConnectionBroken(Broken::NotRestored(error.into())))
     }
 
     /// Removes outdated entries, and returns the next consumer to restart.

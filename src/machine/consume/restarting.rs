@@ -62,7 +62,8 @@ impl Consuming {
         // does not identify the consumer.
         let is_over_a_restart = error.is_caused_by_request()
             && matches!(close_cause, CloseCause::NoRequest)
-            && self.restarts.is_starting_one();
+            && self.restarts.is_starting_one()
+            && !self.restarts.is_strict();
         let limit = retry_limit(cx);
         // Unreachable: the caller has the id from the list of consumers.
         let Some(consumer) = self.consumers.get_mut(id) else {
@@ -116,7 +117,7 @@ impl Consuming {
     }
 
     /// Starts the queued restarts while there are channels. Ends consumers that do not fit the
-    /// negotiated channel or frame limit, which may be lower than before.
+    /// negotiated channel or frame limit, which may be lower than before, or fails the recovery.
     pub(crate) fn start_restarts(
         &mut self,
         cx: &mut Context,
@@ -136,7 +137,9 @@ impl Consuming {
             let frame_max = cx.transmit.frame_max();
             if let Err(error) = Subscription::check_size(&consumer.subscriptions, frame_max) {
                 self.restarts.remove_front();
-                self.end_consumer(cx, id, Ended::ChannelClosed(error));
+                if !fail_recovery(cx, self, id, &error) {
+                    self.end_consumer(cx, id, Ended::ChannelClosed(error));
+                }
             } else if let Some(number) = open_consumer_channel(cx, publishing) {
                 self.restarts.record_front_started();
                 self.consumers.restart_on(cx, number, id);
@@ -144,8 +147,9 @@ impl Consuming {
                 return;
             } else {
                 self.restarts.remove_front();
-                if !delay_without_channel(cx, self, id) {
-                    self.end_consumer(cx, id, Ended::ChannelClosed(Error::ChannelLimit));
+                let error = Error::ChannelLimit;
+                if !delay_without_channel(cx, self, id) && !fail_recovery(cx, self, id, &error) {
+                    self.end_consumer(cx, id, Ended::ChannelClosed(error));
                 }
             }
         }
@@ -227,6 +231,26 @@ impl Consumer {
 fn is_for_now(error: &Error) -> bool {
     let names_none = error.fault().is_some_and(|it| it.method == MethodId::NONE);
     names_none || matches!(error, Error::InternalError(_))
+}
+
+/// Fails the recovery if it is strict and needs the consumer, which cannot be restarted. Returns
+/// `false` if the consumer ends instead. A consumer that the broker had ended, or that the program
+/// no longer uses, is not needed.
+pub(crate) fn fail_recovery(
+    cx: &Context,
+    consuming: &mut Consuming,
+    id: ConsumerId,
+    error: &Error,
+) -> bool {
+    let consumer = consuming.consumers.restarting(id);
+    let is_needed = consumer.is_some_and(|it| {
+        !it.dropped && it.cancel_promises.is_empty() && it.restarts.interruption().is_none()
+    });
+    if !is_needed || !consuming.restarts.fail_strictly(id, error) {
+        return false;
+    }
+    consuming.consumers.leave_channel(cx, id);
+    true
 }
 
 /// Restarts a consumer later for which there is no channel, if a limit of the broker is the reason:

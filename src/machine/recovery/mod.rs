@@ -89,6 +89,12 @@ impl Recovering {
         self.loss_cause.as_ref().filter(|_| fails)
     }
 
+    /// Returns `true` if what cannot be restored fails the recovery.
+    fn is_strict(&self) -> bool {
+        let backoff = self.backoff.as_ref();
+        backoff.is_some_and(|backoff| backoff.policy.strict)
+    }
+
     /// Returns the number of attempts since the connection was last open.
     fn attempt(&self) -> u32 {
         self.backoff.as_ref().map_or(0, |backoff| backoff.attempt)
@@ -167,13 +173,14 @@ impl Recovering {
             attempts: backoff.attempt,
             ..Recovered::default()
         };
-        let lock_limit = if backoff.policy.strict {
+        let is_strict = backoff.policy.strict;
+        let lock_limit = if is_strict {
             retry_limit
         } else {
             retry_limit.min(LOCK_LIMIT)
         };
         self.replay = Some(Replay::new(lock_limit, report));
-        consuming.restarts.start_over(retry_limit);
+        consuming.restarts.start_over(retry_limit, is_strict);
         consuming.drops.clear();
         for id in consuming.consumers.ids() {
             let consumer = consuming.consumers.restarting(id);
@@ -239,19 +246,17 @@ impl Recovering {
     pub(crate) fn suspend_replay(&mut self, cx: &mut Context, error: &Error) {
         self.filtering = None;
         self.refused.clear();
+        // Over a limit of channels, no step is the cause. A strict recovery skips no entity.
+        let may_skip = !is_channel_limit(error) && !self.is_strict();
         // A close that names no method may be over another request, but the step has failed before.
         let names_none = error.is_caused_by_request() && error.names_method(MethodId::NONE);
-        let is_cause = |step: &_| names_none || names_step(error, step, &cx.topology);
+        let is_cause = |step: &_| may_skip && (names_none || names_step(error, step, &cx.topology));
         if let Some(step) = self.late.suspend(is_cause) {
             self.quarantine.add(step, error);
         }
-        let Some(replay) = self.replay.take() else {
+        let Some(replay) = self.replay.take().filter(|_| may_skip) else {
             return;
         };
-        // No step and no consumer is the cause.
-        if is_channel_limit(error) {
-            return;
-        }
         let one_at_a_time = self.quarantine.one_at_a_time;
         if let Some(step) = replay.into_close_cause(error, &cx.topology, one_at_a_time) {
             self.quarantine.add(step, error);
@@ -281,7 +286,7 @@ impl Recovering {
         consuming.start_restarts(cx, publishing, self.quarantine.one_at_a_time);
         // Other work must leave channels for the consumers that still have none.
         cx.channels.reserve(consuming.restarts.reserved_channels());
-        if consuming.restarts.has_pending() {
+        if consuming.restarts.has_pending() || consuming.restarts.has_failed() {
             return None;
         }
         // Without a replay, the connection is open already.
@@ -434,11 +439,7 @@ impl Recovering {
         cx: &mut Context,
         error: &Error,
     ) -> Result<(), Error> {
-        let is_strict = self
-            .backoff
-            .as_ref()
-            .is_some_and(|backoff| backoff.policy.strict);
-        if is_strict && !matches!(error, Error::ResourceLocked(_)) {
+        if self.is_strict() && !matches!(error, Error::ResourceLocked(_)) {
             return Err(Error::ConnectionBroken(Broken::NotRestored(
                 error.clone().into(),
             )));

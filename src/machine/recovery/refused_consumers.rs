@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::machine::consume::Consuming;
 use crate::machine::consume::consumer::{Consumer, Phase};
 use crate::machine::consume::interruption::{end_cancelled, interrupt};
+use crate::machine::consume::restarting::fail_recovery;
 use crate::machine::context::Context;
 use crate::machine::recovery::Recovering;
 use crate::machine::recovery::refusal::is_temporary;
@@ -12,7 +13,7 @@ use crate::machine::{ConsumerId, Ended};
 
 impl Recovering {
     /// Handles the close of a consumer's channel by the broker. The consumer ends, unless it is
-    /// being restarted and can be restarted once more.
+    /// being restarted, and can be restarted once more or is part of a strict recovery.
     pub(crate) fn handle_consumer_close(
         &mut self,
         cx: &mut Context,
@@ -29,7 +30,8 @@ impl Recovering {
         } else if !(schedule_retry(cx, consuming, id, error)
             || self.wait_for_late_queue(cx, consuming, id, error)
             || self.handle_missing_queue(cx, consuming, id, error)
-            || wait_for_queue(cx, consuming, id, error))
+            || wait_for_queue(cx, consuming, id, error)
+            || fail_recovery(cx, consuming, id, error))
         {
             end_refused(cx, consuming, id, error);
         }
@@ -79,7 +81,7 @@ impl Recovering {
         let replay = self.replay.as_mut();
         let is_replayed = replay.is_some_and(|replay| replay.note_missing(&missing));
         if !is_replayed {
-            if consumer.live_subscriptions().count() < 2 {
+            if consuming.restarts.is_strict() || consumer.live_subscriptions().count() < 2 {
                 return false;
             }
             if let Some(replay) = &mut self.replay {
