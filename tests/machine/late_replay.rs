@@ -198,6 +198,40 @@ fn step_that_closed_the_connection_is_retried_later() {
 }
 
 #[test]
+fn binding_of_a_quarantined_queue_is_restored_later() {
+    let mut world = World::new();
+    world.lose(Treatment::Close(50, 10));
+    for _ in 0..6 {
+        if world.peer.machine.is_down() {
+            world.peer.reconnect();
+        }
+        world.peer.serve_with(|sent| {
+            let missing = (404, "NOT_FOUND - no queue 'q' in vhost '/'");
+            if sent.is(queue::Bind::ID) {
+                return Some(method(sent.channel, &channel_close(missing.0, missing.1)));
+            }
+            let over = connection::Close {
+                class_id: 50,
+                method_id: 10,
+                ..close(541, "INTERNAL_ERROR")
+            };
+            if is_of_q(sent) {
+                return Some(method(0, &over));
+            }
+            reply_to(sent)
+        });
+    }
+    assert!(world.is_open());
+    let (failed, _) = world.failed_and_restored();
+    assert_eq!(failed.len(), 2, "{failed:?}");
+    world.treatment = Treatment::Accept;
+    world.pass(11 * SECOND);
+    let (_, mut restored) = world.failed_and_restored();
+    restored.sort();
+    assert_eq!(restored.len(), 2, "{restored:?}");
+}
+
+#[test]
 fn step_that_closes_connections_is_paced() {
     for (class_id, method_id) in [(50, 10), (0, 0)] {
         let mut world = World::new();

@@ -338,7 +338,7 @@ impl Recovering {
         };
         match outcome {
             Ok(()) => replay.record_sent(step),
-            Err(error) => replay.record_failure(&step, error),
+            Err(error) => replay.record_failure(step, error, &self.quarantine),
         }
         cx.attention = true;
     }
@@ -446,7 +446,7 @@ impl Recovering {
         }
         self.restore_deadline = Deadline::In(cx.options.timeouts.request);
         if let Some(replay) = &mut self.replay {
-            replay.handle_close(error);
+            replay.handle_close(error, &self.quarantine);
         }
         self.continue_replay(cx);
         Ok(())

@@ -245,9 +245,21 @@ impl Replay {
         self.pending.push_back(step);
     }
 
-    /// Records that a step has failed.
-    pub(crate) fn record_failure(&mut self, step: &ReplayStep, error: Error) {
+    /// Records that a step has failed. It is retried later if it failed temporarily, or because an
+    /// entity that it needs is restored later.
+    pub(crate) fn record_failure(
+        &mut self,
+        step: ReplayStep,
+        error: Error,
+        quarantine: &Quarantine,
+    ) {
+        let is_later = |it: &ReplayStep| self.refused.contains(it) || quarantine.contains(it);
+        let lacks_needs = matches!(error, Error::NotFound(_)) && step.needs().iter().any(is_later);
+        let is_temporary = is_temporary(&error, false) || matches!(error, Error::ChannelLimit);
         self.failures.push((step.describe().into(), error));
+        if is_temporary || lacks_needs {
+            self.refused.push(step);
+        }
     }
 
     /// Removes the oldest pending step, to which the broker has replied, and returns it.
@@ -266,7 +278,7 @@ impl Replay {
 
     /// Handles the close of the channel. The oldest pending step is retried later or has failed,
     /// and the others are sent again.
-    pub(crate) fn handle_close(&mut self, error: &Error) {
+    pub(crate) fn handle_close(&mut self, error: &Error, quarantine: &Quarantine) {
         self.channel = None;
         let refused = self.pending.pop_front();
         for step in self.pending.drain(..).rev() {
@@ -283,11 +295,7 @@ impl Replay {
         if matches!(error, Error::NotFound(_)) && self.note_missing_needs(&step) {
             return;
         }
-        self.record_failure(&step, error.clone());
-        let lacks_needs = step.needs().iter().any(|need| self.refused.contains(need));
-        if is_temporary(error, false) || matches!(error, Error::NotFound(_)) && lacks_needs {
-            self.refused.push(step);
-        }
+        self.record_failure(step, error.clone(), quarantine);
     }
 
     /// Records that the entities that a step needs are missing. Returns `true` if the replay is

@@ -3,6 +3,7 @@
 use crate::{Failure, Outcome, within};
 use puka::{Client, Consumer, Error};
 use puka_test_rabbitmq::{major_and_minor, unique};
+use smol::Timer;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -38,6 +39,8 @@ pub struct Fragile {
     first_name: String,
     consumers: Vec<Consumer>,
     pings: usize,
+    /// The broker refuses channels at the moment.
+    pub is_limited: bool,
 }
 
 impl Fragile {
@@ -72,6 +75,7 @@ impl Fragile {
             first_name,
             consumers,
             pings: 0,
+            is_limited: false,
         })
     }
 
@@ -110,6 +114,10 @@ impl Fragile {
             match ping.await {
                 Ok(()) => break,
                 Err(Error::Unconfirmed(_)) => {}
+                // The limit is probed again later, and until then not everything is restored.
+                Err(Error::ChannelLimit | Error::NoRoute(_)) if self.is_limited => {
+                    Timer::after(Duration::from_millis(100)).await;
+                }
                 Err(error) => return Err(format!("{body}: {error}").into()),
             }
         }

@@ -118,6 +118,7 @@ async fn one(
     load.goes_on();
     load.flows(messages as usize).await?;
     let before = load.recoveries();
+    load.fragile.is_limited = fault == Fault::ChannelLimit;
     fault.happen(stage).await?;
     if fault.kills() {
         load.ledger.excuse();
