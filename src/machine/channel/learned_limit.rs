@@ -125,7 +125,7 @@ impl LearnedLimit {
             Role::Consume | Role::Transaction => self.is_due,
             // Without a channel, there is no recovery. A refusal fails the attempt, which is
             // repeated with a growing delay.
-            Role::Restore => in_use.open == 0,
+            Role::Restore => in_use.open == 0 || self.is_due,
             _ => self.is_due && in_use.shared == 0,
         };
         self.most.filter(|_| !may_exceed)

@@ -39,6 +39,13 @@ impl Drops {
     /// Starts the delays of new entries.
     #[inline]
     pub(crate) fn stamp(&mut self, now: Instant) {
+        if !self.new.is_empty() {
+            self.stamp_new(now);
+        }
+    }
+
+    #[cold]
+    fn stamp_new(&mut self, now: Instant) {
         for (delay, dropped) in self.new.drain(..) {
             self.added += 1;
             self.waiting
@@ -49,6 +56,10 @@ impl Drops {
     /// Returns when to return the next delivery.
     #[inline]
     pub(crate) fn deadline(&self) -> Option<Instant> {
+        // This is computed for each request, and a look into an empty map takes longer.
+        if self.waiting.is_empty() {
+            return None;
+        }
         let (at, _) = self.waiting.first_key_value()?.0;
         Some(*at)
     }

@@ -37,8 +37,11 @@ impl Recovering {
                 self.late.remove(&step);
                 continue;
             }
-            let open = || cx.open_channel(Role::Restore);
-            let Some(number) = self.late.channel.or_else(open) else {
+            let idle = self
+                .late
+                .channel
+                .or_else(|| cx.channels.take_idle(Role::Restore));
+            let Some(number) = idle.or_else(|| cx.open_channel(Role::Restore)) else {
                 return self.late.retry(&step, cx.now);
             };
             self.late.channel = Some(number);
