@@ -1,6 +1,8 @@
 //! Brokers that close the connection over a `channel.open`, because a user has too many channels.
 
-use crate::peer::{Peer, ack, close, consume, declare, publish, raw, reply_to, short, tune};
+use crate::peer::{
+    Peer, ack, channel_close, close, consume, declare, publish, raw, reply_to, short, tune,
+};
 use puka::machine::{ConnectionState, ConsumerId, Ended, ListenerId, Notice, PromiseId, Reply};
 use puka::protocol::method::{basic, channel, connection, queue, tx};
 use puka::{Broken, Error, Options, Recovery};
@@ -18,6 +20,8 @@ struct Broker {
     most: usize,
     text: &'static str,
     names_method: bool,
+    /// Another connection locks every queue.
+    is_locked: bool,
     /// The open channels, each with its number of publishes.
     open: BTreeMap<u16, u64>,
     closes: usize,
@@ -30,6 +34,7 @@ impl Broker {
             most,
             text: USER,
             names_method: false,
+            is_locked: false,
             open: BTreeMap::new(),
             closes: 0,
             opened: 0,
@@ -51,6 +56,10 @@ impl Broker {
                     }
                     self.opened += 1;
                     self.open.insert(one.channel, 0);
+                } else if one.is(queue::Declare::ID) && self.is_locked {
+                    self.open.remove(&one.channel);
+                    peer.method(one.channel, &channel_close(405, "RESOURCE_LOCKED"));
+                    continue;
                 } else if one.is(channel::Close::ID) {
                     self.open.remove(&one.channel);
                 } else if one.is(basic::Publish::ID) {
@@ -292,6 +301,32 @@ fn consumers_return_when_old_channels_are_gone() {
     assert!(broker.closes <= 8 && ids.iter().all(|id| !peer.has_ended(*id)));
     declares(&mut peer, &mut broker);
     publishes(&mut peer, &mut broker);
+}
+
+#[test]
+fn locked_queue_is_restored_under_a_limit() {
+    let (mut peer, mut broker) = (dialled(), Broker::new(2));
+    declares(&mut peer, &mut broker);
+    publishes(&mut peer, &mut broker);
+    let listener = peer.machine.listen();
+    broker.is_locked = true;
+    peer.machine.handle_loss(Broken::Eof);
+    broker.reconnect(&mut peer);
+    broker.pass(&mut peer, 4);
+    assert!(is_open(&peer));
+    publishes(&mut peer, &mut broker);
+    // The client learns the limit, and all its channels are in use.
+    broker.most = 1;
+    let refused = peer.machine.transaction().unwrap();
+    broker.serve(&mut peer);
+    assert!(is_channel_limit(&mut peer, refused));
+    broker.pass(&mut peer, 4);
+    publishes(&mut peer, &mut broker);
+    (broker.is_locked, broker.most) = (false, 2);
+    broker.pass(&mut peer, 70);
+    let notices = std::iter::from_fn(|| peer.machine.take_notice(listener));
+    let restored = notices.filter(|it| matches!(it, Notice::EntityRestored(_)));
+    assert_eq!(restored.count(), 1);
 }
 
 #[test]
