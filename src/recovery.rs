@@ -18,6 +18,7 @@
 //! | The broker refuses an entity for now: it is locked, or its node is down. | It opens without it, and declares it again after 1 to 30 s. | [`Recovered::failed`], then [`EntityRestored`] |
 //! | The broker closes the connection over an entity or a consumer. | It finds out which one, leaves it out, and tries it again later, for three heartbeat timeouts. | [`Recovered::failed`], then [`EntityRestored`] or [`ConsumerRestored`] |
 //! | The broker refuses an entity for good. | It leaves it out. | [`Recovered::failed`] |
+//! | The broker allows no more channels. | It recovers, and opens no more than it had. It tests the limit again after 1 s to 10 min. | The work that needed the channel fails with [`ChannelLimit`]; consumers that were lost are in [`Recovered::failed`], then [`ConsumerRestored`]. |
 //! | The broker refuses a consumer for now, after a loss. | It opens without it, and starts it again after 0.5 to 5 s, for three heartbeat timeouts. | [`Recovered::failed`], then [`ConsumerRestored`], or the consumer's end |
 //! | The broker cancels a consumer, or closes its channel. | It starts it on another channel, for a minute. | [`ConsumerInterrupted`], then [`ConsumerRestored`], or the consumer's end |
 //! | A queue is deleted. | It ends its consumers. | [`ConsumerCancelled`](crate::Error::ConsumerCancelled) is the last item of each stream. |
@@ -69,8 +70,8 @@
 //!
 //! [`Recovered::failed`] lists everything that is not restored, in either way. An entity that was
 //! refused for good, such as a queue that exists with other arguments, is not declared again until
-//! the next loss. With [`strict`](crate::Recovery::strict), the connection opens only when
-//! everything is restored.
+//! the next loss. With [`strict`](crate::Recovery::strict), an entity or a consumer that cannot be
+//! restored fails the attempt, and nothing is skipped.
 //!
 //! One loss is not reported. RabbitMQ 4.0 changes the routes of topic exchanges only after it has
 //! changed their bindings. While it deletes an auto-delete exchange or queue of the last
@@ -146,3 +147,4 @@
 //! [`ConsumerRestored`]: crate::Notice::ConsumerRestored
 //! [`ConsumerInterrupted`]: crate::Notice::ConsumerInterrupted
 //! [`Closed`]: crate::Notice::Closed
+//! [`ChannelLimit`]: crate::Error::ChannelLimit

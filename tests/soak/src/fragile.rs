@@ -29,6 +29,19 @@ fn exchange_type(client: &Client) -> Result<(&'static str, &'static str), Failur
     })
 }
 
+/// Sends a request again while the broker allows no channel for it.
+pub(crate) async fn unlimited<T, R>(request: impl Fn() -> R) -> Result<T, Error>
+where
+    R: IntoFuture<Output = Result<T, Error>>,
+{
+    loop {
+        match request().await {
+            Err(Error::ChannelLimit) => Timer::after(Duration::from_millis(100)).await,
+            outcome => return outcome,
+        };
+    }
+}
+
 /// An auto-delete exchange that is bound to another exchange, and two queues behind them: an
 /// exclusive one that the broker has named, and an auto-delete one. Each queue has a consumer.
 #[derive(Debug)]
@@ -89,12 +102,8 @@ impl Fragile {
     /// is mapped to the queue.
     pub async fn check(&mut self) -> Outcome {
         within(LIMIT, "a ping", self.ping()).await??;
-        let name = self
-            .client
-            .queue_declare(&self.first_name)
-            .passive(true)
-            .await?
-            .name;
+        let find = || self.client.queue_declare(&self.first_name).passive(true);
+        let name = within(LIMIT, "a channel", unlimited(find)).await??.name;
         let current = self.client.current_name(&self.first_name);
         if name == current {
             Ok(())

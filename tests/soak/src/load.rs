@@ -1,5 +1,6 @@
 //! Connections that publish and consume during the faults.
 
+use crate::fragile::unlimited;
 use crate::ledger::{Account, Ledger};
 use crate::work::{Acknowledging, Control, consume, publish};
 use crate::{Failure, Fragile, Outcome, until, within};
@@ -227,13 +228,8 @@ impl Load {
             return Ok(());
         };
         let empty = async {
-            while client
-                .queue_declare(&self.queue)
-                .passive(true)
-                .await?
-                .message_count
-                > 0
-            {
+            let find = || client.queue_declare(&self.queue).passive(true);
+            while unlimited(find).await?.message_count > 0 {
                 smol::Timer::after(Duration::from_millis(50)).await;
             }
             Ok(())
