@@ -126,6 +126,28 @@ fn consumer_survives_a_cancel_by_the_server() {
 }
 
 #[test]
+fn interrupted_consumer_keeps_its_prefetch_count() {
+    for closes in [false, true] {
+        let mut world = World::with(&Consume {
+            prefetch_count: 7,
+            ..consume("q")
+        });
+        if closes {
+            world.close(ACK_TIMEOUT);
+        } else {
+            world.cancel();
+        }
+        let counts: Vec<u16> = (world.peer.serve().iter())
+            .filter_map(|frame| match frame.method() {
+                Method::Basic(basic::Method::Qos(it)) => Some(it.prefetch_count),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(counts, [7], "closes: {closes}");
+    }
+}
+
+#[test]
 fn consumer_survives_the_close_of_its_channel() {
     for close in [
         ACK_TIMEOUT,

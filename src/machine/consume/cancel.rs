@@ -97,6 +97,8 @@ impl Consuming {
         let Some(index) = consumer.tags.find(tag).map(|tag| tag.subscription) else {
             return;
         };
+        // The prefetch count of the restart is that of all tags, before the broker removed any.
+        consumer.restart_prefetch_count = Some(consumer.wanted_prefetch_count());
         let has_ended = consumer.tags.remove(tag);
         let is_last_of_queue = consumer.tags.iter().all(|tag| tag.subscription != index);
         let subscription = consumer.subscriptions.get(index as usize);

@@ -85,6 +85,8 @@ impl Consuming {
         let Some(consumer) = self.consumers.get_mut(id) else {
             return;
         };
+        // The server may have cancelled one of its tags. The new count replaces that before.
+        consumer.restart_prefetch_count = None;
         let current = consumer.prefetch_count();
         let resize = Resize {
             promise,
