@@ -1,6 +1,6 @@
 //! Consumers that the broker ends, and that are restarted on the same connection.
 
-use crate::peer::{Peer, channel_close, consume, raw, short};
+use crate::peer::{Peer, Sent, channel_close, consume, raw, short};
 use crate::restoring::options;
 use crate::streams::arrives_at;
 use puka::machine::{Consume, ConsumerId, Delivered, ListenerId, Notice, Settle};
@@ -177,6 +177,25 @@ fn deliveries_before_a_cancel_can_be_settled() {
     let buffered = world.take_delivery();
     world.peer.machine.settle(&buffered, settle).unwrap();
     assert_eq!(world.peer.machine.counters().stale, 0);
+}
+
+#[test]
+fn dropped_consumer_returns_deliveries_before_a_cancel() {
+    for restarts in [false, true] {
+        let mut world = World::new();
+        world.peer.deliver(world.channel, &world.tag, 1, b"one");
+        let before = world.channel;
+        world.cancel();
+        if restarts {
+            assert_eq!(world.accept(), 1);
+        }
+        world.peer.machine.drop_consumer(world.id);
+        let sent = world.peer.serve();
+        let is_returned = |frame: &Sent| {
+            frame.channel == before && (frame.is(basic::Nack::ID) || frame.is(basic::Reject::ID))
+        };
+        assert!(sent.iter().any(is_returned), "restarts: {restarts}");
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use crate::machine::{ConsumerId, PromiseId, Reply};
 use crate::message::Message;
 use crate::protocol::method::basic;
 use crate::protocol::{MethodId, ReplyCode, ShortStr};
+use std::collections::BTreeSet;
 
 /// The largest number of unwanted deliveries to collect per channel. More are returned before
 /// `cancel-ok`. This limits the list to 1 MiB if a peer never sends `cancel-ok`.
@@ -140,8 +141,17 @@ impl Consumers {
 
     /// Marks the buffered deliveries of a consumer as unwanted, so that they are requeued.
     pub(crate) fn return_buffered(&mut self, cx: &mut Context, id: ConsumerId) {
+        let mut left = BTreeSet::new();
         for delivered in self.take_all(id) {
             cx.mark_unwanted(&delivered);
+            let channel = cx.channels.get(delivered.channel);
+            if channel.is_some_and(|channel| channel.consumer().is_none()) {
+                left.insert(delivered.channel);
+            }
+        }
+        // An interrupted consumer has left these channels, so no `cancel-ok` releases them.
+        for number in left {
+            cx.release(number);
         }
     }
 }
