@@ -126,6 +126,17 @@ fn consumer_survives_a_cancel_by_the_server() {
 }
 
 #[test]
+fn ack_timeout_over_a_restart_is_retried() {
+    let mut world = World::new();
+    world.cancel();
+    assert_eq!(world.refuse(ACK_TIMEOUT), 1);
+    assert!(world.ended().is_none());
+    world.pass(SECOND);
+    assert_eq!(world.accept(), 1);
+    assert_eq!(world.notices(), ["interrupted", "restored"]);
+}
+
+#[test]
 fn interrupted_consumer_keeps_its_prefetch_count() {
     for closes in [false, true] {
         let mut world = World::with(&Consume {

@@ -1,6 +1,7 @@
 //! Which refusals are temporary.
 
 use crate::error::Error;
+use crate::machine::Ended;
 
 /// Returns `true` if a refusal is temporary: the entity or consumer existed before, cannot
 /// be restored now, and may be restored later.
@@ -18,8 +19,12 @@ use crate::error::Error;
 /// | 404 | `failed to perform operation on Q due to timeout` | yes |
 /// | 404 | `failed to perform operation on Q: its leader PID may be stopping or ..` | yes |
 /// | 405 | `cannot obtain exclusive access to locked Q. ..` | yes |
+/// | 406 | `delivery acknowledgement on channel 1 timed out. ..` | yes |
 /// | 506 | `Stream coordinator unavailable for Q` | yes |
 /// | 541 | any | yes |
+///
+/// The timeout is about an earlier delivery on the same channel, whose late ack has crossed the
+/// close.
 ///
 /// Other brokers use other texts for 403. For an exclusive consumer, any 403 is temporary unless
 /// its text is that of a missing permission.
@@ -51,6 +56,6 @@ pub(crate) fn is_temporary(error: &Error, is_exclusive: bool) -> bool {
             starts.iter().any(|it| text.starts_with(it)) || ends.iter().any(|it| text.ends_with(it))
         }
         Error::ResourceLocked(_) | Error::ResourceError(_) | Error::InternalError(_) => true,
-        _ => false,
+        error => matches!(Ended::by_close(error), Ended::AckTimeout(_)),
     }
 }
