@@ -138,6 +138,22 @@ fn v10_close_takes_its_timeout_at_most() {
 }
 
 #[test]
+fn v10_close_after_a_short_handshake_waits_for_close_ok() {
+    let mut peer = Peer::undialled(recovering());
+    peer.dial();
+    let _sent = peer.machine.publish(&publish("", "x")).unwrap();
+    let closing = peer.machine.close();
+    peer.pass(Duration::from_millis(100));
+    peer.complete_handshake(tune(2047, 131_072, 60));
+    // The publish is not confirmed, so draining takes half of the timeout.
+    peer.pass(Duration::from_millis(4900));
+    peer.pass(SECOND);
+    assert!(peer.is_pending(closing));
+    peer.method(0, &connection::CloseOk {});
+    incomplete(&mut peer, closing, 1);
+}
+
+#[test]
 fn r10_close_without_a_transport_dials_none() {
     let mut peer = Peer::dialled(recovering());
     peer.machine.handle_loss(Broken::Eof);

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::machine::context::Context;
-use crate::machine::deadline::Deadline;
+use crate::machine::deadline::{Deadline, later};
 use crate::machine::{Notice, PromiseId, Reply};
 use std::time::{Duration, Instant};
 
@@ -46,11 +46,11 @@ impl Closing {
         self.drain_deadline = Deadline::None;
     }
 
-    /// Returns the deadline for draining and `close-ok` together. Half of the timeout is left if
-    /// the first half was spent waiting for the connection to open.
+    /// Returns the deadline for draining and `close-ok` together. If the close has begun before the
+    /// connection was open, half of the timeout is left for `close-ok` after draining.
     pub(crate) fn time_left(&self, timeout: Duration) -> Deadline {
         match self.drain_deadline {
-            Deadline::At(_) => Deadline::In(timeout / 2),
+            Deadline::At(drained) => Deadline::At(later(drained, timeout / 2)),
             _ => Deadline::In(timeout),
         }
     }
