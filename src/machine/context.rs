@@ -15,8 +15,8 @@
 //! - `Quarantine::one_at_a_time`: topology and consumers are restored one at a time, so that the
 //!   next close shows its cause. Set if the broker closes the connection during a recovery and
 //!   names no step; cleared when the connection is open.
-//! - `Consumer::channel` is 0: the consumer has no channel. Set when the connection is lost or a
-//!   restart is refused; replaced when the consumer starts.
+//! - `Consumer::channel` is `None`: the consumer has no channel. Set when the connection is lost, a
+//!   consumer is interrupted or a restart is refused; replaced when the consumer starts.
 //!
 //! `Deadline::None` means that nothing is waited for. Where that is a state of its own, the field
 //! says so: a dial is pending (`Down::retry`), or the transport can be dropped (`Down::last_bytes`,
@@ -279,6 +279,9 @@ impl Context {
             Role::Request | Role::Get | Role::Settling | Role::Consume | Role::Ending
         ) {
             return;
+        }
+        if channel.consumer().is_none() {
+            channel.unsettled.release_held();
         }
         if channel.unsettled.unwanted() > 0
             && channel.deliveries_without_consumer == 0

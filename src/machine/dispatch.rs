@@ -383,6 +383,7 @@ impl Session {
         };
         let mut outcome = Ok(());
         let error: Error = fault_of(&close).into();
+        self.consuming.consumers.undo_resize(&channel);
         let pending = std::mem::take(&mut channel.pending_replies);
         self.cx
             .fail_pending_replies(channel.assembly.take(), pending, &error);

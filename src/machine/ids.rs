@@ -42,3 +42,10 @@ impl ConsumerId {
         self.index as usize
     }
 }
+
+/// A channel, distinguished from earlier ones with the same number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ChannelIncarnation {
+    pub(crate) number: ChannelNumber,
+    pub(crate) incarnation: u64,
+}

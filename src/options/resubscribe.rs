@@ -39,7 +39,8 @@ impl Default for Resubscribe {
 
 impl Resubscribe {
     /// Returns a policy that tries to restart a consumer for this time, counted from when the
-    /// broker ended it.
+    /// broker ended it. If the connection is lost meanwhile, the limit of the
+    /// [recovery](crate::recovery) counts if it is later.
     #[must_use]
     pub const fn for_time(time: Duration) -> Self {
         Self {

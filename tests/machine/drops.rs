@@ -84,6 +84,10 @@ fn rejected(sent: &[Sent]) -> Vec<(u64, bool)> {
         .collect()
 }
 
+fn nacks(sent: &[Sent]) -> usize {
+    sent.iter().filter(|it| it.is(basic::Nack::ID)).count()
+}
+
 #[test]
 fn delays_of_dropped_deliveries_double() {
     let mut world = world(OnDrop::default());
@@ -175,8 +179,7 @@ fn cancel_returns_dropped_deliveries_at_once() {
             world.peer.machine.cancel(world.id).unwrap();
         }
         let sent = world.peer.serve();
-        let nacks = sent.iter().filter(|it| it.is(basic::Nack::ID)).count();
-        assert_eq!((nacks, rejected(&sent).len()), (1, 0));
+        assert_eq!((nacks(&sent), rejected(&sent).len()), (1, 0));
         world.peer.pass(5_000 * MS);
         assert_eq!(world.rejected(), []);
     }
@@ -213,4 +216,42 @@ fn poison_message_is_redelivered_rarely() {
         redeliveries += 1;
     }
     assert!(redeliveries <= 6, "{redeliveries} in two seconds");
+}
+
+#[test]
+fn later_drop_keeps_its_own_delay() {
+    let mut world = world(OnDrop::RequeueAfter(1000 * MS));
+    let [one, two] = [(); 2].map(|()| world.take());
+    world.peer.machine.give_back(&one);
+    world.peer.take();
+    world.peer.pass(500 * MS);
+    world.peer.machine.give_back(&two);
+    world.peer.take();
+    world.peer.pass(500 * MS);
+    let sent = world.peer.take();
+    assert_eq!((rejected(&sent), nacks(&sent)), (vec![(1, true)], 0));
+}
+
+#[test]
+fn kept_delivery_survives_a_new_prefetch_count() {
+    let mut world = world(OnDrop::Keep);
+    let one = world.take();
+    world.peer.machine.give_back(&one);
+    world.peer.take();
+    world.peer.machine.qos(world.id, 20).unwrap();
+    assert_eq!(nacks(&world.peer.serve()), 0);
+}
+
+#[test]
+fn each_of_several_drops_has_its_delay() {
+    let mut world = world(OnDrop::RequeuePaced);
+    let taken = [(); 6].map(|()| world.take());
+    for delivered in &taken {
+        world.peer.machine.give_back(delivered);
+    }
+    let first = world.peer.take();
+    assert_eq!(rejected(&first), [(1, true)]);
+    world.peer.pass(100 * MS);
+    let sent = world.peer.take();
+    assert_eq!((rejected(&sent), nacks(&sent)), (vec![(2, true)], 0));
 }

@@ -449,3 +449,148 @@ fn requests_go_on_while_a_consumer_waits() {
     world.refuse(NODE_DOWN);
     assert!(matches!(world.peer.machine.fetch(declared), Some(Ok(_))));
 }
+
+#[test]
+fn changes_of_a_shared_count_all_complete() {
+    let mut peer = Peer::dialled(options(|recovery| recovery));
+    let settings = crate::peer::shared(5);
+    let promise = peer
+        .machine
+        .consume_multi(&[consume("q")], &settings)
+        .unwrap();
+    let sent = peer.serve();
+    let started = sent
+        .iter()
+        .find(|sent| sent.is(basic::Consume::ID))
+        .unwrap();
+    let (channel, tag) = (started.channel, crate::peer::tag_of(started));
+    let Some(Ok(puka::machine::Reply::Consumer(id))) = peer.machine.fetch(promise) else {
+        panic!()
+    };
+    peer.method(channel, &channel_close(ACK_TIMEOUT.0, ACK_TIMEOUT.1));
+    // consume is sent, not answered
+    let sent = peer.serve_with(|it| {
+        if it.is(basic::Consume::ID) {
+            None
+        } else {
+            crate::peer::reply_to(it)
+        }
+    });
+    let one = peer.machine.qos(id, 7).unwrap();
+    let two = peer.machine.qos(id, 9).unwrap();
+    for it in sent.iter().filter(|it| it.is(basic::Consume::ID)) {
+        let reply = crate::peer::reply_to(it).unwrap();
+        peer.feed(&reply);
+    }
+    peer.serve();
+    let _ = tag;
+    peer.expect_done(two);
+    peer.expect_done(one);
+}
+
+#[test]
+fn ack_multiple_covers_earlier_channels() {
+    let mut world = World::new();
+    world.peer.deliver(world.channel, &world.tag, 1, b"before");
+    let first = world.take_delivery();
+    world.cancel();
+    assert_eq!(world.accept(), 1);
+    world.peer.deliver(world.channel, &world.tag, 1, b"after");
+    let second = world.take_delivery();
+    world
+        .peer
+        .machine
+        .settle(&second, Settle::Ack { multiple: true })
+        .unwrap();
+    let sent = world.peer.serve();
+    let acks: Vec<_> = sent
+        .iter()
+        .filter(|it| it.is(basic::Ack::ID))
+        .map(|it| it.channel)
+        .collect();
+    let again = world
+        .peer
+        .machine
+        .settle(&first, Settle::Ack { multiple: false });
+    assert!(again.is_err(), "acks on {acks:?}, first is still unsettled");
+}
+
+#[test]
+fn waiting_for_a_queue_outlasts_a_loss() {
+    let policy = Resubscribe::for_time(Duration::from_secs(3600)).wait_for_queue(true);
+    let mut world = World::with(&Consume {
+        resubscribe: Some(policy),
+        ..consume("q")
+    });
+    world.cancel();
+    world.refuse(NO_QUEUE);
+    assert!(world.ended().is_none());
+    world.peer.machine.handle_loss(Broken::Eof);
+    world.peer.reconnect();
+    let begin = world.peer.now;
+    while world.ended().is_none() && world.peer.now < begin + 1000 * SECOND {
+        world.refuse(NO_QUEUE);
+        world.pass(SECOND);
+    }
+    assert!(
+        world.ended().is_none(),
+        "ended {:?} after {:?}",
+        world.ended(),
+        world.peer.now - begin
+    );
+}
+
+/// Returns the channels on which deliveries were returned.
+fn nacked(sent: &[Sent]) -> Vec<u16> {
+    let nacks = sent.iter().filter(|it| it.is(basic::Nack::ID));
+    nacks.map(|it| it.channel).collect()
+}
+
+#[test]
+fn end_returns_deliveries_of_earlier_channels() {
+    for (is_restarted, drop) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut world = World::new();
+        world.peer.deliver(world.channel, &world.tag, 1, b"before");
+        let before = world.channel;
+        world.cancel();
+        if is_restarted {
+            world.accept();
+        } else {
+            world.refuse(NODE_DOWN);
+        }
+        if drop {
+            world.peer.machine.drop_consumer(world.id);
+        } else {
+            world.peer.machine.cancel(world.id).unwrap();
+        }
+        assert_eq!(nacked(&world.peer.serve()), [before]);
+    }
+}
+
+#[test]
+fn recover_requeues_deliveries_of_earlier_channels() {
+    for is_restarted in [false, true] {
+        let mut world = World::new();
+        world.peer.deliver(world.channel, &world.tag, 1, b"taken");
+        world
+            .peer
+            .deliver(world.channel, &world.tag, 2, b"buffered");
+        let taken = world.take_delivery();
+        let before = world.channel;
+        world.cancel();
+        if is_restarted {
+            world.accept();
+        } else {
+            world.refuse(NODE_DOWN);
+        }
+        let recovered = world.peer.machine.recover(world.id).unwrap();
+        assert_eq!(nacked(&world.peer.serve()), [before]);
+        if is_restarted {
+            world.peer.method(world.channel, &basic::RecoverOk {});
+        }
+        world.peer.expect_done(recovered);
+        assert!(world.peer.take_deliveries(world.id).is_empty());
+        let settle = Settle::Ack { multiple: false };
+        assert!(world.peer.machine.settle(&taken, settle).is_err());
+    }
+}

@@ -41,7 +41,10 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let mut peer = dialled();
+        Self::with(dialled())
+    }
+
+    fn with(mut peer: Peer) -> Self {
         let notices = peer.machine.listen();
         for name in ["other", "q"] {
             ask(&mut peer, declare(name));
@@ -326,5 +329,136 @@ fn late_step_without_a_reply_is_sent_again() {
         sent += all.iter().filter(|it| is_of_q(it)).count();
     }
     assert!((2..=5).contains(&sent), "{sent}");
+    assert!(world.is_open());
+}
+
+#[test]
+fn binding_of_a_renamed_queue_is_restored_later() {
+    let mut peer = dialled();
+    let notices = peer.machine.listen();
+    let mut own = declare("");
+    own.exclusive = true;
+    peer.machine.request(own).unwrap();
+    peer.serve_naming("first");
+    let bound = peer
+        .machine
+        .request(bind("first", "amq.direct", "key"))
+        .unwrap();
+    peer.serve();
+    assert!(matches!(peer.machine.fetch(bound), Some(Ok(_))));
+    peer.machine.handle_loss(Broken::Eof);
+    let mut world = World {
+        peer,
+        notices,
+        treatment: Treatment::Accept,
+        connections: 0,
+    };
+    for _ in 0..8 {
+        if world.peer.machine.is_down() {
+            world.peer.reconnect();
+        }
+        world.peer.serve_with(|sent| {
+            if sent.is(queue::Bind::ID) {
+                return Some(method(
+                    sent.channel,
+                    &channel_close(404, "NOT_FOUND - no queue 'first' in vhost '/'"),
+                ));
+            }
+            if sent.is(queue::Declare::ID) {
+                let over = connection::Close {
+                    class_id: 50,
+                    method_id: 10,
+                    ..close(541, "INTERNAL_ERROR")
+                };
+                return Some(method(0, &over));
+            }
+            reply_to(sent)
+        });
+        if world.is_open() {
+            break;
+        }
+    }
+    assert!(world.is_open());
+    let (failed, _) = world.failed_and_restored();
+    assert_eq!(failed.len(), 2, "{failed:?}");
+    for _ in 0..120 {
+        world.peer.feed(&raw(8, 0, b""));
+        world.peer.pass(SECOND / 2);
+        world.peer.serve_with(|sent| {
+            if sent.is(queue::Bind::ID) && describe(sent).starts_with("bind first ") {
+                return Some(method(sent.channel, &channel_close(404, "NOT_FOUND")));
+            }
+            let second = queue::DeclareOk {
+                queue: crate::peer::short("second"),
+                message_count: 0,
+                consumer_count: 0,
+            };
+            let is_declare = sent.is(queue::Declare::ID);
+            let renamed = is_declare.then(|| method(sent.channel, &second));
+            renamed.or_else(|| reply_to(sent))
+        });
+    }
+    let (_, restored) = world.failed_and_restored();
+    assert_eq!(restored.len(), 2, "{restored:?}");
+    assert_eq!(restored[0], "queue \"second\"");
+}
+
+#[test]
+fn consumer_of_a_refused_queue_waits() {
+    for refusal in [
+        (
+            506,
+            "RESOURCE_ERROR - Stream coordinator unavailable for queue 'q' in vhost '/'",
+        ),
+        LOCKED,
+    ] {
+        let mut world = World::new();
+        let (id, ..) = world.peer.consumer(&consume("q"));
+        world.lose(Treatment::Refuse(refusal));
+        let end = world.peer.now + 5 * SECOND;
+        while world.peer.now < end {
+            if world.peer.machine.is_down() {
+                world.peer.reconnect();
+            }
+            world.peer.serve_with(|sent| {
+                if sent.is(basic::Consume::ID) {
+                    return Some(method(
+                        sent.channel,
+                        &channel_close(404, "NOT_FOUND - no queue 'q' in vhost '/'"),
+                    ));
+                }
+                if is_of_q(sent) {
+                    return Some(method(sent.channel, &channel_close(refusal.0, refusal.1)));
+                }
+                reply_to(sent)
+            });
+            world.peer.feed(&raw(8, 0, b""));
+            world.peer.pass(SECOND / 2);
+        }
+        assert!(world.is_open());
+        let ended = world
+            .peer
+            .machine
+            .consumer(id)
+            .and_then(|it| it.ended())
+            .cloned();
+        assert!(ended.is_none(), "{refusal:?}: {ended:?}");
+    }
+}
+
+#[test]
+fn strict_recovery_retries_a_locked_queue() {
+    let strict = crate::restoring::options(|recovery| recovery.strict(true));
+    let mut world = World::with(Peer::dialled(strict));
+    world.lose(Treatment::Refuse(LOCKED));
+    world.pass(400 * SECOND);
+    assert!(!world.is_open());
+    assert!(
+        (2..=5).contains(&world.connections),
+        "{}",
+        world.connections
+    );
+    world.treatment = Treatment::Accept;
+    world.pass(60 * SECOND);
     assert!(world.is_open());
 }

@@ -171,7 +171,7 @@ pub(crate) struct Channel {
     /// No second one may follow: a frame after `close-ok` is an error of the connection. Only set
     /// for the roles `Closing` and `Overdue`.
     pub(crate) sent_close_ok: bool,
-    /// The channel is in `Context::acking`, the list of channels with acks to write.
+    /// The channel is in `Context::channels_with_acks`, the list of channels with acks to write.
     pub(crate) has_acks: bool,
     /// Deliveries of its consumer need no ack. It stays set when the consumer ends, because
     /// deliveries may still arrive.
@@ -217,6 +217,25 @@ impl Channel {
     #[inline]
     pub(crate) fn consumer(&self) -> Option<ConsumerId> {
         self.last_consumer.filter(|_| self.has_consumer)
+    }
+
+    /// Returns the prefetch count before the first change that has no reply.
+    pub(crate) fn count_before_resize(&self) -> Option<u16> {
+        self.pending_replies
+            .iter()
+            .find_map(|it| match &it.purpose {
+                Awaited::Qos { resize, .. }
+                | Awaited::Consume {
+                    resized: Some(resize),
+                    ..
+                } => Some(resize.before),
+                _ => None,
+            })
+    }
+
+    /// Returns its consumer, or the last one.
+    pub(crate) fn last_consumer(&self) -> Option<ConsumerId> {
+        self.last_consumer
     }
 
     /// Returns the last consumer if it has ended. Its buffered deliveries may be unsettled.

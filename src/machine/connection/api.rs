@@ -7,6 +7,7 @@ use crate::machine::channel::content::Delivered;
 use crate::machine::connection::Connection;
 use crate::machine::connection::state::State;
 use crate::machine::consume::dropping::give_back;
+use crate::machine::consume::requeue::recover;
 use crate::machine::session::Session;
 use crate::machine::{Completion, Consume, Consumer, ConsumerId, ConsumerSettings, ListenerId};
 use crate::machine::{Notice, PromiseId, Publish, Reply, Settle, TransactionId};
@@ -237,7 +238,7 @@ impl Connection {
     pub fn recover(&mut self, id: ConsumerId) -> Result<PromiseId, Error> {
         self.check_to_request()?;
         let Session { cx, consuming, .. } = &mut self.session;
-        let outcome = consuming.recover(cx, id);
+        let outcome = recover(cx, consuming, id);
         self.proceed_if_needed();
         outcome
     }
@@ -306,7 +307,7 @@ impl Connection {
     /// Call it before the consumer is cancelled or dropped, or right after it was cancelled. A
     /// delivery that needs no ack is lost.
     pub fn return_later(&mut self, delivered: &Delivered) {
-        self.session.cx.mark_unwanted(delivered);
+        self.session.cx.return_later(delivered);
         self.proceed_if_queued();
     }
 

@@ -35,7 +35,9 @@ impl Consuming {
         };
         let is_live = matches!(consumer.phase, Phase::Live);
         let waits_for_channel = consumer.is_restarting() && consumer.channel.is_none();
-        if consumer.dropped || is_live && !consumer.no_ack {
+        // One that waits for a channel may have deliveries of an earlier channel.
+        let is_over = is_live || waits_for_channel;
+        if consumer.dropped || is_over && !consumer.no_ack {
             self.consumers.return_buffered(cx, id);
         }
         if is_live {

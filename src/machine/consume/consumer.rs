@@ -7,7 +7,7 @@ use crate::machine::consume::ended::Ended;
 use crate::machine::consume::reading::Buffered;
 use crate::machine::consume::restart_pace::RestartPace;
 use crate::machine::consume::tags::{TagNumber, Tags};
-use crate::machine::ids::PromiseId;
+use crate::machine::ids::{ChannelIncarnation, PromiseId};
 use crate::machine::recovery::topology::Topology;
 use crate::machine::request::arguments::Consume;
 use crate::machine::request::check::check_queue_name;
@@ -170,6 +170,8 @@ pub struct Consumer {
     pub(crate) tags: Tags,
     pub(crate) phase: Phase,
     pub(crate) restarts: RestartPace,
+    /// The channels that it had before the server cancelled it, the oldest first.
+    pub(crate) earlier_channels: Vec<ChannelIncarnation>,
     pub(crate) on_drop: OnDrop,
     /// Promises that complete at `cancel-ok`.
     pub(crate) cancel_promises: Vec<PromiseId>,
@@ -210,6 +212,7 @@ impl Consumer {
             phase: Phase::Starting(queued.promise),
             restarts: RestartPace::new(queued.resubscribe),
             on_drop: queued.on_drop,
+            earlier_channels: Vec::new(),
             cancel_promises: Vec::new(),
             resize_promises: Vec::new(),
             throttle: None,

@@ -144,14 +144,11 @@ impl Consumers {
         let mut left = BTreeSet::new();
         for delivered in self.take_all(id) {
             cx.mark_unwanted(&delivered);
-            let channel = cx.channels.get(delivered.channel);
-            if channel.is_some_and(|channel| channel.consumer().is_none()) {
-                left.insert(delivered.channel);
-            }
+            left.insert(delivered.channel);
         }
         // An interrupted consumer has left these channels, so no `cancel-ok` releases them.
         for number in left {
-            cx.release(number);
+            cx.release_if_left(number);
         }
     }
 }

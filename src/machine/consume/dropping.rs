@@ -25,7 +25,10 @@ pub(crate) fn give_back(cx: &mut Context, consuming: &mut Consuming, delivered: 
         }
     };
     let consumer = live_consumer(cx, delivered).filter(|_| !delivered.is_of_stream());
-    let policy = consumer.and_then(|id| Some((id, consuming.consumers.get(id)?.on_drop)));
+    let policy = consumer.and_then(|id| {
+        let consumer = consuming.consumers.get(id)?;
+        (!consumer.has_ended()).then_some((id, consumer.on_drop))
+    });
     let Some((id, policy)) = policy else {
         // A message of `basic_get`, of an ended consumer, or of a stream, which repeats nothing.
         return requeue(cx, consuming, true);
@@ -35,13 +38,13 @@ pub(crate) fn give_back(cx: &mut Context, consuming: &mut Consuming, delivered: 
         OnDrop::Requeue => Duration::ZERO,
         OnDrop::RequeueAfter(delay) => delay,
         OnDrop::Discard => return requeue(cx, consuming, false),
-        OnDrop::Keep => return cx.mark_unwanted(delivered),
+        OnDrop::Keep => return cx.hold(delivered),
     };
     if delay.is_zero() {
         return requeue(cx, consuming, true);
     }
     // It is excluded from acks with `multiple`, and returned with the end of its consumer.
-    cx.mark_unwanted(delivered);
+    cx.hold(delivered);
     let dropped = Dropped {
         channel: delivered.channel,
         incarnation: delivered.incarnation,

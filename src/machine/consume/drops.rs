@@ -109,10 +109,9 @@ impl Drops {
     }
 }
 
-/// Returns the consumer of a delivery, if the consumer has not ended and the delivery can be
-/// settled.
+/// Returns the consumer of a delivery, or its last one, if the delivery can be settled.
 pub(crate) fn live_consumer(cx: &Context, delivered: &Delivered) -> Option<ConsumerId> {
     let channel = cx.channels.get(delivered.channel)?;
     let can_be_settled = !delivered.is_settled() && channel.has_delivered(delivered);
-    channel.consumer().filter(|_| can_be_settled)
+    channel.last_consumer().filter(|_| can_be_settled)
 }

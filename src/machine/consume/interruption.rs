@@ -8,8 +8,10 @@
 use crate::error::Error;
 use crate::machine::consume::Consuming;
 use crate::machine::consume::consumer::{Consumer, Phase};
+use crate::machine::consume::earlier_channels::record_earlier_channel;
 use crate::machine::context::{Context, Stage};
 use crate::machine::deadline::later;
+use crate::machine::recovery::refusal::is_temporary;
 use crate::machine::{ConsumerId, Ended, Notice};
 
 /// Interrupts a live consumer that the broker has ended: the consumer leaves its channel, and is
@@ -41,6 +43,7 @@ pub(crate) fn interrupt(
     let reads_stream = consumer.reads_stream;
     if let Some(number) = consumer.suspend() {
         cx.channels.remove_consumer(number, id);
+        record_earlier_channel(cx, &mut consuming.consumers, id, number);
     }
     consuming.consumers.lose_stale(cx, id);
     if reads_stream {
@@ -67,6 +70,38 @@ pub(crate) fn end_cancelled(cx: &mut Context, consuming: &mut Consuming, id: Con
     let tag = consuming.consumers.get(id).map_or("", Consumer::tag).into();
     consuming.end_consumer(cx, id, Ended::CancelledByServer);
     cx.notices.notify(&Notice::ConsumerCancelled(tag));
+}
+
+/// Ends a consumer whose restart was refused. If the broker had ended it before, that was the
+/// reason, and the refusal only shows that it was final.
+pub(crate) fn end_refused(
+    cx: &mut Context,
+    consuming: &mut Consuming,
+    id: ConsumerId,
+    error: &Error,
+) {
+    // Unreachable: the caller has found the consumer.
+    let Some(consumer) = consuming.consumers.get(id) else {
+        return;
+    };
+    let Some(why) = consumer.restarts.interruption().cloned() else {
+        consuming.end_consumer(cx, id, Ended::ChannelClosed(error.clone()));
+        return;
+    };
+    let missing = matches!(error, Error::NotFound(_)) && !is_temporary(error, false);
+    let queues: Vec<_> = consumer
+        .live_subscriptions()
+        .map(|(_, it)| it.queue.clone())
+        .collect();
+    if matches!(why, Ended::CancelledByServer) {
+        end_cancelled(cx, consuming, id);
+    } else {
+        consuming.end_consumer(cx, id, why);
+    }
+    // The queue was deleted, so it is not declared again.
+    for queue in queues.iter().filter(|_| missing) {
+        cx.topology.forget_queue(queue.as_short_str());
+    }
 }
 
 impl Consumer {

@@ -7,11 +7,13 @@ pub(crate) mod consumers;
 pub(crate) mod deliver;
 pub(crate) mod dropping;
 pub(crate) mod drops;
+pub(crate) mod earlier_channels;
 pub(crate) mod ended;
 pub(crate) mod interruption;
 pub(crate) mod opening;
 pub(crate) mod prefetch;
 pub(crate) mod reading;
+pub(crate) mod requeue;
 pub(crate) mod restart_pace;
 pub(crate) mod restart_queue;
 pub(crate) mod restarting;
@@ -21,7 +23,6 @@ pub(crate) mod unsettled;
 pub(crate) mod write;
 
 use crate::error::Error;
-use crate::machine::channel::Awaited;
 use crate::machine::channel::content::Delivered;
 use crate::machine::consume::consumer::{Consumer, Phase, QueuedConsume, Subscription};
 use crate::machine::consume::consumers::Consumers;
@@ -36,7 +37,6 @@ use crate::machine::publish::Publishing;
 use crate::machine::{Consume, ConsumerId, ConsumerSettings, PromiseId, Reply};
 use crate::options::{Options, Resubscribe};
 use crate::protocol::ShortStr;
-use crate::protocol::method::basic;
 use std::collections::VecDeque;
 
 /// The consumers of the connection, and the back-pressure of their buffers on reading.
@@ -230,29 +230,6 @@ impl Consuming {
             Phase::Starting(promise) => cx.complete(promise, Ok(Reply::Consumer(id))),
             _ => self.finish_restart(cx, id),
         }
-    }
-
-    /// Makes the broker requeue the unsettled deliveries of a live consumer and deliver them again,
-    /// to this consumer or another. Deliveries that the program still has are stale from then on.
-    pub(crate) fn recover(&mut self, cx: &mut Context, id: ConsumerId) -> Result<PromiseId, Error> {
-        let consumer = self.consumers.get(id).ok_or(Error::Stale)?;
-        if consumer.is_restarting() {
-            // The broker has requeued all deliveries of the lost connection.
-            let promise = cx.promises.open();
-            cx.complete(promise, Ok(Reply::Done));
-            return Ok(promise);
-        }
-        let number = consumer.live_channel().ok_or(Error::Stale)?;
-        let promise = cx.counted_promise();
-        cx.flush_channel_acks(number);
-        self.consumers.discard_unsettled(id);
-        if let Some(channel) = cx.channels.get_mut(number) {
-            channel.unsettled.forget();
-        }
-        cx.write(number, &basic::Recover { requeue: true });
-        cx.await_reply(number, &basic::Recover::INFO, Awaited::Recover { promise });
-        self.unthrottle(cx, id);
-        Ok(promise)
     }
 
     /// Takes up to `most` deliveries of a consumer and appends them to `into`. An empty `into` may

@@ -29,6 +29,16 @@ use crate::machine::{ConsumerId, Notice, PromiseId, Reply};
 use std::time::{Duration, Instant};
 
 impl Consumers {
+    /// Restores the prefetch count of a consumer whose channel the broker has closed, if a change
+    /// is pending. The change fails, so a restarted consumer has the count before.
+    pub(crate) fn undo_resize(&mut self, channel: &Channel) {
+        if let Some(before) = channel.count_before_resize()
+            && let Some(consumer) = channel.consumer().and_then(|id| self.get_mut(id))
+        {
+            consumer.restart_prefetch_count = Some(before);
+        }
+    }
+
     /// Completes the promises of changed prefetch counts, unless a tag still has an earlier count.
     pub(crate) fn complete_resizes(&mut self, cx: &mut Context, id: ConsumerId) {
         // `cancel-ok` may just have ended the consumer, and a dropped one is removed then.

@@ -27,6 +27,8 @@ pub(crate) struct RestartPace {
     /// Until when an interrupted consumer is restarted; `None` if the limit of the recovery
     /// applies.
     limit: Option<Instant>,
+    /// The connection was lost since the consumer was live.
+    was_lost: bool,
     /// The next delay; zero for the first restart of an interrupted consumer.
     delay: Duration,
     /// When it has last started again.
@@ -50,6 +52,7 @@ impl RestartPace {
             policy,
             interruption: None,
             limit: None,
+            was_lost: false,
             delay: Duration::ZERO,
             restarted_at: None,
             quarantine: None,
@@ -102,7 +105,12 @@ impl RestartPace {
         recovery_limit: Option<Instant>,
         now: Instant,
     ) -> Option<Instant> {
-        let limit = self.limit.or(recovery_limit)?;
+        let limit = if self.was_lost {
+            self.limit.max(recovery_limit)
+        } else {
+            self.limit.or(recovery_limit)
+        };
+        let limit = limit?;
         if limit <= now {
             return None;
         }
@@ -110,9 +118,9 @@ impl RestartPace {
     }
 
     /// Starts the delays over, because the connection was lost. From now on, the limit of the
-    /// recovery applies.
+    /// recovery applies as well, and the later one counts.
     pub(crate) fn handle_loss(&mut self) {
-        self.limit = None;
+        self.was_lost = true;
         self.delay = Duration::ZERO;
     }
 
@@ -146,6 +154,7 @@ impl RestartPace {
     /// Records that the consumer has started again. Returns why it was interrupted.
     pub(crate) fn record_start(&mut self, now: Instant) -> Option<Ended> {
         self.limit = None;
+        self.was_lost = false;
         self.quarantine = None;
         self.restarted_at = Some(now);
         self.interruption.take()

@@ -134,6 +134,11 @@ impl RestartQueue {
         self.failure.is_some()
     }
 
+    /// Fails the recovery with an error.
+    pub(crate) fn fail(&mut self, error: Error) {
+        self.failure.get_or_insert(error);
+    }
+
     /// Takes the error with which the recovery has failed.
     #[inline]
     pub(crate) fn take_failure(&mut self) -> Option<Error> {

@@ -5,12 +5,13 @@ use crate::machine::channel::Resize;
 use crate::machine::consume::Consuming;
 use crate::machine::consume::consumer::{Consumer, Phase, QueuedConsume, Subscription};
 use crate::machine::consume::consumers::Consumers;
+use crate::machine::consume::interruption::end_refused;
 use crate::machine::consume::opening::{may_get_channel, open_consumer_channel};
 use crate::machine::context::{Context, Stage};
 use crate::machine::publish::Publishing;
 use crate::machine::recovery::close_cause::CloseCause;
 use crate::machine::recovery::retry_limit;
-use crate::machine::{ConsumerId, Ended, Notice, PromiseId};
+use crate::machine::{ConsumerId, Ended, Notice, PromiseId, Reply};
 use crate::protocol::MethodId;
 use crate::protocol::method::basic;
 
@@ -138,7 +139,7 @@ impl Consuming {
             if let Err(error) = Subscription::check_size(&consumer.subscriptions, frame_max) {
                 self.restarts.remove_front();
                 if !fail_recovery(cx, self, id, &error) {
-                    self.end_consumer(cx, id, Ended::ChannelClosed(error));
+                    end_refused(cx, self, id, &error);
                 }
             } else if let Some(number) = open_consumer_channel(cx, publishing) {
                 self.restarts.record_front_started();
@@ -149,7 +150,7 @@ impl Consuming {
                 self.restarts.remove_front();
                 let error = Error::ChannelLimit;
                 if !delay_without_channel(cx, self, id) && !fail_recovery(cx, self, id, &error) {
-                    self.end_consumer(cx, id, Ended::ChannelClosed(error));
+                    end_refused(cx, self, id, &error);
                 }
             }
         }
@@ -189,7 +190,15 @@ impl Consuming {
             return;
         };
         match consumer.check_resize(prefetch_count) {
-            Ok(()) => self.resize(cx, number, id, prefetch_count, promise),
+            Ok(()) => {
+                // The reply for a shared count completes only the last of the changes.
+                if consumer.shared_prefetch_count.is_some() {
+                    for promise in std::mem::take(&mut consumer.resize_promises) {
+                        cx.complete(promise, Ok(Reply::Done));
+                    }
+                }
+                self.resize(cx, number, id, prefetch_count, promise);
+            }
             Err(error) => {
                 let earlier = std::mem::take(&mut consumer.resize_promises);
                 for promise in earlier.into_iter().chain([promise]) {

@@ -15,8 +15,10 @@ use crate::machine::channel::Channel;
 use crate::machine::channel::channels::Channels;
 use crate::machine::channel::content::Delivered;
 use crate::machine::consume::Consuming;
+use crate::machine::consume::earlier_channels::settle_earlier;
 use crate::machine::context::Context;
 use crate::machine::handshake::server_properties::NACK;
+use crate::machine::ids::ChannelNumber;
 use crate::protocol::method::{Encode, basic};
 
 impl Consuming {
@@ -29,6 +31,9 @@ impl Consuming {
         delivered: &Delivered,
         how: Settle,
     ) -> Result<(), Error> {
+        if how.is_multiple() {
+            settle_earlier(cx, &mut self.consumers, delivered, how);
+        }
         let settled = cx.settle(delivered, how);
         self.drops.record_settled(cx, delivered);
         if !matches!(how, Settle::Ack { .. }) && settled.is_ok() {
@@ -182,6 +187,28 @@ impl Context {
             let _ = self.acknowledge(delivered, false);
         } else if let Some(channel) = channel_of(&mut self.channels, delivered) {
             channel.unsettled.mark_unwanted(delivered.tag);
+        }
+    }
+
+    /// Holds a delivery that the program has dropped, until it is returned.
+    pub(crate) fn hold(&mut self, delivered: &Delivered) {
+        if let Some(channel) = channel_of(&mut self.channels, delivered) {
+            channel.unsettled.hold(delivered.tag);
+        }
+    }
+
+    /// Marks a delivery as unwanted, and returns it at once if its consumer has left its channel,
+    /// so that no cancel follows there.
+    pub(crate) fn return_later(&mut self, delivered: &Delivered) {
+        self.mark_unwanted(delivered);
+        self.release_if_left(delivered.channel);
+    }
+
+    /// Releases a channel that its consumer has left.
+    pub(crate) fn release_if_left(&mut self, number: ChannelNumber) {
+        let channel = self.channels.get(number);
+        if channel.is_some_and(|channel| channel.consumer().is_none()) {
+            self.release(number);
         }
     }
 

@@ -139,6 +139,12 @@ impl Binding {
         (to(self.destination().into()), route)
     }
 
+    /// Returns the same binding of another queue.
+    pub(crate) fn with_queue(&self, queue: ShortStr<'_>) -> Self {
+        let (_, route) = self.to_record();
+        Self::new(&Destination::Queue(queue.into()), &route)
+    }
+
     /// Returns the request that declares the binding.
     pub(crate) fn request(&self) -> Method<'_> {
         let (destination, source) = (self.destination(), self.source());

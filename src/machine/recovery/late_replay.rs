@@ -4,9 +4,10 @@
 //! These are the steps that the broker refused temporarily, for example because the previous
 //! connection still locks an exclusive queue, and those over which it closed the connection.
 
-use crate::machine::deadline::later;
+use crate::machine::deadline::{earlier, later};
 use crate::machine::recovery::step::ReplayStep;
-use std::collections::BTreeMap;
+use crate::protocol::ShortStr;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 /// The first delay of a step that the broker refused. Each further delay is twice as long.
@@ -40,8 +41,10 @@ impl Pace {
 pub(crate) struct LateReplay {
     /// In the order of the dependencies.
     waiting: BTreeMap<ReplayStep, Pace>,
-    /// The earliest of those instants.
+    /// The earliest of those instants. It may be of a step that was removed since.
     next: Option<Instant>,
+    /// The steps that were due when `next` had passed, in the order of the dependencies.
+    due: VecDeque<ReplayStep>,
     /// The step without a reply, and when its reply is overdue.
     pending: Option<(ReplayStep, Instant)>,
     /// The channel of the pending step.
@@ -56,7 +59,7 @@ impl LateReplay {
     /// quarantined ones, which are given up after the time of `limit`.
     pub(crate) fn begin(
         &mut self,
-        refused: Vec<ReplayStep>,
+        refused: BTreeSet<ReplayStep>,
         quarantined: Vec<ReplayStep>,
         limit: Duration,
         now: Instant,
@@ -82,10 +85,6 @@ impl LateReplay {
                 self.waiting.insert(step, *pace);
             }
         }
-        self.find_next();
-    }
-
-    fn find_next(&mut self) {
         self.next = self.waiting.values().map(|pace| pace.at).min();
     }
 
@@ -108,11 +107,23 @@ impl LateReplay {
         self.pending.is_some()
     }
 
-    /// Returns the next step that is due.
-    pub(crate) fn due(&self, now: Instant) -> Option<&ReplayStep> {
-        self.next.filter(|next| *next <= now)?;
-        let due = self.waiting.iter().find(|(_, pace)| pace.at <= now);
-        due.map(|(step, _)| step)
+    /// Returns the next step that is due. It stays planned.
+    pub(crate) fn next_due(&mut self, now: Instant) -> Option<ReplayStep> {
+        if self.due.is_empty() && self.next.is_some_and(|next| next <= now) {
+            // All due steps are listed at once, because there may be thousands.
+            let (due, later) = self
+                .waiting
+                .iter()
+                .partition::<Vec<_>, _>(|it| it.1.at <= now);
+            self.next = later.iter().map(|(_, pace)| pace.at).min();
+            self.due = due.into_iter().map(|(step, _)| step.clone()).collect();
+        }
+        loop {
+            let step = self.due.pop_front()?;
+            if self.waiting.get(&step).is_some_and(|pace| pace.at <= now) {
+                return Some(step);
+            }
+        }
     }
 
     /// Records that a step is sent.
@@ -136,8 +147,8 @@ impl LateReplay {
     pub(crate) fn retry(&mut self, step: &ReplayStep, now: Instant) {
         if let Some(pace) = self.waiting.get_mut(step) {
             pace.plan(now);
+            self.next = earlier(self.next, Some(pace.at));
         }
-        self.find_next();
     }
 
     /// Removes a step, because its entity is restored, is no longer recorded, or cannot be
@@ -145,7 +156,26 @@ impl LateReplay {
     pub(crate) fn remove(&mut self, step: &ReplayStep) {
         self.waiting.remove(step);
         self.closed.remove(step);
-        self.find_next();
+    }
+
+    /// Renames a queue in the bindings that are to be declared.
+    pub(crate) fn rename_queue(&mut self, from: ShortStr<'_>, to: ShortStr<'_>) {
+        let is_to_queue = |step: &ReplayStep| match step {
+            ReplayStep::Binding(it) => !it.is_to_exchange() && it.destination() == from,
+            ReplayStep::Exchange(_) | ReplayStep::Queue(_) => false,
+        };
+        let steps: Vec<_> = self
+            .waiting
+            .keys()
+            .filter(|it| is_to_queue(it))
+            .cloned()
+            .collect();
+        for step in steps {
+            if let (Some(pace), ReplayStep::Binding(binding)) = (self.waiting.remove(&step), step) {
+                self.waiting
+                    .insert(ReplayStep::Binding(binding.with_queue(to)), pace);
+            }
+        }
     }
 
     /// Returns `true` if a step may fail because an entity that it needs is not restored yet.
@@ -161,6 +191,7 @@ impl LateReplay {
     ) -> Option<ReplayStep> {
         self.waiting.clear();
         self.next = None;
+        self.due.clear();
         self.channel = None;
         let (step, _) = self.pending.take()?;
         Some(step).filter(is_cause)

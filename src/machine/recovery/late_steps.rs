@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::machine::Notice;
 use crate::machine::channel::{Awaited, Role};
-use crate::machine::context::Context;
+use crate::machine::context::{Context, Stage};
 use crate::machine::deadline::later;
 use crate::machine::recovery::Recovering;
 use crate::machine::recovery::refusal::is_temporary;
@@ -14,7 +14,10 @@ use crate::protocol::method::queue;
 impl Recovering {
     /// Returns `true` if a step is retried once the connection is open.
     pub(crate) fn is_restored_later(&self, step: &ReplayStep) -> bool {
-        self.late.contains(step) || self.refused.contains(step) || self.quarantine.contains(step)
+        let replay = self.replay.as_ref();
+        self.late.contains(step)
+            || self.quarantine.contains(step)
+            || replay.is_some_and(|replay| replay.is_refused(step))
     }
 
     /// Sends the next step that is due, on a channel of its own. Closes the channel of a step
@@ -28,10 +31,10 @@ impl Recovering {
                 self.late.retry(&step, cx.now);
             }
         }
-        if self.late.is_pending() {
+        if self.late.is_pending() || cx.stage != Stage::Open {
             return;
         }
-        while let Some(step) = self.late.due(cx.now).cloned() {
+        while let Some(step) = self.late.next_due(cx.now) {
             if !cx.topology.has(&step) {
                 // The program has deleted the entity meanwhile.
                 self.late.remove(&step);
@@ -73,18 +76,23 @@ impl Recovering {
     /// Handles the reply to the pending step: its entity is restored.
     fn handle_late_reply(&mut self, cx: &mut Context, reply: &Method<'_>) {
         // Unreachable: one reply follows each step.
-        let Some(step) = self.late.take_pending() else {
+        let Some(mut step) = self.late.take_pending() else {
             return;
         };
+        self.late.remove(&step);
         if let (ReplayStep::Queue(name), Method::Queue(queue::Method::DeclareOk(ok))) =
-            (&step, reply)
+            (&mut step, reply)
             && **name != *ok.queue.as_bytes()
         {
             self.rename_queue(cx, name.as_short_str(), ok.queue);
+            self.late.rename_queue(name.as_short_str(), ok.queue);
+            *name = ok.queue.into();
         }
-        self.late.remove(&step);
-        let restored = Notice::EntityRestored(step.describe().into());
-        cx.notices.notify(&restored);
+        // The program may have deleted it before the broker has handled the declaration.
+        if cx.topology.has(&step) {
+            let restored = Notice::EntityRestored(step.describe().into());
+            cx.notices.notify(&restored);
+        }
         self.continue_late_replay(cx);
     }
 

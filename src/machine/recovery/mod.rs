@@ -35,6 +35,7 @@ use crate::machine::request::check::check_supported;
 use crate::machine::{ConnectionState, Dialling, Notice, Recovered};
 use crate::protocol::method::{MethodInfo, queue};
 use crate::protocol::{Method, MethodId, ShortStr};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// How long locked queues and refused consumers are retried, in heartbeat timeouts.
@@ -73,7 +74,7 @@ pub(crate) struct Recovering {
     /// The steps that are retried once the connection is open.
     pub(crate) late: LateReplay,
     /// The steps that the last replay could not restore for now, until the connection is open.
-    refused: Vec<ReplayStep>,
+    refused: BTreeSet<ReplayStep>,
     /// Entities to pass to the user's filter, until they are fetched.
     pub(crate) filtering: Option<FilterStep>,
     /// When the recovery fails, because the broker has not replied in time.
@@ -287,6 +288,11 @@ impl Recovering {
         // Other work must leave channels for the consumers that still have none.
         cx.channels.reserve(consuming.restarts.reserved_channels());
         if consuming.restarts.has_pending() || consuming.restarts.has_failed() {
+            return None;
+        }
+        let failure = self.replay.as_ref().and_then(Replay::failure);
+        if let Some(error) = failure.filter(|_| self.is_strict()) {
+            consuming.restarts.fail(error.clone());
             return None;
         }
         // Without a replay, the connection is open already.

@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::machine::consume::Consuming;
 use crate::machine::consume::consumer::{Consumer, Phase};
-use crate::machine::consume::interruption::{end_cancelled, interrupt};
+use crate::machine::consume::interruption::{end_refused, interrupt};
 use crate::machine::consume::restarting::fail_recovery;
 use crate::machine::context::Context;
 use crate::machine::recovery::Recovering;
@@ -148,33 +148,6 @@ fn restart_later(
         consuming.end_consumer(cx, id, Ended::Cancelled);
     }
     true
-}
-
-/// Ends a consumer whose restart was refused. If the broker had ended it before, that was the
-/// reason, and the refusal only shows that it was final.
-fn end_refused(cx: &mut Context, consuming: &mut Consuming, id: ConsumerId, error: &Error) {
-    // Unreachable: the caller has found the consumer.
-    let Some(consumer) = consuming.consumers.get(id) else {
-        return;
-    };
-    let Some(why) = consumer.restarts.interruption().cloned() else {
-        consuming.end_consumer(cx, id, Ended::ChannelClosed(error.clone()));
-        return;
-    };
-    let missing = matches!(error, Error::NotFound(_)) && !is_temporary(error, false);
-    let queues: Vec<_> = consumer
-        .live_subscriptions()
-        .map(|(_, it)| it.queue.clone())
-        .collect();
-    if matches!(why, Ended::CancelledByServer) {
-        end_cancelled(cx, consuming, id);
-    } else {
-        consuming.end_consumer(cx, id, why);
-    }
-    // The queue was deleted, so it is not declared again.
-    for queue in queues.iter().filter(|_| missing) {
-        cx.topology.forget_queue(queue.as_short_str());
-    }
 }
 
 /// Removes the queue from the record that a new consumer was to consume, if the broker does not

@@ -63,7 +63,7 @@ pub(crate) struct Replay {
     /// The entities that could not be declared, with the errors.
     failures: Vec<(Box<str>, Error)>,
     /// Those of them that were refused temporarily. They are retried once the connection is open.
-    refused: Vec<ReplayStep>,
+    refused: BTreeSet<ReplayStep>,
     /// A declared entity is missing, so the replay is repeated.
     is_missing: bool,
     /// How often the replay may still be repeated.
@@ -107,7 +107,7 @@ impl Replay {
             declared: BTreeSet::new(),
             declared_bindings: 0,
             failures: Vec::new(),
-            refused: Vec::new(),
+            refused: BTreeSet::new(),
             is_missing: false,
             repeats_left: MAX_REPEATS,
             channel: None,
@@ -205,7 +205,7 @@ impl Replay {
     }
 
     /// Returns the report of the replay, and the steps that were refused temporarily.
-    pub(crate) fn into_report(mut self) -> (Recovered, Vec<ReplayStep>) {
+    pub(crate) fn into_report(mut self) -> (Recovered, BTreeSet<ReplayStep>) {
         self.report.entities = self.declared.len() + self.declared_bindings;
         self.report.failed.splice(0..0, self.failures);
         (self.report, self.refused)
@@ -258,8 +258,18 @@ impl Replay {
         let is_temporary = is_temporary(&error, false) || matches!(error, Error::ChannelLimit);
         self.failures.push((step.describe().into(), error));
         if is_temporary || lacks_needs {
-            self.refused.push(step);
+            self.refused.insert(step);
         }
+    }
+
+    /// Returns the error of the first step that has failed.
+    pub(crate) fn failure(&self) -> Option<&Error> {
+        self.failures.first().map(|(_, error)| error)
+    }
+
+    /// Returns `true` if a step was refused temporarily.
+    pub(crate) fn is_refused(&self, step: &ReplayStep) -> bool {
+        self.refused.contains(step)
     }
 
     /// Removes the oldest pending step, to which the broker has replied, and returns it.

@@ -192,3 +192,14 @@ pub enum Settle {
         requeue: bool,
     },
 }
+
+impl Settle {
+    /// Returns `true` if earlier deliveries are settled, too.
+    #[inline]
+    pub(crate) fn is_multiple(self) -> bool {
+        match self {
+            Self::Ack { multiple } | Self::Nack { multiple, .. } => multiple,
+            Self::Reject { .. } => false,
+        }
+    }
+}

@@ -12,6 +12,9 @@ enum DeliveryState {
     Wanted,
     /// Unsettled, and the program does not receive it. It is returned to its queue.
     Unwanted,
+    /// Unsettled, and the program has dropped it. It is returned after a delay, at the latest when
+    /// its consumer has ended.
+    Held,
     /// Acked, and the frame is not written yet.
     Acked,
     /// Settled, and the frame is written. It is removed once no unsettled delivery is before it, or
@@ -22,7 +25,7 @@ enum DeliveryState {
 impl DeliveryState {
     /// Returns `true` if the delivery is unsettled.
     fn is_unsettled(self) -> bool {
-        matches!(self, Self::Wanted | Self::Unwanted)
+        matches!(self, Self::Wanted | Self::Unwanted | Self::Held)
     }
 }
 
@@ -35,9 +38,11 @@ const SPARSE: usize = 64;
 pub(crate) struct Unsettled {
     /// By ascending tag. The first one is unsettled.
     deliveries: VecDeque<(u64, DeliveryState)>,
-    /// The number of unsettled deliveries including unwanted ones, and of unwanted ones alone.
+    /// The number of unsettled deliveries including unwanted and held ones, and of unwanted ones.
     unsettled: usize,
     unwanted: usize,
+    /// The number of held deliveries.
+    held: usize,
     /// All deliveries up to this tag are settled.
     covered: u64,
     /// The number of acked deliveries up to `covered` whose frame is not written yet.
@@ -87,6 +92,51 @@ impl Unsettled {
             *state = DeliveryState::Unwanted;
             self.unwanted += 1;
         }
+    }
+
+    /// Holds an unsettled delivery that the program has dropped.
+    pub(crate) fn hold(&mut self, tag: u64) {
+        if let Some(place) = self.position(tag)
+            && let Some((_, state @ DeliveryState::Wanted)) = self.deliveries.get_mut(place)
+        {
+            *state = DeliveryState::Held;
+            self.held += 1;
+        }
+    }
+
+    /// Marks the held deliveries as unwanted, because their consumer has ended.
+    pub(crate) fn release_held(&mut self) {
+        if self.held > 0 {
+            self.mark_unwanted_if(|state| state == DeliveryState::Held);
+            self.held = 0;
+        }
+    }
+
+    /// Marks all unsettled deliveries as unwanted.
+    pub(crate) fn mark_all_unwanted(&mut self) {
+        self.mark_unwanted_if(|state| matches!(state, DeliveryState::Wanted | DeliveryState::Held));
+        self.held = 0;
+    }
+
+    fn mark_unwanted_if(&mut self, is_it: impl Fn(DeliveryState) -> bool) {
+        for (_, state) in self
+            .deliveries
+            .iter_mut()
+            .filter(|(_, state)| is_it(*state))
+        {
+            *state = DeliveryState::Unwanted;
+            self.unwanted += 1;
+        }
+    }
+
+    /// Returns the tag of the last unsettled delivery that is wanted.
+    pub(crate) fn last_wanted(&self) -> Option<u64> {
+        let wanted = |(_, state): &&(u64, DeliveryState)| *state == DeliveryState::Wanted;
+        self.deliveries
+            .iter()
+            .rev()
+            .find(wanted)
+            .map(|(tag, _)| *tag)
     }
 
     /// Settles all unwanted deliveries with as few nacks as possible. Calls `nack` for each, with a
@@ -152,11 +202,12 @@ impl Unsettled {
         self.covering = 0;
         self.unsettled = 0;
         self.unwanted = 0;
+        self.held = 0;
     }
 
     /// Queues the ack of a delivery, and with `multiple` of all earlier ones. Unwanted deliveries
-    /// are excluded, because the program has not seen them. Returns `false` if the delivery is not
-    /// unsettled.
+    /// are excluded, because the program has not seen them, and so are held ones. Returns `false`
+    /// if the delivery is not unsettled.
     #[inline]
     pub(crate) fn ack(&mut self, tag: u64, multiple: bool) -> bool {
         // Deliveries are usually acked in order.
@@ -185,10 +236,11 @@ impl Unsettled {
     ) -> bool {
         let place = self.position(tag).unwrap_or(0);
         let before = || self.deliveries.iter().take(place);
-        // One nack with `multiple` would also cover the unwanted deliveries.
+        // One nack with `multiple` would also cover the unwanted and the held deliveries.
+        let is_excluded = |state| matches!(state, DeliveryState::Unwanted | DeliveryState::Held);
         let is_mixed = multiple
-            && self.unwanted > 0
-            && before().any(|(_, state)| *state == DeliveryState::Unwanted);
+            && self.unwanted + self.held > 0
+            && before().any(|(_, state)| is_excluded(*state));
         let wanted = before().filter(|(_, state)| is_mixed && *state == DeliveryState::Wanted);
         let wanted: Vec<u64> = wanted.map(|(tag, _)| *tag).collect();
         let was_unsettled = self.settle(tag, multiple, DeliveryState::Settled);
@@ -225,12 +277,12 @@ impl Unsettled {
     /// already.
     fn settle_at(&mut self, place: usize, state: DeliveryState) -> bool {
         // A settled delivery may still be stored behind an unsettled one.
-        let Some((tag, found @ (DeliveryState::Wanted | DeliveryState::Unwanted))) =
-            self.deliveries.get_mut(place)
-        else {
+        let delivery = self.deliveries.get_mut(place);
+        let Some((tag, found)) = delivery.filter(|(_, state)| state.is_unsettled()) else {
             return false;
         };
         self.unwanted -= usize::from(*found == DeliveryState::Unwanted);
+        self.held -= usize::from(*found == DeliveryState::Held);
         *found = state;
         self.unsettled -= 1;
         if state == DeliveryState::Acked {
