@@ -6,7 +6,7 @@ use crate::connection::Phase;
 use crate::fault::{Fault, Outcome};
 use crate::ids::{ConnectionId, FrameContext};
 use crate::state::State;
-use crate::{methods, pending_work, publish, removal, stuck_queues};
+use crate::{crashes, methods, pending_work, publish, removal, stuck_queues};
 use bytes::Bytes;
 use puka::protocol::method::{access, basic, channel, connection};
 use puka::protocol::wire::Reader;
@@ -150,7 +150,10 @@ fn check_frame(
             Err(frame_fault(ReplyCode::CHANNEL_ERROR, why))
         }
         _ if stuck_queues::store_if_waiting(state, context, kind, &payload) => Ok(()),
-        FrameKind::Method => handle_channel_method(state, context, payload),
+        FrameKind::Method => {
+            crashes::check(state, &payload)?;
+            handle_channel_method(state, context, payload)
+        }
         FrameKind::Header | FrameKind::Body => handle_content(state, context, kind, payload),
     }
 }

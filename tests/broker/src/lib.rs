@@ -36,6 +36,7 @@ mod channel;
 mod config;
 mod confirms;
 mod connection;
+mod crashes;
 mod dead_letter;
 mod delivery;
 mod dispatch;

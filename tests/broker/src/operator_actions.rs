@@ -68,6 +68,20 @@ impl Broker {
         self.state.config.channel_max = channel_max;
     }
 
+    /// Limits the channels of all connections together, as RabbitMQ's limits of a user do. The
+    /// broker closes a connection over the channel that exceeds the limit. Channels that are open
+    /// stay open.
+    pub fn limit_user_channels(&mut self, limit: Option<usize>) {
+        self.state.user_channel_limit = limit;
+    }
+
+    /// Returns the number of open channels of all connections.
+    #[must_use]
+    pub fn open_channels(&self) -> usize {
+        let all = self.state.connections.values();
+        all.map(|connection| connection.channels.len()).sum()
+    }
+
     /// Deletes a queue as an operator does, even an exclusive one. Its consumers are notified.
     /// Returns `true` if it existed.
     pub fn delete_queue(&mut self, now: Instant, vhost: &str, name: &str) -> bool {
@@ -86,13 +100,7 @@ impl Broker {
     /// consumers.
     pub fn time_out_consumers(&mut self, now: Instant, vhost: &str, name: &str) -> usize {
         let now = self.state.advance_clock(now);
-        let id = self.state.queue_id(vhost, name);
-        let queue = id.and_then(|id| self.state.queues.get(&id));
-        let keys: Vec<ConsumerKey> = queue
-            .into_iter()
-            .flat_map(|queue| &queue.consumers)
-            .map(|subscription| subscription.key.clone())
-            .collect();
+        let keys = self.consumers_of(vhost, name);
         for ConsumerKey {
             connection,
             channel,
@@ -120,6 +128,26 @@ impl Broker {
         }
         self.run_pending_work(now, None);
         keys.len()
+    }
+
+    /// Cancels the consumers of a queue that continues to exist, as RabbitMQ does when the leader
+    /// of the queue moves. Their deliveries stay unsettled. Returns the number of consumers.
+    pub fn cancel_consumers(&mut self, now: Instant, vhost: &str, name: &str) -> usize {
+        let now = self.state.advance_clock(now);
+        let keys = self.consumers_of(vhost, name);
+        for key in &keys {
+            removal::cancel_consumer(&mut self.state, key, now);
+        }
+        self.run_pending_work(now, None);
+        keys.len()
+    }
+
+    /// Returns the consumers of a queue.
+    fn consumers_of(&self, vhost: &str, name: &str) -> Vec<ConsumerKey> {
+        let id = self.state.queue_id(vhost, name);
+        let queue = id.and_then(|id| self.state.queues.get(&id));
+        let all = queue.into_iter().flat_map(|queue| &queue.consumers);
+        all.map(|subscription| subscription.key.clone()).collect()
     }
 
     /// Crashes and restarts the broker: transports are dropped without a frame; durable exchanges

@@ -25,28 +25,32 @@ pub(crate) fn delete_queue(state: &mut State, id: QueueId, now: Instant) -> u32 
         vhost.queues.remove(&queue.name);
     }
     for subscription in &queue.consumers {
-        let ConsumerKey {
-            connection,
-            channel,
-            tag,
-        } = &subscription.key;
-        let Some(connection) = state.connections.get_mut(connection) else {
-            continue;
-        };
-        if let Some(channel) = connection.channels.get_mut(channel) {
-            channel.consumers.remove(tag);
-        }
-        // RabbitMQ notifies only clients with this capability, and expects no reply.
-        if connection.has_capability("consumer_cancel_notify") {
-            let cancel = basic::Cancel {
-                consumer_tag: ShortStr::cut(tag),
-                nowait: true,
-            };
-            connection.send(now, *channel, &cancel);
-        }
+        cancel_consumer(state, &subscription.key, now);
     }
     drop_bindings_to(state, &queue.vhost, Destination::Queue(id));
     queue.message_count()
+}
+
+/// Removes a consumer and notifies its client. Its queue is kept.
+pub(crate) fn cancel_consumer(state: &mut State, key: &ConsumerKey, now: Instant) {
+    let Some(connection) = state.connections.get_mut(&key.connection) else {
+        return;
+    };
+    let channel = connection.channels.get_mut(&key.channel);
+    let consumer = channel.and_then(|channel| channel.consumers.remove(&key.tag));
+    // RabbitMQ notifies only clients with this capability, and expects no reply.
+    if connection.has_capability("consumer_cancel_notify") {
+        let cancel = basic::Cancel {
+            consumer_tag: ShortStr::cut(&key.tag),
+            nowait: true,
+        };
+        connection.send(now, key.channel, &cancel);
+    }
+    let queue = consumer.and_then(|consumer| state.queues.get_mut(&consumer.queue));
+    if let Some(queue) = queue {
+        queue.unsubscribe(key);
+        state.dirty.insert(queue.id);
+    }
 }
 
 /// Deletes an exchange and the bindings from and to it.

@@ -3,6 +3,7 @@
 use crate::channel::Channel;
 use crate::config::{Config, Pattern, User};
 use crate::connection::Connection;
+use crate::crashes::Crashes;
 use crate::fault::Fault;
 use crate::ids::{ConnectionId, FrameContext, QueueId};
 use crate::message::{Memory, Message, Reason};
@@ -35,6 +36,10 @@ pub(crate) struct State {
     pub(crate) stuck: BTreeSet<QueueId>,
     /// Queues that are no longer stuck. The frames that need them are not processed yet.
     pub(crate) released: Vec<QueueId>,
+    /// The largest number of channels of all connections.
+    pub(crate) user_channel_limit: Option<usize>,
+    /// The queues over which channels crash, by name.
+    pub(crate) crashes: BTreeMap<String, Crashes>,
     /// The messages to publish to a dead-letter exchange.
     pub(crate) dead_letters: VecDeque<DeadLetter>,
     /// The channels with confirms that are due.
@@ -86,6 +91,8 @@ impl State {
             dirty: BTreeSet::new(),
             stuck: BTreeSet::new(),
             released: Vec::new(),
+            user_channel_limit: None,
+            crashes: BTreeMap::new(),
             dead_letters: VecDeque::new(),
             unconfirmed: BTreeSet::new(),
             published: VecDeque::new(),

@@ -4,9 +4,9 @@
 
 mod client;
 
-use client::{World, all_capabilities, declare, declare_exchange, publish, s};
-use puka::protocol::method::{basic, connection, exchange, queue};
-use puka::protocol::{Properties, Table};
+use client::{World, all_capabilities, consume, declare, declare_exchange, publish, s};
+use puka::protocol::method::{basic, channel, connection, exchange, queue};
+use puka::protocol::{Method, Properties, Table};
 use puka_test_broker::Config;
 use std::time::Duration;
 
@@ -53,6 +53,67 @@ fn operator_deletes_a_queue() {
         },
     );
     assert!(!world.broker_mut(|broker, now| broker.delete_queue(now, "/", "q")));
+}
+
+#[test]
+fn cancelled_consumers_leave_their_queue() {
+    let world = world();
+    let mut client = world.client();
+    client.queue(1, "q");
+    client.consume(1, "q", "tag");
+    assert_eq!(
+        world.broker_mut(|broker, now| broker.cancel_consumers(now, "/", "q")),
+        1
+    );
+    client.expect(
+        1,
+        basic::Cancel {
+            consumer_tag: s("tag"),
+            nowait: true,
+        },
+    );
+    client.publish(1, "", "q", "x");
+    client.quiet();
+    client.consume(1, "q", "tag");
+    assert_eq!(client.message().text(), "x");
+}
+
+#[test]
+fn crash_closes_the_connection() {
+    for names_method in [false, true] {
+        let world = world();
+        world.client().queue(1, "q");
+        world
+            .broker
+            .borrow_mut()
+            .crash_over_queue("q", 1, names_method);
+        let mut client = world.client();
+        client.send(1, &consume("q", "tag"));
+        let received = client.expect_kind(0, connection::Close::ID);
+        let Method::Connection(connection::Method::Close(close)) = received.method() else {
+            panic!("{received:?}");
+        };
+        let named = if names_method { (60, 20) } else { (0, 0) };
+        assert_eq!(close.reply_code, 541);
+        assert_eq!((close.class_id, close.method_id), named);
+        // Only one request crashes.
+        world.client().consume(1, "q", "tag");
+    }
+}
+
+#[test]
+fn limit_of_a_user_closes_the_connection() {
+    let world = world();
+    let mut client = world.client();
+    client.queue(1, "q");
+    assert_eq!(world.broker.borrow().open_channels(), 1);
+    world.broker.borrow_mut().limit_user_channels(Some(1));
+    client.send(2, &channel::Open {});
+    let text = client.expect_close(530);
+    assert!(
+        text.contains("has reached the maximum allowed user limit"),
+        "{text}"
+    );
 }
 
 #[test]

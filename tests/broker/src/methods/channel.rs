@@ -25,6 +25,19 @@ pub(crate) fn open(state: &mut State, context: FrameContext) -> Outcome {
             ),
         ));
     }
+    let of_user: usize = state.connections.values().map(|it| it.channels.len()).sum();
+    if let Some(limit) = state.user_channel_limit.filter(|limit| of_user >= *limit) {
+        return Err(Fault::new(
+            ReplyCode::NOT_ALLOWED,
+            format_args!(
+                "number of channels opened for user 'guest' has reached the maximum allowed user \
+                 limit of ({limit})"
+            ),
+        ));
+    }
+    let Some(connection) = state.connections.get_mut(&context.connection) else {
+        return Ok(());
+    };
     connection
         .channels
         .insert(context.channel, Channel::default());
