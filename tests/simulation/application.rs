@@ -1,13 +1,13 @@
 //! What applications do with deliveries: they take, settle, keep and drop them.
 
-use crate::pending::{Consumer, SentSettlement, Unsettled};
-use crate::plan::Feature;
+use crate::pending::{SentSettlement, Unsettled};
+use crate::plan::{Feature, PlantedFault};
 use crate::publish_observer::id_of_copy;
 use crate::random::Random;
 use crate::violation::{Checked, Violation, ensure};
 use crate::world::World;
+use puka::Error;
 use puka::machine::{ConsumerId, Delivered, Ended, Settle};
-use puka::{Error, Peer};
 use std::collections::VecDeque;
 
 impl World {
@@ -65,16 +65,21 @@ impl World {
             consumer,
             settled_with_later: false,
             transport,
+            perhaps_settled: false,
         });
         if let Some(id) = consumer {
             let is_counted = |unsettled: &&Unsettled| {
                 unsettled.consumer == Some(id)
                     && !unsettled.settled_with_later
+                    && !unsettled.perhaps_settled
                     && unsettled.transport == transport
             };
             let unsettled = session.unsettled.iter().filter(is_counted).count();
             let consumer = session.consumers.get(&id);
-            let prefetch = consumer.map_or(0, |consumer| usize::from(consumer.prefetch));
+            // The broker counts on each channel.
+            let prefetch = consumer.map_or(0, |consumer| {
+                usize::from(consumer.prefetch) * (1 + consumer.interruptions)
+            });
             let is_within = prefetch == 0
                 || unsettled <= prefetch
                 || transport.is_none()
@@ -116,18 +121,22 @@ impl World {
         };
         let (queue, no_ack) = (consumer.queue.clone(), consumer.no_ack);
         if taken.is_empty() {
-            let ended = session
-                .machine
-                .consumer(id)
-                .and_then(|it| it.ended())
-                .cloned();
+            let found = session.machine.consumer(id);
+            let ended = found.and_then(|it| it.ended()).cloned();
+            let ended = ended.map(|ended| self.planted_end(client, ended));
+            let Some(session) = self.session(client) else {
+                return Ok(false);
+            };
+            let Some(consumer) = session.consumers.get_mut(&id) else {
+                return Ok(false);
+            };
             consumer.notified = false;
             if let Some(ended) = ended {
                 let Some(consumer) = session.consumers.remove(&id) else {
                     return Ok(false);
                 };
                 session.machine.drop_consumer(id);
-                if matches!(ended, Ended::ChannelClosed(_)) {
+                if matches!(ended, Ended::ChannelClosed(_) | Ended::AckTimeout(_)) {
                     session.broken_consumers.insert(id);
                 }
                 session.declared.mark_uncertain(&queue);
@@ -136,7 +145,13 @@ impl World {
             }
             return Ok(false);
         }
-        self.note(client, || format!("takes {} of {id:?}", taken.len()));
+        if self.plan.planted_fault == PlantedFault::StaleDelivery {
+            self.repeat_stale_delivery(client)?;
+        }
+        self.note(client, || {
+            let tags: Vec<u64> = taken.iter().map(|delivered| delivered.tag).collect();
+            format!("takes deliveries {tags:?} of {id:?}")
+        });
         for delivered in taken {
             ensure(delivered.is_settled() == no_ack, || {
                 "a delivery of the wrong kind".into()
@@ -145,62 +160,6 @@ impl World {
         }
         self.handle_events(client)?;
         Ok(true)
-    }
-
-    /// Checks that there is a reason for the end of a consumer.
-    fn check_ended(&mut self, client: usize, consumer: &Consumer, ended: &Ended) -> Checked {
-        let Consumer {
-            queue,
-            exclusive,
-            prefetch,
-            ended_after,
-            ..
-        } = consumer;
-        let was_retried = ended_after.is_some_and(|after| after >= self.plan.consumer_retry_time());
-        // For a new prefetch count, the client may start the consumer again, and the broker may
-        // refuse that. A client with small bounds throttles consumers without a prefetch count.
-        let may_throttle = *prefetch == 0 && self.plan.has(Feature::SmallBounds);
-        let is_resized = !exclusive && (self.plan.has(Feature::Qos) || may_throttle);
-        let may_have_broken = self.may_have_broken(client);
-        let closing = self
-            .session(client)
-            .is_some_and(|session| session.is_closing());
-        let holds = match ended {
-            Ended::Cancelled => true,
-            Ended::CancelledByServer => {
-                let plan = &self.plan;
-                let reasons = [
-                    Feature::OutsideDelete,
-                    Feature::Churn,
-                    Feature::DeletedAtLoss,
-                    Feature::Expel,
-                ];
-                reasons.iter().any(|it| plan.has(*it)) || queue.starts_with(['a', 'x'])
-            }
-            // The consumer was not started again, because there were fewer channels than consumers.
-            Ended::ChannelClosed(Error::ChannelLimit) => self.plan.has(Feature::FewerChannels),
-            Ended::ChannelClosed(error @ (Error::AccessRefused(_) | Error::ResourceLocked(_))) => {
-                ensure(was_retried || is_resized, || {
-                    format!("a consumer of {queue} was given up too early: {error}")
-                })?;
-                true
-            }
-            // The consumer was started again, for a new prefetch count or after a loss, and the
-            // broker refused that. Or a delivery was not acknowledged in time.
-            Ended::ChannelClosed(error) => {
-                let features = [Feature::Qos, Feature::Recover, Feature::Overdue];
-                (may_throttle || features.iter().any(|it| self.plan.has(*it)))
-                    && error
-                        .fault()
-                        .is_some_and(|fault| fault.found_by == Peer::Server)
-            }
-            Ended::ConnectionBroken(Error::Closed) => closing,
-            Ended::ConnectionBroken(_) => may_have_broken,
-            _ => false,
-        };
-        ensure(holds, || {
-            format!("a consumer of {queue} has ended without a reason: {ended:?}")
-        })
     }
 
     /// Settles one of the application's deliveries in a random way.
@@ -259,6 +218,7 @@ impl World {
             Err(Error::Stale) if is_stale => return Ok(()),
             Err(Error::Stale) => {
                 let has_reason = unsettled.settled_with_later
+                    || unsettled.perhaps_settled
                     || self.checker.is_overdue(id)
                     || self.may_have_ended(client, consumer);
                 return ensure(has_reason, || {
@@ -279,7 +239,9 @@ impl World {
         let Some(session) = self.clients.get_mut(client).and_then(Option::as_mut) else {
             return Ok(());
         };
-        let mut settled = vec![(unsettled.queue, unsettled.copy)];
+        let found = consumer.and_then(|id| session.consumers.get(&id));
+        let was_interrupted = found.is_none_or(|consumer| consumer.interruptions > 0);
+        let mut settled = vec![(unsettled.queue, unsettled.copy, true)];
         if multiple && consumer.is_some() {
             for earlier in &mut session.unsettled {
                 if earlier.consumer == consumer
@@ -287,18 +249,21 @@ impl World {
                     && earlier.delivered.tag < unsettled.delivered.tag
                     && !earlier.settled_with_later
                 {
-                    earlier.settled_with_later = true;
-                    settled.push((earlier.queue.clone(), earlier.copy));
+                    earlier.perhaps_settled = was_interrupted;
+                    earlier.settled_with_later = !was_interrupted;
+                    settled.push((earlier.queue.clone(), earlier.copy, !was_interrupted));
                 }
             }
         }
         if is_final {
-            for (queue, copy) in settled {
+            for (queue, copy, is_certain) in settled {
                 let settlement = self.checker.record_settlement(&queue, copy);
-                session.sent_settlements.push(SentSettlement {
-                    consumer,
-                    settlement,
-                });
+                session
+                    .sent_settlements
+                    .extend(is_certain.then_some(SentSettlement {
+                        consumer,
+                        settlement,
+                    }));
             }
         }
         self.handle_events(client)
@@ -314,7 +279,7 @@ impl World {
             session.broken_consumers.contains(&id)
                 || matches!(
                     found.and_then(|found| found.ended()),
-                    Some(Ended::ChannelClosed(_))
+                    Some(Ended::ChannelClosed(_) | Ended::AckTimeout(_))
                 )
         };
         session.machine.why_closed().is_some() || consumer.is_some_and(has_lost_channel)

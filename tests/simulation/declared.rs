@@ -86,6 +86,13 @@ impl DeclaredEntities {
         self.0.values().any(|known| *known == Known::Uncertain)
     }
 
+    /// Returns the entities that the client must restore.
+    pub(crate) fn all_to_restore(&self) -> impl Iterator<Item = &str> {
+        let all = self.0.iter();
+        all.filter(|(_, known)| **known == Known::Declared)
+            .map(|(name, _)| &**name)
+    }
+
     /// Returns `true` if the client must restore the entity.
     pub(crate) fn must_be_restored(&self, name: &str) -> bool {
         self.0.get(name) == Some(&Known::Declared)

@@ -1,5 +1,6 @@
 //! Dialling and its faults: refused dials, refused logins, silence, and cuts inside the handshake.
 
+use crate::injector::RefusalKind;
 use crate::plan::{Feature, PlantedFault};
 use crate::session::connection_reset;
 use crate::transport::Transport;
@@ -14,22 +15,36 @@ const MAX_DIAL_TIME: Duration = Duration::from_secs(3);
 
 impl World {
     /// Begins to dial the endpoints in turn. The broker is at one of them.
-    pub(crate) fn dial(&mut self, client: usize, dialling: Dialling) {
+    pub(crate) fn dial(&mut self, client: usize, mut dialling: Dialling) -> Checked {
         let slow = !self.faults_stopped
             && self.plan.has(Feature::Refused)
             && self.network_random.chance(10);
-        let endpoints = self.plan.endpoints().len();
-        let attempts = (self.broker_endpoint + endpoints - dialling.first) % endpoints + 1;
+        let (plan, home) = (self.plan, self.broker_endpoint);
+        let endpoints = plan.endpoints().len();
+        let answers = |endpoint: &usize| *endpoint == home || plan.speaks_http(*endpoint);
+        if plan.planted_fault == PlantedFault::KeptEndpoint
+            && let Some(endpoint) = (0..endpoints).find(|it| *it != home && plan.speaks_http(*it))
+        {
+            dialling.first = endpoint;
+        }
+        let order = (0..endpoints).map(|offset| (dialling.first + offset) % endpoints);
+        let (attempts, endpoint) = (1..)
+            .zip(order)
+            .find(|(_, it)| answers(it))
+            .unwrap_or((1, home));
         let time = if slow {
             MAX_DIAL_TIME
         } else {
-            self.network_random.micros(0..20_000) * u32::try_from(attempts).unwrap()
+            self.network_random.micros(0..20_000) * attempts
         };
-        let at = self.now + time;
+        let now = self.now;
+        let at = now + time;
         self.note(client, || format!("dials, for {time:?}"));
         if let Some(session) = self.session(client) {
-            session.begin_dial(at);
+            session.begin_dial(at, endpoint);
+            session.attempts.record(now, endpoints)?;
         }
+        Ok(())
     }
 
     /// Completes a dial that is due.
@@ -75,10 +90,14 @@ impl World {
         self.note(client, || format!("has transport {}", transport.number));
         let (now, home) = (self.now, self.broker_endpoint);
         if let Some(session) = self.session(client) {
+            let endpoint = session.dialled_endpoint();
             session.use_transport(transport);
-            session
-                .machine
-                .handle_dialled(now, Dialled::new(home, false));
+            if endpoint != home {
+                // The broker may have moved since the dial began.
+                session.refuse_login(RefusalKind::Http);
+            }
+            let dialled = Dialled::new(endpoint, false);
+            session.machine.handle_dialled(now, dialled);
         }
         if self.plan.planted_fault == PlantedFault::Resurrection {
             self.resurrect(client);
@@ -110,11 +129,26 @@ impl World {
             random.millis(0..6000),
             random.chance(50),
         );
-        if !(cut || slow || silent || refused) {
+        if plan.has(Feature::Refusals) && random.chance(10) && session.next_refusals.0 == 0 {
+            let kinds = [RefusalKind::Login, RefusalKind::VirtualHost];
+            let kind = *random.pick(&kinds).unwrap_or(&RefusalKind::Login);
+            session.next_refusals = (random.within(1..7), kind);
+        }
+        let refuses = session.next_refusals.0 > 0;
+        if !(cut || slow || silent || refused || refuses) {
             return;
         }
         session.expect_break("a fault while dialling");
         self.faults += 1;
+        if refuses && plan.planted_fault == PlantedFault::GivenUp {
+            session.machine.handle_loss(puka::Broken::DriverDropped);
+            return;
+        }
+        if refuses {
+            session.next_refusals.0 -= 1;
+            session.refuse_login(session.next_refusals.1);
+            return;
+        }
         let Some(transport) = session.transport_mut() else {
             return;
         };
@@ -133,7 +167,7 @@ impl World {
             transport.silence();
         }
         if refused {
-            transport.injector.refuse_login();
+            transport.injector.refuse_login(RefusalKind::Login);
         }
     }
 }

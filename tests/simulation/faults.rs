@@ -56,6 +56,28 @@ impl World {
                 let name = *random.pick(&["q0", "q1", "q2"]).unwrap_or(&"q0");
                 self.broker.time_out_consumers(self.now, "/", name);
             }
+            Operation::Leader => {
+                let name = *random.pick(&["q0", "q1", "q2"]).unwrap_or(&"q0");
+                if random.chance(50) {
+                    let until = self.now + random.millis(0..12_000);
+                    self.moving_leaders.insert(name.to_owned(), until);
+                }
+                self.broker.cancel_consumers(self.now, "/", name);
+            }
+            Operation::Crash => {
+                let name = *random.pick(&["q0", "q1", "q2"]).unwrap_or(&"q0");
+                let (times, names_method) = (random.within(1..5), random.chance(50));
+                self.broker.crash_over_queue(name, times, names_method);
+                if random.chance(50) {
+                    self.break_connection(client, Operation::BrokerDrop, random);
+                }
+            }
+            Operation::UserLimit => {
+                let limit = self.broker.open_channels() + random.below(5);
+                let least = 3 * self.clients.len();
+                let limit = random.chance(60).then_some(limit.max(least));
+                self.broker.limit_user_channels(limit);
+            }
             Operation::DeletedAtLoss => {
                 let name = *random.pick(&["q0", "q1", "q2"]).unwrap_or(&"q0");
                 self.delete(client, name)?;
@@ -124,6 +146,14 @@ impl World {
             self.record_delayed_clears();
         }
         Ok(())
+    }
+
+    /// Cancels the consumers of a queue again whose leader is moving.
+    pub(crate) fn cancel_restarted(&mut self, queue: &str) {
+        let until = self.moving_leaders.get(queue);
+        if until.is_some_and(|until| self.now < *until) {
+            self.broker.cancel_consumers(self.now, "/", queue);
+        }
     }
 
     /// Lets all stuck queues resume.
@@ -242,6 +272,10 @@ impl World {
                 wire.cut_after.get_or_insert(after);
             }
             Operation::Silence => transport.silence(),
+            Operation::Linger => {
+                transport.down.end(now, End::Reset);
+                transport.up.end(now + delay, End::Eof);
+            }
             Operation::Stall => {
                 let wire = if random.chance(50) {
                     &mut transport.up

@@ -37,12 +37,34 @@ pub(crate) struct FaultInjector {
     unopened: BTreeSet<u16>,
 }
 
+/// How a login is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RefusalKind {
+    /// The broker does not accept the credentials.
+    Login,
+    /// The virtual host does not exist.
+    VirtualHost,
+    /// The peer is an HTTP server.
+    Http,
+}
+
+impl RefusalKind {
+    /// Returns the method of the broker that the refusal replaces.
+    fn replaced_method(self) -> (u16, u16) {
+        match self {
+            Self::Http => (10, 10),
+            Self::Login => (10, 30),
+            Self::VirtualHost => (10, 41),
+        }
+    }
+}
+
 /// Whether the broker refuses the login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refusal {
     None,
     /// The broker will refuse the login.
-    Pending,
+    Pending(RefusalKind),
     /// The broker has refused the login, and sends nothing more.
     Sent,
 }
@@ -71,8 +93,8 @@ impl FaultInjector {
     }
 
     /// Makes the broker refuse the login.
-    pub(crate) fn refuse_login(&mut self) {
-        self.refusal = Refusal::Pending;
+    pub(crate) fn refuse_login(&mut self, kind: RefusalKind) {
+        self.refusal = Refusal::Pending(kind);
     }
 
     /// Makes the broker begin contents without ending them.
@@ -209,9 +231,11 @@ impl FaultInjector {
         if self.refusal == Refusal::Sent {
             return Vec::new();
         }
-        if self.refusal == Refusal::Pending && method == Some((10, 30)) {
+        if let Refusal::Pending(kind) = self.refusal
+            && method == Some(kind.replaced_method())
+        {
             self.refusal = Refusal::Sent;
-            return login_refusal();
+            return refusal(kind);
         }
         if let Some(withheld) = &mut self.withheld {
             let channel = frame.channel();
@@ -343,13 +367,18 @@ fn get_without_name(frame: &Frame) -> Vec<u8> {
     bytes
 }
 
-/// Returns the frame with which RabbitMQ refuses a login.
-fn login_refusal() -> Vec<u8> {
+/// Returns the bytes with which a peer refuses a login.
+fn refusal(kind: RefusalKind) -> Vec<u8> {
+    let (code, text, class_id, method_id) = match kind {
+        RefusalKind::Http => return b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(),
+        RefusalKind::Login => (403, "ACCESS_REFUSED - not now", 0, 0),
+        RefusalKind::VirtualHost => (530, "NOT_ALLOWED - vhost / not found", 10, 40),
+    };
     let close = connection::Close {
-        reply_code: 403,
-        reply_text: ShortStr::cut("ACCESS_REFUSED - not now"),
-        class_id: 0,
-        method_id: 0,
+        reply_code: code,
+        reply_text: ShortStr::cut(text),
+        class_id,
+        method_id,
     };
     let mut bytes = Vec::new();
     frame::method(&mut bytes, 0, u32::MAX, &close).unwrap_or_default();

@@ -2,10 +2,11 @@
 //! with all kinds of faults. One number, the seed, determines everything.
 //!
 //! # What a passing seed proves
-//! The invariants `I1` to `I11` of `tests/numbers.txt` held in this world: no confirmed message was
-//! lost, each promise completed once and with its own result, everything was bounded, and after the
-//! faults each client was connected, restored, able to work and able to close. `I12` is a test of
-//! its own. `planted.rs` proves that the checks notice bugs, and so does `tests/mutants`.
+//! The invariants `I1` to `I11` and `I13` to `I15` of `tests/numbers.txt` held in this world: no
+//! confirmed message was lost, each promise completed once and with its own result, everything was
+//! bounded and paced, and after the faults each client was connected, restored, able to work and
+//! able to close. `I12` is a test of its own. `planted.rs` proves that the checks notice bugs, and
+//! so does `tests/mutants`.
 //!
 //! # How a seed runs
 //! `run.rs` creates a [`World`](world::World) from the [`Plan`](plan::Plan) of the seed, performs
@@ -23,14 +24,16 @@
 //! | `world.rs` | the broker, the clients, the network and the time together |
 //! | `operations.rs` | the choice of the next operation |
 //! | `requests.rs`, `topology.rs`, `publishing.rs`, `transactions.rs` | what applications request |
-//! | `application.rs` | what applications do with deliveries |
+//! | `application.rs`, `endings.rs` | what applications do with deliveries; ends of consumers |
 //! | `faults.rs`, `dialling.rs` | actions of operators, faults, dials |
 //! | `session/`, `transport.rs`, `wire.rs` | a client with its driver; a transport; one direction |
 //! | `injector.rs` | the rewriting of frames between client and broker |
-//! | `frames.rs`, `observer.rs`, `publish_observer.rs` | what the network has carried |
-//! | `pending.rs`, `declared.rs`, `incomplete.rs` | what the application of a session knows |
+//! | `frames.rs`, `observer.rs` | what the network has carried |
+//! | `publish_observer.rs`, `start_observer.rs` | .. of publishes; of consumers and declarations |
+//! | `pending.rs`, `declared.rs`, `incomplete.rs`, `restarts.rs` | what an application knows |
 //! | `results.rs` | the check of each result |
 //! | `checker.rs` | the record and the checks of each message |
+//! | `paces.rs` | how often a client repeats something |
 //! | `violation.rs` | what a check returns |
 //!
 //! # How to run it
@@ -45,12 +48,14 @@ mod application;
 mod checker;
 mod declared;
 mod dialling;
+mod endings;
 mod faults;
 mod frames;
 mod incomplete;
 mod injector;
 mod observer;
 mod operations;
+mod paces;
 mod pending;
 mod plan;
 mod planted;
@@ -60,10 +65,12 @@ mod publishing;
 mod random;
 mod regressions;
 mod requests;
+mod restarts;
 mod results;
 mod run;
 mod seeds;
 mod session;
+mod start_observer;
 mod topology;
 mod transactions;
 mod transport;

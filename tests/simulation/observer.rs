@@ -3,6 +3,7 @@
 
 use crate::frames::{Frame, FrameSplitter};
 use crate::publish_observer::{PublishObserver, ReceivedPublish, attempt_of, copy_of};
+use crate::start_observer::StartObserver;
 use puka::protocol::method::{Encode, basic, channel, connection, queue};
 use puka::protocol::{ContentHeader, Method, MethodId, ShortStr};
 use std::collections::{BTreeMap, VecDeque};
@@ -12,10 +13,14 @@ use std::collections::{BTreeMap, VecDeque};
 pub(crate) enum Observed {
     /// The client published a message.
     Publishes(ReceivedPublish),
+    /// The client starts a consumer.
+    Consumes { queue: String, tag: String },
     /// The client purges or deletes a queue.
     ClearsQueue(String),
     /// The broker sent a message that needs no ack, so the message has left its queue.
     SentWithoutAck { queue: String, copy: u64 },
+    /// The broker delivered a copy of a message to a consumer again.
+    Redelivered(u64),
     /// The broker returned a copy of a message.
     Returned(u64),
     /// The broker closed a channel.
@@ -38,6 +43,7 @@ pub(crate) enum Observed {
 enum Content {
     WithoutAck { queue: String, id: Option<u64> },
     Returned { id: Option<u64> },
+    Redelivered { id: Option<u64> },
     Other,
 }
 
@@ -56,6 +62,7 @@ pub(crate) struct Observer {
     /// by channel.
     bodies: BTreeMap<u16, (u64, u64)>,
     pub(crate) publishes: PublishObserver,
+    pub(crate) starts: StartObserver,
     /// The negotiated limit; 0 for no limit.
     channel_max: u16,
     /// The broker has closed the connection and ignores everything else.
@@ -76,11 +83,16 @@ impl Observer {
             }
             let method = Method::decode(frame.payload());
             observed.extend(method.as_ref().ok().and_then(empty_queue_name));
+            if let Ok(method) = &method {
+                self.starts.observe_request(frame.channel(), method);
+            }
             match method {
                 Ok(Method::Connection(connection::Method::TuneOk(tune))) => {
                     self.channel_max = tune.channel_max;
                 }
                 Ok(Method::Channel(channel::Method::Open(_))) => {
+                    // The client may have closed an earlier channel of this number before replies.
+                    self.gets.remove(&frame.channel());
                     let (channel, channel_max) = (frame.channel(), self.channel_max);
                     if channel_max > 0 && channel > channel_max {
                         observed.push(Observed::ChannelAboveLimit {
@@ -97,10 +109,10 @@ impl Observer {
                 }
                 Ok(Method::Basic(basic::Method::Consume(consume))) => {
                     let queue = consume.queue.to_str_lossy().into_owned();
-                    self.consumers.insert(
-                        consume.consumer_tag.to_str_lossy().into_owned(),
-                        (queue, consume.no_ack),
-                    );
+                    let tag = consume.consumer_tag.to_str_lossy().into_owned();
+                    let consumer = (queue.clone(), consume.no_ack);
+                    self.consumers.insert(tag.clone(), consumer);
+                    observed.push(Observed::Consumes { queue, tag });
                 }
                 Ok(Method::Basic(basic::Method::Get(get))) => {
                     let get = (get.queue.to_str_lossy().into_owned(), get.no_ack);
@@ -138,9 +150,9 @@ impl Observer {
         *missing = missing.saturating_sub(frame.payload().len() as u64);
         let (attempt, is_whole) = (*attempt, *missing == 0);
         match self.contents.get_mut(&channel)? {
-            Content::WithoutAck { id, .. } | Content::Returned { id } => {
-                *id = id.or(id_of(frame.payload()))
-            }
+            Content::WithoutAck { id, .. }
+            | Content::Returned { id }
+            | Content::Redelivered { id } => *id = id.or(id_of(frame.payload())),
             Content::Other => {}
         }
         if !is_whole {
@@ -152,6 +164,7 @@ impl Observer {
                 copy: copy_of(id?, attempt),
             }),
             Content::Returned { id } => Some(Observed::Returned(copy_of(id?, attempt))),
+            Content::Redelivered { id } => Some(Observed::Redelivered(copy_of(id?, attempt))),
             Content::Other => None,
         }
     }
@@ -166,9 +179,17 @@ impl Observer {
             },
             _ => Content::Other,
         };
-        match Method::decode(frame.payload()) {
+        let method = Method::decode(frame.payload());
+        if let Ok(method) = &method {
+            self.starts.observe_reply(number, method);
+        }
+        match method {
             Ok(Method::Basic(basic::Method::Deliver(deliver))) => {
                 let content = content_of(self.consumers.get(&*deliver.consumer_tag.to_str_lossy()));
+                let content = match content {
+                    Content::Other if deliver.redelivered => Content::Redelivered { id: None },
+                    content => content,
+                };
                 self.contents.insert(number, content);
             }
             Ok(Method::Basic(basic::Method::GetOk(_))) => {

@@ -80,6 +80,14 @@ pub(crate) enum Operation {
     Stall,
     /// Suspends the client's process.
     Sleep,
+    /// The broker cancels the consumers of a queue that continues to exist.
+    Leader,
+    /// Channels crash over the next requests about a queue.
+    Crash,
+    /// Cuts a transport, and the broker notices that seconds later.
+    Linger,
+    /// Limits the channels of all clients together, or ends the limit.
+    UserLimit,
 }
 
 /// The weight of each operation, and the feature that a seed needs to have it.
@@ -123,19 +131,23 @@ const WEIGHTS: &[(usize, Operation, Option<Feature>)] = &[
     (1, Operation::Partial, Some(Feature::Partial)),
     (2, Operation::Expel, Some(Feature::Expel)),
     (2, Operation::Hoard, Some(Feature::Hoard)),
+    (2, Operation::Leader, Some(Feature::Leader)),
+    (1, Operation::Crash, Some(Feature::Crash)),
+    (1, Operation::UserLimit, Some(Feature::UserLimit)),
+    (1, Operation::Linger, Some(Feature::Linger)),
 ];
 
 impl Operation {
     /// Returns `true` for a fault that breaks a connection.
     fn breaks_connection(self) -> bool {
         use Operation::{
-            BrokerDrop, Cut, DeletedAtLoss, FewerChannels, Force, Internal, Partial, Restart,
-            Silence, Sleep, Wipe,
+            BrokerDrop, Cut, DeletedAtLoss, FewerChannels, Force, Internal, Linger, Partial,
+            Restart, Silence, Sleep, Wipe,
         };
         matches!(self, Force | BrokerDrop | Internal | Restart | Wipe | Cut)
             || matches!(
                 self,
-                Silence | Sleep | FewerChannels | DeletedAtLoss | Partial
+                Silence | Sleep | FewerChannels | DeletedAtLoss | Partial | Linger
             )
     }
 }

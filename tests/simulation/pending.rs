@@ -2,6 +2,7 @@
 //! transactions.
 
 use crate::checker::Settlement;
+use crate::restarts::Interruption;
 use puka::machine::{ConsumerId, Delivered, TransactionId};
 use puka::protocol::MethodId;
 use std::time::{Duration, Instant};
@@ -77,14 +78,38 @@ pub(crate) struct Consumer {
     pub(crate) queue: String,
     pub(crate) no_ack: bool,
     pub(crate) prefetch: u16,
-    pub(crate) exclusive: bool,
-    /// The time from the last handshake to the end of the consumer, if it has ended.
-    pub(crate) ended_after: Option<Duration>,
+    /// What was known when the consumer ended, if it has.
+    pub(crate) end: Option<End>,
+    /// The application has asked to cancel it.
+    pub(crate) is_cancelled: bool,
+    /// How many times the broker has interrupted it. Each time it gets another channel, and its
+    /// deliveries do not show on which channel they arrived.
+    pub(crate) interruptions: usize,
     /// The application must poll the consumer: it was notified of deliveries or of the end, or has
     /// not polled yet.
     pub(crate) notified: bool,
     /// The position of the last message that was not redelivered.
     pub(crate) last_position: Option<usize>,
+}
+
+/// What was known when a consumer ended.
+#[derive(Clone, Debug)]
+pub(crate) struct End {
+    pub(crate) at: Instant,
+    /// The time since the last handshake.
+    pub(crate) after: Option<Duration>,
+    /// The interruption of the consumer, if it had not started again.
+    pub(crate) interruption: Option<Interruption>,
+    /// When the restarts of the interrupted consumer were to end.
+    pub(crate) limit: Option<Instant>,
+    /// The text with which the broker refused the last restart.
+    pub(crate) refusal: Option<String>,
+    /// The application had begun to close the connection.
+    pub(crate) closing: bool,
+    /// The connection had ended for good.
+    pub(crate) has_finished: bool,
+    /// The time since the broker first closed the connection over a crashed channel.
+    pub(crate) after_crash: Option<Duration>,
 }
 
 /// A delivery that the application has not settled.
@@ -100,6 +125,9 @@ pub(crate) struct Unsettled {
     pub(crate) settled_with_later: bool,
     /// The number of the transport that delivered it; `None` if the transport was lost by then.
     pub(crate) transport: Option<usize>,
+    /// A settlement of a later delivery has settled this one, too, if both arrived on the same
+    /// channel.
+    pub(crate) perhaps_settled: bool,
 }
 
 /// A settlement that the broker may not have received yet.

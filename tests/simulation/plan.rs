@@ -5,7 +5,7 @@
 
 use crate::random::Random;
 use crate::wire::Pace;
-use puka::{Endpoint, Options, Recovery};
+use puka::{Endpoint, Options, Recovery, Resubscribe};
 use puka_test_broker::Config;
 use std::time::Duration;
 
@@ -62,6 +62,18 @@ features! {
     Expel,
     // The messages of many gets stay unsettled for long.
     Hoard,
+    // The leader of a queue moves: the broker cancels its consumers, once or after each restart.
+    Leader,
+    // Channels crash over requests about a queue, and the broker closes the connection.
+    Crash,
+    // The broker notices the loss of a connection seconds after the client.
+    Linger,
+    // Several logins in a row are refused, or the virtual host is missing.
+    Refusals,
+    // Some endpoints are not brokers.
+    Mixed,
+    // The broker limits the channels of all clients together, for some time.
+    UserLimit,
 }
 
 /// A bug that is planted to prove that the simulation notices it. The code between the state
@@ -123,6 +135,45 @@ pub(crate) enum PlantedFault {
     RefusedForGood,
     /// The client handles timeouts before it reads.
     HastyTimeout,
+    /// The application does not receive the notices of interrupted consumers.
+    LostInterruption,
+    /// An interrupted consumer ends with another reason.
+    OtherCause,
+    /// A crashed channel ends the consumers of its connection.
+    EndedByCrash,
+    /// A delivery of a closed channel is taken once more.
+    StaleDelivery,
+    /// A refused login ends a recovering client.
+    GivenUp,
+    /// The client always dials an endpoint that is not a broker.
+    KeptEndpoint,
+    /// The report of a recovery lists no consumers.
+    ShortReport,
+    /// The client dials without delays.
+    HastyDial,
+    /// The client restarts interrupted consumers without delays.
+    HastyRestart,
+    /// Each delivery is returned to its queue at once.
+    ReturnedDeliveries,
+}
+
+/// Whether and for how long a consumer is restarted when the broker ends it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Resubscription {
+    /// `None` for never.
+    pub(crate) time: Option<Duration>,
+    /// A missing queue does not end the consumer.
+    pub(crate) waits_for_queue: bool,
+}
+
+impl Resubscription {
+    /// Returns the option of the client.
+    pub(crate) fn policy(self) -> Resubscribe {
+        let policy = self
+            .time
+            .map_or(Resubscribe::never(), Resubscribe::for_time);
+        policy.wait_for_queue(self.waits_for_queue)
+    }
 }
 
 /// A seed, reduced to its first operations and some features.
@@ -167,7 +218,7 @@ impl Plan {
                 }
                 Feature::Strict => 15,
                 Feature::Transact | Feature::Call | Feature::FailFast => 25,
-                Feature::Stuck => 20,
+                Feature::Stuck | Feature::UserLimit => 20,
                 Feature::Sleep | Feature::Loss => {
                     if faults {
                         15
@@ -182,6 +233,9 @@ impl Plan {
                 | Feature::FewerChannels
                 | Feature::DeletedAtLoss
                 | Feature::Partial
+                | Feature::Crash
+                | Feature::Linger
+                | Feature::Refusals
                 | Feature::Wipe => {
                     if faults {
                         30
@@ -224,6 +278,19 @@ impl Plan {
                 self.features |= 1 << feature as u32;
             }
             return self.without(Feature::TinyReads);
+        }
+        let needed: &[Feature] = match planted_fault {
+            PlantedFault::GivenUp => &[Feature::Recover, Feature::Refusals],
+            PlantedFault::KeptEndpoint => &[Feature::Recover, Feature::Moves, Feature::Mixed],
+            PlantedFault::EndedByCrash => &[Feature::Recover, Feature::Consume, Feature::Crash],
+            PlantedFault::HastyDial => &[Feature::Recover, Feature::Refused],
+            // Only a process that resumes late, on a connection that the broker keeps, notices.
+            PlantedFault::HastyTimeout => &[Feature::Sleep, Feature::Heartbeats],
+            PlantedFault::HastyRestart => &[Feature::Consume, Feature::Leader],
+            _ => &[],
+        };
+        for feature in needed {
+            self.features |= 1 << *feature as u32;
         }
         if planted_fault == PlantedFault::RefusedForGood {
             // Few seeds have exclusive consumers when a broker does not notice a loss.
@@ -303,6 +370,20 @@ impl Plan {
         3 * Duration::from_secs(self.heartbeat().into())
     }
 
+    /// Returns how the consumers of all clients are restarted when the broker ends them.
+    pub(crate) fn resubscription(&self) -> Resubscription {
+        let mut random = self.random(11);
+        let time = match random.below(10) {
+            0 => None,
+            1..4 => Some(Duration::from_secs(5)),
+            _ => Some(Duration::from_secs(60)),
+        };
+        Resubscription {
+            time,
+            waits_for_queue: time.is_some() && random.chance(20),
+        }
+    }
+
     /// Returns the client's limit of outgoing bytes.
     pub(crate) fn outgoing_bytes(&self) -> usize {
         if self.has(Feature::SmallBounds) {
@@ -324,7 +405,7 @@ impl Plan {
     /// Returns `true` if a promise may exceed its deadline without a fault.
     pub(crate) fn may_time_out(&self) -> bool {
         // With small bounds reading pauses until the application takes its deliveries.
-        const SLOW: [Feature; 9] = [
+        const SLOW: [Feature; 10] = [
             Feature::Block,
             Feature::Stall,
             Feature::Silence,
@@ -332,10 +413,22 @@ impl Plan {
             Feature::Partial,
             Feature::FewChannels,
             Feature::FewerChannels,
+            Feature::UserLimit,
             Feature::TinyReads,
             Feature::SmallBounds,
         ];
         SLOW.iter().any(|feature| self.has(*feature))
+    }
+
+    /// Returns `true` if there may be fewer channels than a client needs.
+    pub(crate) fn has_few_channels(&self) -> bool {
+        [
+            Feature::FewChannels,
+            Feature::FewerChannels,
+            Feature::UserLimit,
+        ]
+        .iter()
+        .any(|feature| self.has(*feature))
     }
 
     /// Returns `true` if the client's limits of counts are small, too, and not only those of bytes.
@@ -357,6 +450,11 @@ impl Plan {
             .collect()
     }
 
+    /// Returns `true` if the endpoint with this index speaks HTTP, unless the broker is there.
+    pub(crate) fn speaks_http(&self, endpoint: usize) -> bool {
+        self.has(Feature::Mixed) && (self.random(12).next() >> endpoint) & 1 == 1
+    }
+
     /// Returns the client's small limit of buffered bytes.
     fn buffered_bytes(&self) -> usize {
         self.random(10).within(1000..100_000)
@@ -370,9 +468,14 @@ impl Plan {
 
     /// Returns the options for reconnecting.
     fn recovery(&self, number: usize) -> Recovery {
+        let longest = if self.planted_fault == PlantedFault::HastyDial {
+            Duration::from_millis(50)
+        } else {
+            Duration::from_secs(2)
+        };
         Recovery::default()
             .retry_first_connect(true)
-            .backoff(Duration::from_millis(50), Duration::from_secs(2))
+            .backoff(Duration::from_millis(50), longest)
             .fail_fast(self.has(Feature::FailFast))
             .strict(self.has(Feature::Strict))
             .republish_unconfirmed(self.has(Feature::Republish).then_some(100))

@@ -33,7 +33,7 @@ planted! {
     swapped_confirm_is_detected: SwappedConfirm => "nacked | confirmed";
     lost_confirm_is_detected: LostConfirm => "Publish | nacked and";
     swapped_return_is_detected: SwappedReturns => "I3 | refused";
-    lost_reply_is_detected: LostReply => "Queue | consumers | bindings";
+    lost_reply_is_detected: LostReply => "Queue | consumers | bindings | declared | I15";
     lost_ack_is_detected: LostAck => "acknowledged | unsettled";
     too_wide_ack_is_detected: WideAck =>
         "I4 | unknown delivery tag | prefetch | stale without a reason";
@@ -57,7 +57,17 @@ planted! {
     unanswered_cancel_is_detected: UnansweredCancel => "are expected | reason | I4";
     unbounded_contents_are_detected: UnboundContents => "partly received";
     silent_close_is_detected: SilentClose => "left";
-    consumer_refused_too_early_is_detected: RefusedForGood => "too early";
+    consumer_refused_too_early_is_detected: RefusedForGood => "too early | reason";
     timeout_handled_before_reading_is_detected: HastyTimeout => "reason";
+    lost_notice_of_an_interruption_is_detected: LostInterruption => "not as missing before";
+    other_reason_of_an_interruption_is_detected: OtherCause => "was interrupted by | reason";
+    consumer_ended_by_a_crash_is_detected: EndedByCrash => "without a reason | interrupted by";
+    stale_delivery_is_detected: StaleDelivery => "of a closed channel";
+    client_that_gives_up_is_detected: GivenUp => "I14";
+    kept_endpoint_is_detected: KeptEndpoint => "is not open";
+    short_report_is_detected: ShortReport => "I15";
+    dials_without_delays_are_detected: HastyDial => "I13";
+    restarts_without_delays_are_detected: HastyRestart => "I13 | reason | too early";
+    endless_redeliveries_are_detected: ReturnedDeliveries => "I13";
     channels_beyond_a_lowered_limit_are_detected: KeptChannelMax => "the channel_max is | 530";
 }

@@ -96,7 +96,7 @@ fn exclusive_consumer_survives_a_half_open_loss() {
             world.run_for(Duration::from_secs(80))?;
             let refused = world
                 .session(0)
-                .map(|session| session.refused_consumers("q0"));
+                .map(|session| session.missing_consumers("q0"));
             ensure(refused == Some(1), || {
                 format!("{refused:?} consumers are refused")
             })?;

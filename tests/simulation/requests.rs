@@ -280,7 +280,10 @@ impl World {
         exclusive: bool,
         prefetch: u16,
     ) -> Checked {
-        let consume = consume_of(name, no_ack, exclusive, prefetch);
+        let consume = Consume {
+            resubscribe: Some(self.plan.resubscription().policy()),
+            ..consume_of(name, no_ack, exclusive, prefetch)
+        };
         let Some(session) = self.session(client) else {
             return Ok(());
         };
@@ -306,6 +309,9 @@ impl World {
             return Ok(());
         };
         let sent = session.machine.cancel(id);
+        if let Some(consumer) = session.consumers.get_mut(&id) {
+            consumer.is_cancelled |= sent.is_ok();
+        }
         self.record_result(client, sent, Request::Cancel(id), basic::Cancel::ID)
             .map(|_| ())
     }
@@ -319,7 +325,7 @@ impl World {
         let Some(&id) = random.pick(&all) else {
             return Ok(());
         };
-        session.machine.drop_consumer(id);
+        session.release_consumer(id);
         let is_last = session.consumers.len() == 1;
         ensure(
             !is_last || session.machine.stats().buffered_deliveries == 0,

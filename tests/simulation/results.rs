@@ -5,7 +5,7 @@ use crate::pending::{Consumer, Pending, Request};
 use crate::plan::{Feature, PlantedFault};
 use crate::violation::{Checked, Violation, ensure};
 use crate::world::World;
-use puka::machine::{Event, PromiseId, Reply};
+use puka::machine::{Event, Notice, PromiseId, Reply};
 use puka::protocol::method::basic;
 use puka::protocol::{MethodId, ReplyCode};
 use puka::{Error, Peer};
@@ -14,24 +14,39 @@ use std::time::Duration;
 impl World {
     /// Handles the events of a session.
     pub(crate) fn handle_events(&mut self, client: usize) -> Checked {
-        let now = self.now;
-        if let Some(session) = self.session(client) {
-            session.record_ended_consumers(now);
-        }
+        let (now, plan) = (self.now, self.plan);
         loop {
             let Some(session) = self.session(client) else {
                 return Ok(());
             };
             match session.machine.poll_event() {
-                None => return Ok(()),
+                None => {
+                    session.record_ended_consumers(now, &plan);
+                    return Ok(());
+                }
                 Some(Event::Notices(listener)) => {
+                    let mut notices = Vec::new();
                     while let Some(notice) = session.machine.take_notice(listener) {
-                        session.handle_notice(notice)?;
+                        notices.push(notice);
+                    }
+                    for notice in notices {
+                        if self.plan.planted_fault == PlantedFault::LostInterruption
+                            && matches!(notice, Notice::ConsumerInterrupted { .. })
+                        {
+                            continue;
+                        }
+                        self.note(client, || format!("notice {notice:?}"));
+                        if let Some(session) = self.session(client) {
+                            session.handle_notice(notice, now)?;
+                        }
                     }
                 }
                 Some(Event::Deliveries(id)) => {
                     if let Some(consumer) = session.consumers.get_mut(&id) {
                         consumer.notified = true;
+                    }
+                    if plan.planted_fault == PlantedFault::ReturnedDeliveries {
+                        session.return_deliveries(id);
                     }
                 }
                 Some(Event::Completed(promise)) => self.complete_promise(client, promise)?,
@@ -223,7 +238,7 @@ impl World {
                     queue,
                     no_ack,
                     prefetch,
-                    exclusive,
+                    ..
                 },
                 Reply::Consumer(id),
             ) => {
@@ -231,8 +246,9 @@ impl World {
                     queue: queue.clone(),
                     no_ack: *no_ack,
                     prefetch: *prefetch,
-                    exclusive: *exclusive,
-                    ended_after: None,
+                    end: None,
+                    is_cancelled: false,
+                    interruptions: 0,
                     // A stream is polled once before it waits for its waker.
                     notified: true,
                     last_position: None,
@@ -270,32 +286,47 @@ impl World {
             Error::ConnectionBroken(_) | Error::ConnectionForced(_) | Error::LoginRefused => {
                 may_have_broken
             }
-            Error::InternalError(_) => may_have_broken && plan.has(Feature::Internal),
+            Error::InternalError(_) => {
+                may_have_broken && (plan.has(Feature::Internal) || plan.has(Feature::Crash))
+            }
             Error::AccessRefused(fault)
                 if pending.request == Request::Connect || !fault.text.contains('\'') =>
             {
-                may_have_broken && plan.has(Feature::Refused)
+                may_have_broken && (plan.has(Feature::Refused) || plan.has(Feature::Refusals))
             }
+            Error::NotAllowed(fault) if fault.text.contains("vhost / not found") => {
+                may_have_broken && plan.has(Feature::Refusals)
+            }
+            // The close of the connection, without recovery or with `fail_fast`.
+            Error::NotAllowed(fault) if fault.text.contains("user limit") => {
+                may_have_broken && plan.has(Feature::UserLimit)
+            }
+            Error::NotAmqp(_) => may_have_broken && plan.has(Feature::Mixed),
             // A request's deadline passes while the client is suspended, too.
             Error::Timeout { .. } => {
                 let was_suspended = self
                     .session(client)
                     .is_some_and(|session| !session.slept().is_zero());
-                plan.may_time_out() || may_have_broken || was_suspended
+                // The client changes the prefetch count of a consumer once it has restarted.
+                let waits_for_restart = match pending.request {
+                    Request::Qos(id) => self
+                        .session(client)
+                        .and_then(|session| session.consumers.get(&id))
+                        .is_none_or(|consumer| consumer.interruptions > 0),
+                    _ => false,
+                };
+                plan.may_time_out() || may_have_broken || was_suspended || waits_for_restart
             }
             Error::ReadingPaused(_) => plan.has(Feature::SmallBounds),
             Error::Stale => matches!(pending.request, Request::Cancel(_) | Request::Qos(_)),
+            Error::ChannelLimit if plan.has(Feature::UserLimit) => true,
             Error::ChannelLimit => match pending.request {
                 // Consumers may use all channels.
-                Request::Consume { .. } | Request::BeginTransaction => {
-                    plan.has(Feature::FewChannels) || plan.has(Feature::FewerChannels)
-                }
+                Request::Consume { .. } | Request::BeginTransaction => plan.has_few_channels(),
                 // Without a channel, the consumer could not be started again.
                 Request::Cancel(_) | Request::Qos(_) => plan.has(Feature::FewerChannels),
                 // The remaining channels are reserved for other requests.
-                Request::Get { no_ack, .. } => {
-                    !no_ack && (plan.has(Feature::FewChannels) || plan.has(Feature::FewerChannels))
-                }
+                Request::Get { no_ack, .. } => !no_ack && plan.has_few_channels(),
                 _ => false,
             },
             // An exclusive consumer cannot have another prefetch count.

@@ -68,9 +68,7 @@ impl World {
         if !self.checker.stuck_queues.is_empty() {
             // A stuck queue must not delay other requests. It does if requests to it use all
             // channels, because the broker does not even close these.
-            let has_few =
-                self.plan.has(Feature::FewChannels) || self.plan.has(Feature::FewerChannels);
-            if !has_few {
+            if !self.plan.has_few_channels() {
                 self.check_clients_work()?;
             }
             self.release_all()?;
@@ -90,6 +88,9 @@ impl World {
         self.note(0, || "the faults stop".into());
         self.faults_stopped = true;
         self.unreachable_until = self.now;
+        self.moving_leaders.clear();
+        self.broker.end_crashes();
+        self.broker.limit_user_channels(None);
         let mut is_silent = false;
         if self.blocked {
             self.unblock()?;
@@ -105,6 +106,11 @@ impl World {
         if is_silent && self.plan.has(Feature::Recover) {
             // The client detects the silence after two heartbeat timeouts, of 60 s at most.
             self.run_for(Duration::from_secs(150))?;
+        }
+        // A restart is delayed by 30 s at most, after crashes.
+        let is_missing = |session: &Session| session.restarts.has_missing();
+        if self.plan.has(Feature::Crash) && self.clients.iter().flatten().any(is_missing) {
+            self.run_for(Duration::from_secs(35))?;
         }
         // A publish may be queued for one request timeout, and wait for its confirm for another.
         let time = self.plan.request_timeout().mul_f32(2.3);
@@ -152,6 +158,8 @@ impl World {
             .session(client)
             .is_none_or(|session| !session.is_sound())
             || self.plan.has(Feature::TinyReads)
+            // A client respects a limit that it has learned for up to ten minutes.
+            || self.plan.has(Feature::UserLimit)
         {
             return Ok(());
         }
@@ -169,8 +177,9 @@ impl World {
         for client in 0..self.clients.len() {
             // A strict client may fail to recover for ever: if another client has deleted an entity
             // or declared it differently, or if the client binds a queue whose declaration timed
-            // out.
+            // out. Another client may also have an exclusive consumer.
             let differ = [
+                Feature::Exclusive,
                 Feature::OutsideDelete,
                 Feature::Churn,
                 Feature::Volatile,
@@ -183,13 +192,8 @@ impl World {
             };
             let may_fail = is_strict && (differ || session.declared.has_uncertain());
             let number = session.number;
+            session.check_end()?;
             if session.is_finished() {
-                ensure(session.may_give_up(), || {
-                    format!(
-                        "I9: session {number} gave up: {:?}",
-                        session.machine.why_closed()
-                    )
-                })?;
                 continue;
             }
             let is_silent = session
@@ -250,13 +254,12 @@ impl World {
                 )
             })?;
             let refused: usize = sessions()
-                .map(|session| session.refused_consumers(&queue.name))
+                .map(|session| session.missing_consumers(&queue.name))
                 .sum();
-            let has_few =
-                self.plan.has(Feature::FewChannels) || self.plan.has(Feature::FewerChannels);
+            let has_few = self.plan.has_few_channels();
             ensure(refused == 0 || queue.consumers > 0 || has_few, || {
                 format!(
-                    "I11: {refused} consumers of {} are refused, and no other consumer exists",
+                    "I11: {refused} consumers of {} are not restored, and no other consumer exists",
                     queue.name
                 )
             })?;
@@ -366,7 +369,7 @@ impl World {
                 && let Some(session) = self.session(client)
                 && session.consumers.remove(&id).is_some()
             {
-                session.machine.drop_consumer(id);
+                session.release_consumer(id);
             }
         }
         while self

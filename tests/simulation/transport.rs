@@ -2,6 +2,7 @@
 
 use crate::injector::FaultInjector;
 use crate::observer::Observer;
+use crate::paces::Starts;
 use crate::plan::Plan;
 use crate::wire::{End, Wire};
 use puka_test_broker::ConnectionId;
@@ -25,6 +26,8 @@ pub(crate) struct Transport {
     /// Decodes what the broker receives and sends.
     pub(crate) observer: Observer,
     pub(crate) injector: FaultInjector,
+    /// The starts of its consumers.
+    pub(crate) starts: Starts,
     /// A fault was injected that may break the connection.
     pub(crate) may_break: bool,
 }
@@ -40,6 +43,7 @@ impl Transport {
             cut_end: End::Eof,
             observer: Observer::default(),
             injector: FaultInjector::new(plan, plan.random(1000 + number as u64)),
+            starts: Starts::default(),
             may_break: false,
         }
     }

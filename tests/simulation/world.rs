@@ -2,6 +2,7 @@
 
 use crate::checker::MessageChecker;
 use crate::observer::Observed;
+use crate::paces::Redeliveries;
 use crate::plan::Plan;
 use crate::publish_observer::id_of_copy;
 use crate::random::Random;
@@ -11,6 +12,7 @@ use crate::violation::{Checked, Violation, ensure};
 use crate::wire::{End, Read};
 use puka_test_broker::Broker;
 use puka_test_broker::ConnectionId;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// The maximum number of polls of all clients in one seed. The longest of 20 000 seeds needs 178
@@ -49,6 +51,9 @@ pub(crate) struct World {
     /// Queues with a purge or delete that the broker may execute later: its connection was blocked,
     /// or its channel was waiting for a stuck queue.
     pub(crate) delayed_clears: Vec<String>,
+    /// Until when the leaders of queues move, so that the broker cancels each new consumer of them.
+    pub(crate) moving_leaders: BTreeMap<String, Instant>,
+    pub(crate) redeliveries: Redeliveries,
     /// The broker has an alarm, so it does not read from connections that publish.
     pub(crate) blocked: bool,
     /// The number of injected faults so far.
@@ -79,6 +84,8 @@ impl World {
             hash: 0,
             trace: traced.then(Vec::new),
             delayed_clears: Vec::new(),
+            moving_leaders: BTreeMap::new(),
+            redeliveries: Redeliveries::default(),
             blocked: false,
             faults: 0,
             polls: 0,
@@ -123,6 +130,7 @@ impl World {
             self.now = next.max(self.now);
         }
         self.now = until;
+        self.check_interrupted()?;
         self.check_deadlines()
     }
 
@@ -174,7 +182,7 @@ impl World {
                 };
                 if session.next_poll(now).is_some_and(|at| at <= now) {
                     if let Some(dialling) = session.drive(now, &mut self.network_random)? {
-                        self.dial(client, dialling);
+                        self.dial(client, dialling)?;
                     }
                     progress = true;
                     self.handle_events(client)?;
@@ -349,8 +357,16 @@ impl World {
 
     /// Records and checks what a transport has carried.
     fn handle_observed(&mut self, client: usize, index: usize, observed: Vec<Observed>) -> Checked {
+        let now = self.now;
         for observed in observed {
             match observed {
+                Observed::Consumes { queue, tag } => {
+                    self.cancel_restarted(&queue);
+                    if let Some(transport) = self.transport(client, index) {
+                        transport.starts.record(&tag, now)?;
+                    }
+                }
+                Observed::Redelivered(copy) => self.redeliveries.record(copy, now)?,
                 Observed::Publishes(received) => {
                     if let Some(transport) = self.transport(client, index)
                         && let Some(misplaced) = transport.observer.publishes.misplaced_frame.take()
@@ -383,7 +399,17 @@ impl World {
                     self.note(client, || format!("the broker closes a channel: {text}"));
                 }
                 Observed::Closed { code, text } => {
-                    let is_expected = code == 320 || code == 541 && text.contains("by chance");
+                    let has_crashed = text.contains("has crashed");
+                    let exceeds_limit = code == 530 && text.contains("user limit");
+                    if exceeds_limit && let Some(session) = self.session(client) {
+                        session.expect_break("a limit of channels");
+                    }
+                    if has_crashed && let Some(session) = self.session(client) {
+                        session.record_crash(index, now);
+                    }
+                    let is_expected = exceeds_limit
+                        || code == 320
+                        || code == 541 && (text.contains("by chance") || has_crashed);
                     ensure(is_expected, || {
                         format!("I6: the broker closes the connection: {code} {text}")
                     })?;
@@ -460,6 +486,7 @@ impl World {
         let Some(session) = self.clients.get_mut(client).and_then(Option::take) else {
             return Ok(());
         };
+        session.check_end()?;
         self.hash = self.hash.rotate_left(9) ^ session.bytes_hash();
         session.drop_everything()
     }

@@ -11,7 +11,7 @@ use crate::violation::{Checked, ensure};
 use crate::wire::{End, Read};
 use puka::Broken;
 use puka::machine::Dialling;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The maximum number of rounds of one poll, ten times that of the longest poll of 20 000 seeds
 /// (17 284). A round reads one piece, which may be a single byte.
@@ -79,6 +79,10 @@ impl Session {
             })?;
             if is_late && self.planted_fault == PlantedFault::HastyTimeout {
                 self.machine.handle_timeout(now);
+            }
+            // The timers of restarts are early, and so are all others.
+            if self.planted_fault == PlantedFault::HastyRestart && self.restarts.has_missing() {
+                self.machine.handle_timeout(now + Duration::from_secs(5));
             }
             self.timer = timeout;
             self.reading = self.machine.wants_input();

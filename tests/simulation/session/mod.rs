@@ -7,21 +7,24 @@
 
 mod driver;
 mod hash;
+mod notices;
 mod transports;
 
 use crate::checker::Settlement;
 use crate::declared::DeclaredEntities;
 use crate::incomplete::IncompleteClose;
+use crate::injector::RefusalKind;
 use crate::observer::Observer;
+use crate::paces::Attempts;
 use crate::pending::{Consumer, OpenTransaction, Pending, SentSettlement, Unsettled};
 use crate::plan::{Feature, Plan, PlantedFault};
 use crate::publish_observer::id_of_copy;
+use crate::restarts::Restarts;
+use crate::start_observer::StartObserver;
 use crate::transport::Transport;
 use crate::violation::{Checked, Violation, ensure};
 use hash::BytesHash;
-use puka::machine::{
-    Connection, ConnectionState, ConsumerId, Notice, Outgoing, PromiseId, Reply, Settle,
-};
+use puka::machine::{Connection, ConnectionState, ConsumerId, Outgoing, PromiseId, Reply, Settle};
 use puka::protocol::Decoder;
 use puka::{Broken, Error};
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,6 +53,15 @@ pub(crate) struct Session {
     old_transports: Vec<Transport>,
     /// When the current dial ends.
     dial_ends_at: Option<Instant>,
+    pub(crate) attempts: Attempts,
+    /// The index of the endpoint that was dialled last.
+    dialled_endpoint: usize,
+    /// The refusals of the next logins, and their kind.
+    pub(crate) next_refusals: (usize, RefusalKind),
+    /// When the broker first closed the connection over a crashed channel.
+    pub(crate) first_crash: Option<Instant>,
+    /// The application has dropped the driver.
+    driver_dropped: bool,
     /// The client has closed its transport for good.
     finished: bool,
     /// A write has failed, so the driver writes nothing more.
@@ -76,8 +88,10 @@ pub(crate) struct Session {
     returned: BTreeMap<u64, u64>,
     /// When the last handshake ended.
     opened_at: Option<Instant>,
-    /// The tags of the consumers that recovery reported as not started.
-    refused_tags: BTreeSet<String>,
+    /// What the last transport had started, until there is another.
+    last_starts: StartObserver,
+    /// The consumers that are to be restarted.
+    pub(crate) restarts: Restarts,
     /// The reason why the connection may break, or may have broken.
     break_reason: Option<&'static str>,
     /// The application has begun to close the connection.
@@ -134,6 +148,11 @@ impl Session {
             transports_so_far: 0,
             old_transports: Vec::new(),
             dial_ends_at: None,
+            attempts: Attempts::default(),
+            dialled_endpoint: 0,
+            driver_dropped: false,
+            next_refusals: (0, RefusalKind::Login),
+            first_crash: None,
             finished: false,
             write_error: false,
             transmitted: 0,
@@ -149,7 +168,8 @@ impl Session {
             input_observer: Observer::default(),
             returned: BTreeMap::new(),
             opened_at: None,
-            refused_tags: BTreeSet::new(),
+            last_starts: StartObserver::default(),
+            restarts: Restarts::default(),
             break_reason: None,
             closing: false,
             incomplete: IncompleteClose::default(),
@@ -196,63 +216,6 @@ impl Session {
         &self.incomplete
     }
 
-    /// Returns the number of consumers of a queue that have started and have not ended.
-    pub(crate) fn live_consumers(&self, queue: &str) -> usize {
-        self.count_consumers(queue, false)
-    }
-
-    /// Returns the number of consumers of a queue that are refused temporarily.
-    pub(crate) fn refused_consumers(&self, queue: &str) -> usize {
-        self.count_consumers(queue, true)
-    }
-
-    /// Returns how many consumers of a queue have not ended and are refused temporarily, or are
-    /// not.
-    fn count_consumers(&self, queue: &str, refused: bool) -> usize {
-        let is_counted = |(id, consumer): &(&ConsumerId, &Consumer)| {
-            let name = self.machine.current_name(consumer.queue.as_bytes());
-            *name == *queue.as_bytes()
-                && self.machine.consumer(**id).map_or(!refused, |found| {
-                    let is_refused = self.refused_tags.contains(found.tag());
-                    found.ended().is_none() && is_refused == refused
-                })
-        };
-        self.consumers.iter().filter(is_counted).count()
-    }
-
-    /// Records which consumers have ended.
-    pub(crate) fn record_ended_consumers(&mut self, now: Instant) {
-        for (id, consumer) in &mut self.consumers {
-            let found = self.machine.consumer(*id);
-            let has_ended = found.is_some_and(|found| found.ended().is_some());
-            if has_ended && consumer.ended_after.is_none() {
-                consumer.ended_after = self.opened_at.map(|opened| now - opened);
-            }
-        }
-    }
-
-    /// Records which consumers recovery has refused or restored.
-    pub(crate) fn handle_notice(&mut self, notice: Notice) -> Checked {
-        match notice {
-            Notice::Recovered(report) => {
-                self.refused_tags.clear();
-                for (entity, _) in &report.failed {
-                    self.refused_tags.extend(refused_tag(entity)?);
-                }
-            }
-            Notice::ConsumerRestored(tag) => {
-                ensure(self.refused_tags.remove(&*tag), || {
-                    format!(
-                        "the consumer {tag} was reported as restored, but not as refused before"
-                    )
-                })?;
-            }
-            Notice::Lost(count) => return Err(Violation(format!("{count} notices were lost"))),
-            _ => {}
-        }
-        Ok(())
-    }
-
     /// Returns `true` if nothing prevents requests from succeeding.
     pub(crate) fn is_sound(&self) -> bool {
         let is_open = !self.recovers || matches!(self.machine.state(), ConnectionState::Open);
@@ -284,18 +247,17 @@ impl Session {
         })
     }
 
-    /// Returns `true` if there is a reason why the client has given up reconnecting.
-    pub(crate) fn may_give_up(&self) -> bool {
-        match self.machine.why_closed() {
-            // A client that is closing does not reconnect.
-            Some(_) if self.closing => true,
-            Some(
-                Error::ConnectionBroken(Broken::DriverDropped)
-                | Error::AccessRefused(_)
-                | Error::LoginRefused,
-            ) => self.may_have_broken(),
-            _ => false,
-        }
+    /// Checks that a recovering client has not ended by itself: only a close and the end of the
+    /// driver end it, because its options set no limit.
+    pub(crate) fn check_end(&self) -> Checked {
+        let may_end = !self.recovers || self.closing || self.driver_dropped;
+        ensure(may_end || !self.machine.is_closed(), || {
+            format!(
+                "I14: session {} gave up: {:?}",
+                self.number,
+                self.machine.why_closed()
+            )
+        })
     }
 
     /// Records a pending promise.
@@ -466,21 +428,6 @@ impl Session {
             )
         })
     }
-}
-
-/// Returns the consumer's tag in an entry of a recovery report, or `None` for another entity. An
-/// unknown entry is a violation: otherwise a changed text would hide all refused consumers.
-fn refused_tag(entity: &str) -> Checked<Option<String>> {
-    let tag = entity
-        .strip_prefix("consumer \"")
-        .and_then(|rest| rest.strip_suffix('"'));
-    let is_other = ["exchange \"", "queue \""]
-        .iter()
-        .any(|prefix| entity.starts_with(prefix));
-    ensure(tag.is_some() || is_other, || {
-        format!("the recovery report names an unknown entity: {entity}")
-    })?;
-    Ok(tag.map(str::to_owned))
 }
 
 /// Returns the error of a transport that was reset.

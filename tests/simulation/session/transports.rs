@@ -1,6 +1,7 @@
 //! The transports of a session: dials, the current transport, abandoned ones, and faults.
 
 use super::Session;
+use crate::injector::RefusalKind;
 use crate::observer::Observer;
 use crate::transport::Transport;
 use crate::wire::End;
@@ -10,9 +11,27 @@ use puka::protocol::Decoder;
 use std::time::{Duration, Instant};
 
 impl Session {
-    /// Records a dial that ends at an instant.
-    pub(crate) fn begin_dial(&mut self, ends_at: Instant) {
+    /// Records a dial that ends at an instant, with a transport to the endpoint of this index.
+    pub(crate) fn begin_dial(&mut self, ends_at: Instant, endpoint: usize) {
         self.dial_ends_at = Some(ends_at);
+        self.dialled_endpoint = endpoint;
+    }
+
+    /// Returns the endpoint that was dialled last.
+    pub(crate) fn dialled_endpoint(&self) -> usize {
+        self.dialled_endpoint
+    }
+
+    /// Records that a channel of the transport at a position has crashed, for which the broker
+    /// closes the connection.
+    pub(crate) fn record_crash(&mut self, index: usize, now: Instant) {
+        if self
+            .transport_at(index)
+            .is_some_and(|(_, is_current)| is_current)
+        {
+            self.expect_break("a channel crashed");
+            self.first_crash.get_or_insert(now);
+        }
     }
 
     /// Ends the dial if it is due. Returns `true` if it was.
@@ -42,10 +61,19 @@ impl Session {
             return;
         };
         transport.up.end(now, End::Eof);
+        self.last_starts = std::mem::take(&mut transport.observer.starts);
         self.old_transports.push(transport);
         // It is unknown which settlements and publishes the broker received.
         self.sent_settlements.clear();
         self.unconfirmed.clear();
+    }
+
+    /// Makes the peer of the current transport refuse the login.
+    pub(crate) fn refuse_login(&mut self, kind: RefusalKind) {
+        self.expect_break("a refused login");
+        if let Some(transport) = &mut self.transport {
+            transport.injector.refuse_login(kind);
+        }
     }
 
     /// Returns the current transport.
@@ -132,6 +160,7 @@ impl Session {
 
     /// Drops the driver.
     pub(crate) fn drop_driver(&mut self, now: Instant) {
+        self.driver_dropped = true;
         self.machine.handle_loss(Broken::DriverDropped);
         self.finish(now);
     }
