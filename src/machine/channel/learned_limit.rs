@@ -91,9 +91,19 @@ impl LearnedLimit {
             most: None,
             claimed: 0,
             refused_at: now,
-            delay: before.map_or(FIRST_DELAY, |it| MAX_DELAY.min(2 * it.delay)),
+            delay: before.map_or(FIRST_DELAY, Self::next_delay),
             is_due: false,
             opening: None,
+        }
+    }
+
+    /// Returns the delay after another refusal. It grows only if the refused channel was a probe. A
+    /// recovery that gets no channel at all is refused at each attempt, which has its own delays.
+    fn next_delay(&self) -> Duration {
+        if self.is_due {
+            MAX_DELAY.min(2 * self.delay)
+        } else {
+            self.delay
         }
     }
 
