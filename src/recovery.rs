@@ -49,7 +49,10 @@
 //! order, if this connection has declared them and has not deleted them since. Then consumers are
 //! started again, with their prefetch counts and tags. A consumer of a stream continues behind the
 //! last delivery that it has returned, if it was started with a
-//! [`StreamOffset`](crate::StreamOffset).
+//! [`StreamOffset`](crate::StreamOffset). Until it has returned one, it starts at that offset, so
+//! with [`Next`](crate::StreamOffset::Next) it does not receive what was published meanwhile. If a
+//! stream is deleted and declared again while the connection is lost, it continues at the earlier
+//! offset, so it skips the first messages of the new stream.
 //!
 //! An entity that ended by itself is not declared again, for example an auto-delete queue after its
 //! last consumer. A queue whose consumers the broker has ended is not declared again either.

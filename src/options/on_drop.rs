@@ -18,8 +18,11 @@ use std::time::Duration;
 pub enum OnDrop {
     /// Requeues it after a delay that grows while deliveries are dropped in a row. The delay of the
     /// first is zero, of the second 100 ms, and each further one is twice as long, up to 10 s.
-    /// Settling a delivery of the consumer starts the delays over. This is the default, because a
-    /// message whose handler always fails would otherwise be redelivered a thousand times a second.
+    /// Settling a delivery of the consumer starts the delays over. Redelivered messages have delays
+    /// of their own, which begin at 100 ms and start over when a redelivered message is settled.
+    ///
+    /// This is the default, because a message whose handler always fails would otherwise be
+    /// redelivered a thousand times a second, also between messages that succeed.
     ///
     /// Meanwhile the delivery counts towards the prefetch count. It is returned at once when the
     /// consumer is cancelled or the connection closes.

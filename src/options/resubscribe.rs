@@ -59,7 +59,8 @@ impl Resubscribe {
     }
 
     /// Sets whether the consumer of a queue that does not exist waits until another program has
-    /// declared the queue. By default it ends at once. This applies to consumers of one queue.
+    /// declared the queue. By default it ends at once. It waits for the time of the policy, also
+    /// over losses of the connection. This applies to consumers of one queue.
     ///
     /// ```
     /// # puka_test_suite::example(async |client| {

@@ -16,6 +16,8 @@ struct World {
     channel: u16,
     tag: String,
     delivered: u64,
+    /// Whether the next delivery is marked as redelivered.
+    redelivered: bool,
 }
 
 /// Returns a client with a consumer of this policy.
@@ -33,6 +35,7 @@ fn world(on_drop: OnDrop) -> World {
         channel,
         tag,
         delivered: 0,
+        redelivered: false,
     }
 }
 
@@ -41,7 +44,11 @@ impl World {
     fn take(&mut self) -> puka::machine::Delivered {
         self.delivered += 1;
         let (channel, tag) = (self.channel, self.tag.clone());
-        self.peer.deliver(channel, &tag, self.delivered, b"x");
+        let deliver = basic::Deliver {
+            redelivered: self.redelivered,
+            ..crate::peer::deliver(&tag, self.delivered)
+        };
+        self.peer.content(channel, &deliver, b"x");
         let mut taken = VecDeque::new();
         self.peer.machine.take_deliveries(self.id, 1, &mut taken);
         taken.pop_front().expect("it was delivered")
@@ -254,4 +261,27 @@ fn each_of_several_drops_has_its_delay() {
     world.peer.pass(100 * MS);
     let sent = world.peer.take();
     assert_eq!((rejected(&sent), nacks(&sent)), (vec![(2, true)], 0));
+}
+
+#[test]
+fn failing_message_is_paced_among_others() {
+    let mut world = world(OnDrop::default());
+    let mut delays = Vec::new();
+    for _ in 0..5 {
+        let good = world.take();
+        let settle = Settle::Ack { multiple: false };
+        world.peer.machine.settle(&good, settle).unwrap();
+        world.peer.take();
+        world.redelivered = true;
+        delays.push(world.drop_one());
+        world.redelivered = false;
+    }
+    assert_eq!(delays, [100, 200, 400, 800, 1600].map(|ms| ms * MS));
+    // It succeeds, and the next one begins again.
+    world.redelivered = true;
+    let settled = world.take();
+    let settle = Settle::Ack { multiple: false };
+    world.peer.machine.settle(&settled, settle).unwrap();
+    world.peer.take();
+    assert_eq!(world.drop_one(), 100 * MS);
 }

@@ -422,17 +422,7 @@ fn interrupted_stream_continues_behind_the_last_delivery() {
     let _taken = world.take_delivery();
     world.cancel();
     let sent = world.peer.serve();
-    let offsets: Vec<_> = sent
-        .iter()
-        .filter(|frame| frame.is(basic::Consume::ID))
-        .filter_map(|frame| match frame.method() {
-            Method::Basic(basic::Method::Consume(it)) => {
-                it.arguments.get("x-stream-offset")?.as_i64()
-            }
-            _ => None,
-        })
-        .collect();
-    assert_eq!(offsets, [1]);
+    assert_eq!(offsets(&sent), [1]);
     assert!(world.peer.take_deliveries(world.id).is_empty());
 }
 
@@ -540,6 +530,19 @@ fn waiting_for_a_queue_outlasts_a_loss() {
     );
 }
 
+/// Returns the offsets at which streams are consumed.
+fn offsets(sent: &[Sent]) -> Vec<i64> {
+    let consumes = sent.iter().filter(|frame| frame.is(basic::Consume::ID));
+    consumes
+        .filter_map(|frame| match frame.method() {
+            Method::Basic(basic::Method::Consume(it)) => {
+                it.arguments.get("x-stream-offset")?.as_i64()
+            }
+            _ => None,
+        })
+        .collect()
+}
+
 /// Returns the channels on which deliveries were returned.
 fn nacked(sent: &[Sent]) -> Vec<u16> {
     let nacks = sent.iter().filter(|it| it.is(basic::Nack::ID));
@@ -593,4 +596,51 @@ fn recover_requeues_deliveries_of_earlier_channels() {
         let settle = Settle::Ack { multiple: false };
         assert!(world.peer.machine.settle(&taken, settle).is_err());
     }
+}
+
+#[test]
+fn wait_for_a_queue_has_the_time_of_the_policy() {
+    for (time, is_lost) in [(6, true), (600, true), (600, false)] {
+        let policy = Resubscribe::for_time(time * SECOND).wait_for_queue(true);
+        let mut world = World::with(&Consume {
+            resubscribe: Some(policy),
+            ..consume("q")
+        });
+        world.cancel();
+        world.refuse(NO_QUEUE);
+        let begin = world.peer.now;
+        if is_lost {
+            world.peer.machine.handle_loss(Broken::Eof);
+            world.peer.reconnect();
+        }
+        while world.ended().is_none() && world.peer.now < begin + 700 * SECOND {
+            world.refuse(NO_QUEUE);
+            world.pass(SECOND);
+        }
+        let waited = (world.peer.now - begin).as_secs();
+        let time = u64::from(time);
+        assert!(
+            (time..=time + 10).contains(&waited),
+            "{waited} s of {time} s"
+        );
+    }
+}
+
+#[test]
+fn new_stream_of_the_same_name_is_read_from_its_beginning() {
+    let mut arguments = Table::new();
+    arguments.insert("x-stream-offset", "next").unwrap();
+    let mut world = World::with(&Consume {
+        arguments: arguments.as_ref(),
+        prefetch_count: 10,
+        resubscribe: Some(Resubscribe::default().wait_for_queue(true)),
+        ..consume("q")
+    });
+    arrives_at(&mut world.peer, world.channel, &world.tag, 1, Some(41));
+    let _taken = world.take_delivery();
+    world.cancel();
+    assert_eq!(world.refuse(NO_QUEUE), 1);
+    world.pass(SECOND);
+    let sent = world.peer.serve();
+    assert_eq!(offsets(&sent), [0]);
 }

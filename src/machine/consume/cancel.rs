@@ -174,7 +174,7 @@ impl Consuming {
         let resize_promises = std::mem::take(&mut consumer.resize_promises);
         let error = ended.error().cloned();
         let is_lost = matches!(ended, Ended::ConnectionBroken(_));
-        self.drops.forget_delay(id);
+        self.drops.forget_delays(id);
         // Unreachable: the consumer has not ended yet.
         let Some(phase) = self.consumers.end(id, ended) else {
             return;

@@ -34,7 +34,7 @@ pub(crate) fn give_back(cx: &mut Context, consuming: &mut Consuming, delivered: 
         return requeue(cx, consuming, true);
     };
     let delay = match policy {
-        OnDrop::RequeuePaced => consuming.drops.next_delay(id),
+        OnDrop::RequeuePaced => consuming.drops.next_delay(id, delivered.redelivered),
         OnDrop::Requeue => Duration::ZERO,
         OnDrop::RequeueAfter(delay) => delay,
         OnDrop::Discard => return requeue(cx, consuming, false),

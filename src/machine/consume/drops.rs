@@ -22,6 +22,10 @@ pub(crate) struct Dropped {
     pub(crate) tag: u64,
 }
 
+/// Whether the broker may have delivered a message before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Redelivered(bool);
+
 /// The dropped deliveries of all consumers that are returned after a delay.
 #[derive(Debug, Default)]
 pub(crate) struct Drops {
@@ -31,8 +35,10 @@ pub(crate) struct Drops {
     new: Vec<(Duration, Dropped)>,
     /// The number of deliveries that ever waited.
     added: u64,
-    /// The next delay of each consumer whose last deliveries were dropped.
-    next_delays: BTreeMap<ConsumerId, Duration>,
+    /// The next delay of each consumer whose last deliveries were dropped, for new messages and for
+    /// redelivered ones. They are separate, because a message that always fails would otherwise be
+    /// redelivered at once after each message that succeeds.
+    next_delays: BTreeMap<(ConsumerId, Redelivered), Duration>,
 }
 
 impl Drops {
@@ -70,14 +76,17 @@ impl Drops {
         if !self.next_delays.is_empty()
             && let Some(id) = live_consumer(cx, delivered)
         {
-            self.forget_delay(id);
+            self.next_delays
+                .remove(&(id, Redelivered(delivered.redelivered)));
         }
     }
 
-    /// Starts the delays of a consumer over, because it has ended, or one of its deliveries was
-    /// settled.
-    pub(crate) fn forget_delay(&mut self, consumer: ConsumerId) {
-        self.next_delays.remove(&consumer);
+    /// Removes the delays of a consumer that has ended.
+    pub(crate) fn forget_delays(&mut self, consumer: ConsumerId) {
+        for redelivered in [false, true] {
+            self.next_delays
+                .remove(&(consumer, Redelivered(redelivered)));
+        }
     }
 
     /// Returns a delivery to its queue after a delay.
@@ -85,14 +94,18 @@ impl Drops {
         self.new.push((delay, dropped));
     }
 
-    /// Returns the delay of a dropped delivery, and doubles the next one. The first delay is zero.
-    pub(crate) fn next_delay(&mut self, consumer: ConsumerId) -> Duration {
-        let Some(next) = self.next_delays.get_mut(&consumer) else {
-            self.next_delays.insert(consumer, BASE_DELAY);
-            return Duration::ZERO;
+    /// Returns the delay of a dropped delivery, and doubles the next one. The first delay of new
+    /// messages is zero.
+    pub(crate) fn next_delay(&mut self, consumer: ConsumerId, redelivered: bool) -> Duration {
+        let first = if redelivered {
+            BASE_DELAY
+        } else {
+            Duration::ZERO
         };
-        let delay = *next;
-        *next = MAX_DELAY.min(2 * delay);
+        let key = (consumer, Redelivered(redelivered));
+        let delay = self.next_delays.get(&key).copied().unwrap_or(first);
+        self.next_delays
+            .insert(key, (2 * delay).clamp(BASE_DELAY, MAX_DELAY));
         delay
     }
 

@@ -13,6 +13,7 @@ use crate::machine::context::{Context, Stage};
 use crate::machine::deadline::later;
 use crate::machine::recovery::refusal::is_temporary;
 use crate::machine::{ConsumerId, Ended, Notice};
+use std::time::Instant;
 
 /// Interrupts a live consumer that the broker has ended: the consumer leaves its channel, and is
 /// queued to be restarted on another one. Returns `false` if it is not restarted, and the caller
@@ -105,6 +106,16 @@ pub(crate) fn end_refused(
 }
 
 impl Consumer {
+    /// Records that its queue does not exist. Returns `false` if it does not wait for the queue. A
+    /// stream with that name will be another one, which is read from its beginning.
+    pub(crate) fn wait_for_queue(&mut self, now: Instant) -> bool {
+        let offsets = self.subscriptions.iter_mut();
+        offsets
+            .filter_map(|it| it.next_offset.as_mut())
+            .for_each(|next_offset| *next_offset = 0);
+        self.restarts.wait_for_queue(now)
+    }
+
     /// Records that the consumer is without a channel, and is to be restarted with the prefetch
     /// count that the program has asked for last. Returns its last channel.
     pub(crate) fn suspend(&mut self) -> Option<u16> {

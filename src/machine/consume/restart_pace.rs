@@ -29,6 +29,8 @@ pub(crate) struct RestartPace {
     limit: Option<Instant>,
     /// The connection was lost since the consumer was live.
     was_lost: bool,
+    /// The consumer waits until its queue is declared.
+    is_queue_missing: bool,
     /// The next delay; zero for the first restart of an interrupted consumer.
     delay: Duration,
     /// When it has last started again.
@@ -53,6 +55,7 @@ impl RestartPace {
             interruption: None,
             limit: None,
             was_lost: false,
+            is_queue_missing: false,
             delay: Duration::ZERO,
             restarted_at: None,
             quarantine: None,
@@ -105,16 +108,27 @@ impl RestartPace {
         recovery_limit: Option<Instant>,
         now: Instant,
     ) -> Option<Instant> {
-        let limit = if self.was_lost {
+        let limit = if self.is_queue_missing {
+            // Only the user's policy says how long to wait for a queue.
+            self.limit
+        } else if self.was_lost {
             self.limit.max(recovery_limit)
         } else {
             self.limit.or(recovery_limit)
         };
-        let limit = limit?;
-        if limit <= now {
-            return None;
-        }
+        let limit = limit.filter(|limit| *limit > now)?;
         Some(later(now, self.next_delay()).min(limit))
+    }
+
+    /// Records that the queue of the consumer does not exist. Returns `false` if the consumer does
+    /// not wait for it.
+    pub(crate) fn wait_for_queue(&mut self, now: Instant) -> bool {
+        let Some(time) = self.policy.time.filter(|_| self.policy.waits_for_queue) else {
+            return false;
+        };
+        self.is_queue_missing = true;
+        self.limit.get_or_insert_with(|| later(now, time));
+        true
     }
 
     /// Starts the delays over, because the connection was lost. From now on, the limit of the
@@ -154,7 +168,7 @@ impl RestartPace {
     /// Records that the consumer has started again. Returns why it was interrupted.
     pub(crate) fn record_start(&mut self, now: Instant) -> Option<Ended> {
         self.limit = None;
-        self.was_lost = false;
+        (self.was_lost, self.is_queue_missing) = (false, false);
         self.quarantine = None;
         self.restarted_at = Some(now);
         self.interruption.take()

@@ -118,9 +118,9 @@ fn wait_for_queue(
     id: ConsumerId,
     error: &Error,
 ) -> bool {
-    let consumer = consuming.consumers.restarting(id);
+    let consumer = consuming.consumers.get_mut(id);
     matches!(error, Error::NotFound(_))
-        && consumer.is_some_and(|it| it.restarts.policy().waits_for_queue)
+        && consumer.is_some_and(|it| it.wait_for_queue(cx.now))
         && restart_later(cx, consuming, id, error)
 }
 
