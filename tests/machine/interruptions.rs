@@ -644,3 +644,29 @@ fn new_stream_of_the_same_name_is_read_from_its_beginning() {
     let sent = world.peer.serve();
     assert_eq!(offsets(&sent), [0]);
 }
+
+#[test]
+fn got_message_on_an_earlier_channel_settles_no_other() {
+    let mut world = World::new();
+    // The first channel is free again after its only delivery is settled, and a get uses it.
+    world.peer.deliver(world.channel, &world.tag, 1, b"one");
+    let one = world.take_delivery();
+    world.cancel();
+    world.accept();
+    let ack = Settle::Ack { multiple: false };
+    world.peer.machine.settle(&one, ack).unwrap();
+    world.peer.serve();
+    // A second channel has a buffered delivery.
+    world
+        .peer
+        .deliver(world.channel, &world.tag, 1, b"buffered");
+    world.cancel();
+    world.pass(SECOND);
+    world.accept();
+    let got = world.peer.get_message(1, b"got");
+    let all = Settle::Ack { multiple: true };
+    world.peer.machine.settle(&got, all).unwrap();
+    world.peer.serve();
+    let buffered = world.take_delivery();
+    world.peer.machine.settle(&buffered, ack).unwrap();
+}

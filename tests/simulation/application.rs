@@ -244,9 +244,11 @@ impl World {
         let mut settled = vec![(unsettled.queue, unsettled.copy, true)];
         if multiple && consumer.is_some() {
             for earlier in &mut session.unsettled {
+                // Deliveries of earlier channels of the consumer are settled, too, whatever their
+                // tags.
                 if earlier.consumer == consumer
                     && earlier.transport == unsettled.transport
-                    && earlier.delivered.tag < unsettled.delivered.tag
+                    && (was_interrupted || earlier.delivered.tag < unsettled.delivered.tag)
                     && !earlier.settled_with_later
                 {
                     earlier.perhaps_settled = was_interrupted;

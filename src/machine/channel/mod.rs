@@ -7,7 +7,7 @@ pub(crate) mod learned_limit;
 use crate::machine::channel::content::{Assembly, Delivered, Purpose};
 use crate::machine::consume::tags::TagNumber;
 use crate::machine::consume::unsettled::Unsettled;
-use crate::machine::ids::{ConsumerId, PromiseId, TransactionId};
+use crate::machine::ids::{ChannelIncarnation, ConsumerId, PromiseId, TransactionId};
 use crate::machine::request::pending::PendingRequest;
 use crate::protocol::method::{MethodInfo, basic, channel};
 use crate::protocol::{Method, ShortStr};
@@ -233,7 +233,19 @@ impl Channel {
             })
     }
 
-    /// Returns its consumer, or the last one.
+    /// Returns `true` if this is the channel that a consumer has left, and it has not been used for
+    /// other work since.
+    pub(crate) fn is_left_by(&self, id: ConsumerId, left: ChannelIncarnation) -> bool {
+        self.incarnation == left.incarnation && self.ended_consumer() == Some(id)
+    }
+
+    /// Forgets the last consumer, because everything on the channel is settled.
+    pub(crate) fn forget_consumer(&mut self) {
+        self.last_consumer = None;
+        self.has_consumer = false;
+    }
+
+    /// Returns its consumer, or the last one, until everything on the channel is settled.
     pub(crate) fn last_consumer(&self) -> Option<ConsumerId> {
         self.last_consumer
     }

@@ -45,8 +45,10 @@ pub(crate) fn settle_earlier(
 ) {
     let channel = cx.channels.get(delivered.channel);
     let channel = channel.filter(|channel| channel.has_delivered(delivered));
-    let id = channel.and_then(|channel| channel.last_consumer());
-    let Some(consumer) = id.and_then(|id| consumers.get_mut(id)) else {
+    let Some(id) = channel.and_then(|channel| channel.last_consumer()) else {
+        return;
+    };
+    let Some(consumer) = consumers.get_mut(id) else {
         return;
     };
     let is_its = |it: &ChannelIncarnation| it.incarnation == delivered.incarnation;
@@ -54,7 +56,7 @@ pub(crate) fn settle_earlier(
     let before = before.unwrap_or(consumer.earlier_channels.len());
     for earlier in consumer.earlier_channels.drain(..before) {
         let channel = cx.channels.get(earlier.number);
-        let channel = channel.filter(|channel| channel.incarnation == earlier.incarnation);
+        let channel = channel.filter(|channel| channel.is_left_by(id, earlier));
         if let Some(tag) = channel.and_then(|channel| channel.unsettled.last_wanted()) {
             let last = Delivered {
                 tag,
@@ -76,7 +78,7 @@ pub(crate) fn return_earlier(cx: &mut Context, consumers: &mut Consumers, id: Co
     };
     for earlier in consumer.earlier_channels.drain(..) {
         let channel = cx.channels.get_mut(earlier.number);
-        let channel = channel.filter(|channel| channel.incarnation == earlier.incarnation);
+        let channel = channel.filter(|channel| channel.is_left_by(id, earlier));
         if let Some(channel) = channel {
             channel.unsettled.mark_all_unwanted();
             cx.release(earlier.number);

@@ -29,7 +29,7 @@ pub(crate) struct RestartPace {
     limit: Option<Instant>,
     /// The connection was lost since the consumer was live.
     was_lost: bool,
-    /// The consumer waits until its queue is declared.
+    /// The last refusal was that the queue does not exist, and the consumer waits for it.
     is_queue_missing: bool,
     /// The next delay; zero for the first restart of an interrupted consumer.
     delay: Duration,
@@ -108,7 +108,7 @@ impl RestartPace {
         recovery_limit: Option<Instant>,
         now: Instant,
     ) -> Option<Instant> {
-        let limit = if self.is_queue_missing {
+        let limit = if std::mem::take(&mut self.is_queue_missing) {
             // Only the user's policy says how long to wait for a queue.
             self.limit
         } else if self.was_lost {
@@ -168,7 +168,7 @@ impl RestartPace {
     /// Records that the consumer has started again. Returns why it was interrupted.
     pub(crate) fn record_start(&mut self, now: Instant) -> Option<Ended> {
         self.limit = None;
-        (self.was_lost, self.is_queue_missing) = (false, false);
+        self.was_lost = false;
         self.quarantine = None;
         self.restarted_at = Some(now);
         self.interruption.take()

@@ -148,6 +148,9 @@ impl Channels {
     pub(crate) fn put_idle(&mut self, number: ChannelNumber) {
         if self.set_role(number, Role::Idle) {
             self.idle.push(number);
+            if let Some(channel) = self.get_mut(number) {
+                channel.forget_consumer();
+            }
         }
     }
 
