@@ -35,11 +35,13 @@
 //!
 //! An attempt tries all endpoints and all addresses of each, including the handshake. It begins
 //! with the endpoint and the address that worked last, and continues with the next one after 250 ms
-//! without an answer ([`dial`](crate::dial)). It resolves host names and asks for credentials
-//! again. The last secret of [`update_secret`](crate::Client::update_secret) is used instead of the
-//! first one. The delay between two attempts is random, and its maximum doubles each time. If the
-//! login was refused at every endpoint, it is at least half of the maximum. The doubling starts
-//! over once a connection has been open for a minute.
+//! without an answer ([`dial`](crate::dial)). If the handshake fails, the other addresses of that
+//! host and the other endpoints follow at once, without those that have failed. An attempt ends
+//! after 64 failed handshakes in addition to one for each endpoint. It resolves host names and asks
+//! for credentials again. The last secret of [`update_secret`](crate::Client::update_secret) is
+//! used instead of the first one. The delay between two attempts is random, and its maximum doubles
+//! each time. If the login was refused at every endpoint, it is at least half of the maximum. The
+//! doubling starts over once a connection has been open for a minute.
 //!
 //! The first connection is one attempt, unless
 //! [`Recovery::retry_first_connect`](crate::Recovery::retry_first_connect) is set.

@@ -58,8 +58,8 @@ pub enum Notice {
     /// The next attempt to connect begins after a delay.
     Retrying {
         /// The number of the attempt, counted from when the connection was last open. An attempt
-        /// tries all endpoints. If one fails in the handshake and the next follows at once, the
-        /// same number is reported again.
+        /// tries all endpoints and addresses. If one fails in the handshake and the next follows at
+        /// once, the same number is reported again.
         attempt: u32,
         /// The error of the last attempt, or the cause of the loss. It is
         /// [`Error::CannotConnect`] if several endpoints or addresses have failed.

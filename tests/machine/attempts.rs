@@ -50,7 +50,8 @@ fn s4_attempt_tries_every_endpoint_at_once() {
     peer.machine.handle_dialled(peer.now, second);
     peer.feed(b"HTTP/1.1 400 Bad Request\r\n\r\n");
     let third = peer.until_dialling();
-    assert_eq!((third.first, &third.failed[..]), (2, &[0, 1][..]));
+    let failed = [(0, None), (1, None)];
+    assert_eq!((third.first, &third.failed[..]), (2, &failed[..]));
     assert_eq!(peer.now, start);
     peer.machine
         .handle_dialled(peer.now, Dialled::new(2, false));
@@ -518,9 +519,93 @@ fn slow_endpoint_is_dialled_after_another_fails() {
         .handle_dialled(peer.now, Dialled::new(1, false));
     peer.machine.handle_loss(Broken::Eof);
     let dialling = peer.until_dialling();
-    assert_eq!((dialling.first, &dialling.failed[..]), (2, &[1][..]));
+    assert_eq!(
+        (dialling.first, &dialling.failed[..]),
+        (2, &[(1, None)][..])
+    );
     peer.machine
         .handle_dialled(peer.now, Dialled::new(0, false));
     complete_handshake(&mut peer);
     assert!(matches!(replied(&mut peer, connected), Reply::Connected(_)));
+}
+
+/// Returns the transport to an address of an endpoint that has other addresses.
+fn one_of_several(endpoint: usize, address: u32) -> Dialled {
+    let mut dialled = Dialled::new(endpoint, false);
+    let [.., high, low] = address.to_be_bytes();
+    dialled.address = Some(([10, 0, high, low], 5672).into());
+    dialled.unfinished = vec![endpoint];
+    dialled
+}
+
+#[test]
+fn other_addresses_follow_a_failed_handshake() {
+    let mut peer = Peer::undialled(of_three(|recovery| recovery));
+    let connected = peer.machine.connect();
+    let start = peer.now;
+    for address in 1..=3 {
+        let dialling = peer.until_dialling();
+        assert_eq!(dialling.first, 0, "the other addresses are first");
+        let failed = (1..address).map(|address| (0, one_of_several(0, address).address));
+        assert!(dialling.failed.iter().copied().eq(failed));
+        let mut dialled = one_of_several(0, address);
+        if address == 3 {
+            dialled.unfinished.clear();
+        }
+        peer.machine.handle_dialled(peer.now, dialled);
+        peer.machine.handle_loss(Broken::Eof);
+    }
+    let dialling = peer.until_dialling();
+    assert_eq!((dialling.first, dialling.failed), (1, vec![(0, None); 3]));
+    assert_eq!(peer.now, start);
+    let refused = Error::CannotConnect(Vec::new().into());
+    peer.machine.handle_dial_failure(peer.now, refused);
+    let Error::CannotConnect(failed) = peer.error(connected) else {
+        panic!("not a list")
+    };
+    assert_eq!(failed.len(), 3);
+}
+
+#[test]
+fn single_failed_handshake_keeps_its_own_error() {
+    let mut peer = Peer::undialled(options(|recovery| recovery));
+    let connected = peer.machine.connect();
+    peer.until_dialling();
+    peer.machine.handle_dialled(peer.now, one_of_several(0, 1));
+    peer.machine.handle_loss(Broken::Eof);
+    // The resolver returns no other address any more.
+    peer.until_dialling();
+    let nothing = Error::CannotConnect(Vec::new().into());
+    peer.machine.handle_dial_failure(peer.now, nothing);
+    let error = peer.error(connected);
+    assert!(
+        matches!(error, Error::ConnectionBroken(Broken::Eof)),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn ever_new_addresses_do_not_make_a_round_endless() {
+    let mut peer = Peer::undialled(options(|recovery| recovery.retry_first_connect(true)));
+    let start = peer.now;
+    let mut handshakes = 0;
+    while peer.until_dialling().attempt == 0 {
+        handshakes += 1;
+        peer.machine
+            .handle_dialled(peer.now, one_of_several(0, handshakes));
+        peer.machine.handle_loss(Broken::Eof);
+        assert!(handshakes < 1000, "endless");
+    }
+    assert_eq!(handshakes, 65);
+    assert!(peer.now > start, "the next round begins after a delay");
+}
+
+#[test]
+fn address_that_is_dialled_again_ends_the_round() {
+    let mut peer = Peer::undialled(options(|recovery| recovery.retry_first_connect(true)));
+    for attempt in [0, 0, 1] {
+        assert_eq!(peer.until_dialling().attempt, attempt);
+        peer.machine.handle_dialled(peer.now, one_of_several(0, 1));
+        peer.machine.handle_loss(Broken::Eof);
+    }
 }

@@ -5,7 +5,10 @@ use crate::pipe::{ManualClock, Pipe, Read};
 use futures_lite::AsyncWriteExt;
 use futures_lite::future::{block_on, pending, poll_once};
 use puka::protocol::method::connection;
-use puka::{Broken, ConnectionState, Dial, Endpoint, Error, Options, Recovery, Transport};
+use puka::{
+    Broken, Client, ConnectionState, Dial, DialDriver, Endpoint, Error, Options, Recovery,
+    Transport,
+};
 use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::future::Future;
@@ -272,41 +275,106 @@ fn silent_endpoint_costs_a_quarter_of_a_second() {
     assert_eq!(net.dropped.load(Relaxed), 2, "the losers are dropped");
 }
 
+/// A driver that dials one host with two addresses, in virtual time.
+struct Redialling {
+    calls: Arc<Mutex<Vec<String>>>,
+    pipe: Pipe,
+    clock: ManualClock,
+    client: Client,
+    driver: DialDriver<Net, ManualClock>,
+}
+
+impl Redialling {
+    fn new(first: Outcome, recovery: Recovery) -> Self {
+        let net = Net::new(
+            &[("one", &["10.0.0.1:1", "10.0.0.2:1"])],
+            &[("10.0.0.1:1", first), ("10.0.0.2:1", Outcome::Connects)],
+        );
+        let (calls, pipe) = (net.calls.clone(), net.pipe.clone());
+        let clock = ManualClock::default();
+        let options = options([Endpoint::tcp("one", 1)]).dial_timeout(SECOND);
+        let options = options.recovery(recovery.seed(1));
+        let (client, driver) = puka::connect(net, clock.clone(), options);
+        Self {
+            calls,
+            pipe,
+            clock,
+            client,
+            driver,
+        }
+    }
+
+    /// Drives for half a second, and returns what was dialled meanwhile.
+    fn dialled(&mut self) -> Vec<String> {
+        for _ in 0..10 {
+            assert!(block_on(poll_once(&mut self.driver)).is_none());
+            self.clock.pass(MOMENT);
+        }
+        std::mem::take(&mut *self.calls.lock().unwrap())
+    }
+
+    fn complete_handshake(&mut self) {
+        let handshake = [
+            start(&rabbitmq(), b"PLAIN"),
+            method(0, &tune(2047, 131_072, 0)),
+            method(0, &connection::OpenOk {}),
+        ];
+        self.pipe.feed(&handshake.concat());
+        self.dialled();
+        assert!(matches!(self.client.state(), ConnectionState::Open));
+    }
+}
+
+const HTTP: &[u8] = b"HTTP/1.1 503 Service Unavailable";
+
 #[test]
 fn address_that_worked_last_is_tried_first() {
-    let net = Net::new(
-        &[("one", &["10.0.0.1:1", "10.0.0.2:1"])],
-        &[
-            ("10.0.0.1:1", Outcome::Hangs),
-            ("10.0.0.2:1", Outcome::Connects),
-        ],
-    );
-    let (calls, pipe) = (net.calls.clone(), net.pipe.clone());
-    let clock = ManualClock::default();
-    let recovery = Recovery::default().retry_first_connect(true).seed(1);
-    let options = options([Endpoint::tcp("one", 1)]).recovery(recovery);
-    let (client, mut driver) = puka::connect(net, clock.clone(), options);
-    let mut dialled = || {
-        for _ in 0..10 {
-            assert!(block_on(poll_once(&mut driver)).is_none());
-            clock.pass(MOMENT);
-        }
-        std::mem::take(&mut *calls.lock().unwrap())
-    };
-    assert_eq!(dialled(), ["one:1?", "10.0.0.1:1", "10.0.0.2:1"]);
+    let recovery = Recovery::default().retry_first_connect(true);
+    let mut it = Redialling::new(Outcome::Hangs, recovery);
+    assert_eq!(it.dialled(), ["one:1?", "10.0.0.1:1", "10.0.0.2:1"]);
     // The address that accepted the TCP connection has not proved that a broker is behind it.
-    pipe.feed(b"HTTP/1.1 503 Service Unavailable");
-    assert_eq!(dialled(), ["one:1?", "10.0.0.1:1", "10.0.0.2:1"]);
-    let handshake = [
-        start(&rabbitmq(), b"PLAIN"),
-        method(0, &tune(2047, 131_072, 0)),
-        method(0, &connection::OpenOk {}),
-    ];
-    pipe.feed(&handshake.concat());
-    dialled();
-    assert!(matches!(client.state(), ConnectionState::Open));
-    pipe.read(Read::Eof);
-    assert_eq!(dialled(), ["one:1?", "10.0.0.2:1"]);
+    it.pipe.feed(HTTP);
+    assert_eq!(it.dialled(), ["one:1?", "10.0.0.1:1"]);
+    assert_eq!(it.dialled(), [""; 0]);
+    assert_eq!(it.dialled(), ["one:1?", "10.0.0.1:1", "10.0.0.2:1"]);
+    it.complete_handshake();
+    it.pipe.read(Read::Eof);
+    // All streams are this pipe, so the next handshake fails, too.
+    assert_eq!(
+        it.dialled(),
+        ["one:1?", "10.0.0.2:1", "one:1?", "10.0.0.1:1"]
+    );
+}
+
+#[test]
+fn failed_handshake_does_not_hide_another_address() {
+    let mut it = Redialling::new(Outcome::Connects, Recovery::default());
+    assert_eq!(it.dialled(), ["one:1?", "10.0.0.1:1"]);
+    it.pipe.feed(HTTP);
+    assert_eq!(it.dialled(), ["one:1?", "10.0.0.2:1"]);
+    it.complete_handshake();
+}
+
+#[test]
+fn every_address_is_tried_once_with_handshake() {
+    let mut it = Redialling::new(Outcome::Connects, Recovery::default());
+    for expected in ["10.0.0.1:1", "10.0.0.2:1"] {
+        assert_eq!(it.dialled(), ["one:1?", expected]);
+        it.pipe.feed(HTTP);
+    }
+    let end = block_on(poll_once(&mut it.driver)).expect("the round has failed");
+    let Err(Error::CannotConnect(failed)) = end else {
+        panic!("{end:?}")
+    };
+    let addresses: Vec<_> = failed.iter().filter_map(|it| it.address).collect();
+    let expected = ["10.0.0.1:1", "10.0.0.2:1"].map(|text| text.parse().unwrap());
+    assert_eq!(addresses, expected);
+    assert!(
+        failed
+            .iter()
+            .all(|it| matches!(it.error, Error::NotAmqp(_)))
+    );
+    assert!(it.calls.lock().unwrap().is_empty());
 }
 
 #[test]

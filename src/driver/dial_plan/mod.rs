@@ -96,6 +96,8 @@ pub(crate) struct DialPlan {
     connect_timeout: Duration,
     tls_timeout: Duration,
     preferred: Addresses,
+    /// The endpoints and addresses that have failed before, which are skipped.
+    skipped: Vec<(usize, Option<SocketAddr>)>,
     queue: VecDeque<Candidate>,
     /// The pending attempts, in the order in which they began.
     pending: Vec<Attempt>,
@@ -106,8 +108,8 @@ pub(crate) struct DialPlan {
 }
 
 impl DialPlan {
-    /// Returns a plan for the endpoints of the options that have not failed. It begins with the
-    /// first one and wraps around. `preferred` are the addresses to try first.
+    /// Returns a plan for the endpoints of the options, and their addresses, that have not failed.
+    /// It begins with the first one and wraps around. `preferred` are the addresses to try first.
     pub(crate) fn new(
         options: &Options,
         dialling: &Dialling,
@@ -117,13 +119,14 @@ impl DialPlan {
         let endpoints = options.get_endpoints().to_vec();
         let mut order: VecDeque<usize> = (0..endpoints.len()).collect();
         order.rotate_left(dialling.first.min(endpoints.len()));
-        order.retain(|endpoint| !dialling.failed.contains(endpoint));
+        order.retain(|endpoint| !dialling.failed.contains(&(*endpoint, None)));
         Self {
             endpoints,
             resolve_timeout: options.get_resolve_timeout(),
             connect_timeout: options.get_dial_timeout(),
             tls_timeout: options.get_tls_timeout(),
             preferred,
+            skipped: dialling.failed.clone(),
             queue: order.into_iter().map(Candidate::Endpoint).collect(),
             pending: Vec::new(),
             failed: Vec::new(),
@@ -156,29 +159,26 @@ impl DialPlan {
         self.pending.is_empty() && self.queue.is_empty()
     }
 
-    /// Returns the error of the round, which lists all failed attempts, also a single one.
+    /// Returns the error of the round, which lists all failed attempts, also a single one. The list
+    /// is empty if everything has failed before.
     pub(crate) fn into_error(self) -> Error {
-        if self.failed.is_empty() {
-            return Error::of_attempts(self.failed);
-        }
         Error::CannotConnect(self.failed.into())
     }
 
-    /// Returns the transport that an attempt has dialled. The failures of an endpoint count only if
-    /// all of its addresses have failed, because the others may be dialled again.
+    /// Returns the transport that an attempt has dialled, with what has failed before it, and the
+    /// endpoints of which something is left to try.
     pub(crate) fn take_dialled(&mut self, id: AttemptId, is_private: bool) -> Option<Dialled> {
         let attempt = self.remove(id)?;
         let mut dialled = Dialled::new(attempt.candidate.endpoint(), is_private);
         dialled.address = attempt.candidate.address();
-        let unfinished: Vec<usize> = self.queue.iter().map(|it| it.endpoint()).collect();
         dialled.failed = std::mem::take(&mut self.failed);
-        dialled.failed.retain(|failed| {
-            failed.index != dialled.endpoint && !unfinished.contains(&failed.index)
-        });
+        dialled.unfinished = self.queue.iter().map(|it| it.endpoint()).collect();
+        dialled.unfinished.sort_unstable();
+        dialled.unfinished.dedup();
         Some(dialled)
     }
 
-    /// Handles the addresses of a host. The first one is due at once.
+    /// Handles the addresses of a host. The first one that has not failed is due at once.
     pub(crate) fn handle_resolved(
         &mut self,
         id: AttemptId,
@@ -190,12 +190,14 @@ impl DialPlan {
         };
         self.next_at = now;
         let endpoint = candidate.endpoint();
-        let ordered = interleave(addresses, self.preferred.get(&endpoint).copied());
-        if ordered.is_empty() {
+        let mut addresses: Vec<SocketAddr> = addresses.into_iter().collect();
+        if addresses.is_empty() {
             let text = format!("{} has no address", self.host(endpoint).unwrap_or_default());
             let none = io::Error::new(io::ErrorKind::NotFound, text);
             self.add_failure(candidate, none.into());
         }
+        addresses.retain(|address| !self.skipped.contains(&(endpoint, Some(*address))));
+        let ordered = interleave(addresses, self.preferred.get(&endpoint).copied());
         for address in ordered.into_iter().rev() {
             self.queue.push_front(Candidate::Address(endpoint, address));
         }

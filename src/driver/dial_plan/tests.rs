@@ -21,7 +21,7 @@ fn plan(hosts: &[&str], dialling: &Dialling, now: Instant) -> DialPlan {
 fn from(first: usize, failed: &[usize]) -> Dialling {
     Dialling {
         first,
-        failed: failed.to_vec(),
+        failed: failed.iter().map(|endpoint| (*endpoint, None)).collect(),
         ..Dialling::default()
     }
 }
@@ -167,7 +167,7 @@ fn losers_begin_again_if_tls_fails() {
 }
 
 #[test]
-fn only_endpoints_without_another_address_have_failed() {
+fn dialled_lists_what_has_failed_and_is_unfinished() {
     let now = Instant::now();
     let mut plan = plan(&["a", "b", "c"], &from(0, &[]), now);
     let a = only(&mut plan, now, "a");
@@ -186,10 +186,55 @@ fn only_endpoints_without_another_address_have_failed() {
     plan.handle_connected(fourth, now);
     let dialled = plan.take_dialled(fourth, false).unwrap();
     assert_eq!((dialled.endpoint, dialled.address), (2, Some(address(4))));
-    let [failed] = &dialled.failed[..] else {
-        panic!("{:?}", dialled.failed)
-    };
-    assert_eq!(failed.to_string(), "a:5672: a has no address");
+    let failed: Vec<_> = dialled.failed.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        failed,
+        [
+            "a:5672: a has no address",
+            "b:5672 (10.0.0.1:5672): connection refused",
+            "c:5672 (10.0.0.3:5672): connection refused"
+        ]
+    );
+    // The second address of `b` was dropped when that of `c` was connected.
+    assert_eq!(dialled.unfinished, [1]);
+}
+
+#[test]
+fn dialled_endpoint_with_other_addresses_is_unfinished() {
+    for (addresses, unfinished) in [(1, &[][..]), (3, &[0])] {
+        let now = Instant::now();
+        let mut plan = plan(&["a"], &from(0, &[]), now);
+        let a = only(&mut plan, now, "a");
+        plan.handle_resolved(a, (1..=addresses).map(address), now);
+        let first = only(&mut plan, now, ".1");
+        plan.handle_connected(first, now);
+        let dialled = plan.take_dialled(first, false).unwrap();
+        assert_eq!(dialled.unfinished, unfinished);
+    }
+}
+
+#[test]
+fn round_skips_the_addresses_that_have_failed() {
+    let now = Instant::now();
+    let mut dialling = from(0, &[2]);
+    dialling
+        .failed
+        .extend([(0, Some(address(1))), (1, Some(address(2)))]);
+    let mut plan = plan(&["a", "b", "c"], &dialling, now);
+    plan.preferred = Addresses::from([(0, address(1))]);
+    let a = only(&mut plan, now, "a");
+    plan.handle_resolved(a, [1, 2, 3].map(address), now);
+    // It has failed for `b` only.
+    let second = only(&mut plan, now, ".2");
+    refuse(&mut plan, second, now);
+    let third = only(&mut plan, now, ".3");
+    refuse(&mut plan, third, now);
+    let b = only(&mut plan, now, "b");
+    // Nothing is left of this host, which is no failure of its own.
+    plan.handle_resolved(b, [address(2)], now);
+    assert_eq!(step(&mut plan, now), None);
+    assert!(plan.is_over());
+    assert_eq!(plan.failed.len(), 2);
 }
 
 #[test]
@@ -236,10 +281,10 @@ fn unix_socket_is_used_without_tls() {
 }
 
 #[test]
-fn plan_without_endpoints_is_refused() {
+fn error_is_empty_if_everything_failed_before() {
     let now = Instant::now();
     let mut plan = plan(&["a"], &from(0, &[0]), now);
     assert_eq!(plan.poll_step(now), None);
     assert!(plan.is_over());
-    assert!(matches!(plan.into_error(), Error::InvalidArgument { .. }));
+    assert!(matches!(plan.into_error(), Error::CannotConnect(failed) if failed.is_empty()));
 }

@@ -88,6 +88,30 @@ fn addresses_are_tried_in_turn_from_the_first() {
 }
 
 #[test]
+fn failed_address_is_not_dialled_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addresses = [free_address(), listener.local_addr().unwrap()];
+    let (mut stream, mut dialler) = dialler(&addresses);
+    let mut dialling = from(1);
+    dialling.failed = vec![(1, Some(addresses[1]))];
+    let now = Instant::now();
+    let mut progress = dialler.begin(&mut stream, &dialling, now);
+    while let Ok(Progress::Pending(_)) = progress {
+        std::thread::yield_now();
+        progress = dialler.continue_dialling(&mut stream, Instant::now());
+    }
+    let Err(Error::CannotConnect(failed)) = progress else {
+        panic!("{progress:?}")
+    };
+    assert_eq!(failed.len(), 1);
+    assert_eq!(failed[0].address, Some(addresses[0]));
+    // The only address of each endpoint has failed.
+    dialling.failed.push((0, Some(addresses[0])));
+    let nothing = dialler.begin(&mut stream, &dialling, now).unwrap_err();
+    assert!(matches!(nothing, Error::CannotConnect(failed) if failed.is_empty()));
+}
+
+#[test]
 fn error_lists_every_address() {
     let addresses = [free_address(), free_address()];
     let refused = end_of(&addresses, 0).unwrap_err();

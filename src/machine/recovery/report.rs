@@ -26,7 +26,8 @@ pub enum ConnectionState {
 }
 
 /// A transport to dial: to the first endpoint that can be reached, beginning at
-/// [`first`](Self::first) and wrapping around, without those in [`failed`](Self::failed).
+/// [`first`](Self::first) and wrapping around, without what has [`failed`](Self::failed). If that
+/// leaves nothing to dial, report an [`Error::CannotConnect`] without attempts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Dialling {
@@ -35,8 +36,9 @@ pub struct Dialling {
     pub attempt: u32,
     /// The index of the endpoint to begin with.
     pub first: usize,
-    /// The indices of the endpoints that have failed in this attempt.
-    pub failed: Vec<usize>,
+    /// What has failed in this attempt, by dialling or in the handshake: the index of an endpoint
+    /// and one of its addresses, or `None` for the whole endpoint.
+    pub failed: Vec<(usize, Option<SocketAddress>)>,
     /// The connection over the last transport was open, so its address is worth trying first.
     pub was_open: bool,
 }
@@ -51,8 +53,13 @@ pub struct Dialled {
     pub address: Option<SocketAddress>,
     /// No other program can read the transport.
     pub is_private: bool,
-    /// The failed attempts at other endpoints. These are not dialled again in this attempt.
+    /// The failed attempts at other endpoints and addresses. These are not dialled again in this
+    /// attempt.
     pub failed: Vec<FailedAttempt>,
+    /// The indices of the endpoints that have other addresses, which have not failed. If the
+    /// handshake fails, these addresses are dialled. Any other endpoint that has failed is not
+    /// dialled again in this attempt.
+    pub unfinished: Vec<usize>,
 }
 
 impl Dialled {
@@ -65,6 +72,7 @@ impl Dialled {
             address: None,
             is_private,
             failed: Vec::new(),
+            unfinished: Vec::new(),
         }
     }
 }

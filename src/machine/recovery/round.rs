@@ -1,4 +1,4 @@
-//! The attempts of one round, in which every endpoint is tried once.
+//! The attempts of one round, in which every address of every endpoint is tried once.
 
 use crate::error::{Error, FailedAttempt, SocketAddress};
 use crate::machine::context::{Context, Stage};
@@ -7,6 +7,12 @@ use crate::uri::Endpoint;
 
 /// The port for AMQP over TLS. "amqps 5671/tcp: amqp protocol over TLS/SSL" (IANA).
 const TLS_PORT: u16 = 5671;
+
+/// The number of failed handshakes after which a round ends, beyond one for each endpoint. A round
+/// needs one for each address, and few hosts have as many. Each of them resolves the host again, so
+/// without a limit a resolver that returns other addresses each time would make a round endless,
+/// and its handshakes follow each other without delay.
+const MAX_OTHER_HANDSHAKES: usize = 64;
 
 /// The endpoint in use, and the failed attempts of a round over the endpoints.
 #[derive(Debug, Default)]
@@ -19,24 +25,34 @@ pub(crate) struct Round {
     is_dialled: bool,
     /// The last transport became an open connection, and was not reported to the driver yet.
     was_open: bool,
-    /// The endpoint was tried twice in this round, because the driver ignores which have failed.
+    /// The address was tried twice in this round, because the driver ignores which have failed.
     is_repeated: bool,
+    /// The number of failed handshakes in this round.
+    handshakes: usize,
     failed: Vec<FailedAttempt>,
+    /// The endpoints with addresses that have not failed, as of the last transport.
+    unfinished: Vec<usize>,
 }
 
 impl Round {
-    /// Returns what to dial: the endpoints that have not failed in this round.
+    /// Returns what to dial: the endpoints and addresses that have not failed in this round.
     pub(crate) fn begin_dialling(&mut self, attempt: u32) -> Dialling {
         Dialling {
             attempt,
             first: self.endpoint,
-            failed: self.failed.iter().map(|it| it.index).collect(),
+            failed: self.failed_places().collect(),
             was_open: std::mem::take(&mut self.was_open),
         }
     }
 
-    /// Records the endpoint in use, and those that failed before it was reached.
+    /// Records the endpoint and address in use, and those that failed before it was reached.
     pub(crate) fn record_dialled(&mut self, dialled: Dialled) {
+        let is_same = |(endpoint, address): (usize, Option<SocketAddress>)| {
+            endpoint == dialled.endpoint && (address.is_none() || address == dialled.address)
+        };
+        let is_repeated = self.failed_places().any(is_same);
+        self.is_repeated = is_repeated;
+        self.unfinished = dialled.unfinished;
         self.failed.extend(dialled.failed);
         self.endpoint = dialled.endpoint;
         self.address = dialled.address;
@@ -60,7 +76,7 @@ impl Round {
                 self.add(cx, error);
             }
             (Stage::Handshake, error) => {
-                self.is_repeated = self.has_failed(self.endpoint);
+                self.handshakes += 1;
                 self.add(cx, error);
             }
             (_, error) => {
@@ -85,17 +101,34 @@ impl Round {
         self.failed.clone()
     }
 
+    /// Returns the endpoints that have failed in this round, each with an address if other
+    /// addresses of it have not failed.
+    fn failed_places(&self) -> impl Iterator<Item = (usize, Option<SocketAddress>)> {
+        self.failed.iter().map(|it| {
+            let is_unfinished = self.unfinished.contains(&it.index);
+            (it.index, it.address.filter(|_| is_unfinished))
+        })
+    }
+
+    /// Returns `true` if all addresses of an endpoint have failed in this round.
     fn has_failed(&self, endpoint: usize) -> bool {
-        self.failed.iter().any(|it| it.index == endpoint)
+        !self.unfinished.contains(&endpoint) && self.failed.iter().any(|it| it.index == endpoint)
     }
 
-    /// Returns `true` if some of this many endpoints have not failed in this round.
+    /// Returns `true` if some of this many endpoints, or some of their addresses, have not failed
+    /// in this round.
     pub(crate) fn has_endpoints_left(&self, endpoints: usize) -> bool {
-        !self.is_repeated && (0..endpoints).any(|endpoint| !self.has_failed(endpoint))
+        !self.is_repeated
+            && self.handshakes < endpoints.saturating_add(MAX_OTHER_HANDSHAKES)
+            && (0..endpoints).any(|endpoint| !self.has_failed(endpoint))
     }
 
-    /// Moves on to the next of this many endpoints that has not failed in this round.
+    /// Moves on to the next of this many endpoints that has not failed in this round, unless other
+    /// addresses of the current one have not failed.
     pub(crate) fn advance(&mut self, endpoints: usize) {
+        if self.unfinished.contains(&self.endpoint) {
+            return;
+        }
         let turns = (1..=endpoints).map(|turn| (self.endpoint + turn) % endpoints.max(1));
         let next = turns.clone().find(|endpoint| !self.has_failed(*endpoint));
         self.endpoint = next.or(turns.clone().next()).unwrap_or_default();
@@ -104,6 +137,8 @@ impl Round {
     /// Ends the round.
     pub(crate) fn end(&mut self) {
         self.failed.clear();
+        self.unfinished.clear();
+        self.handshakes = 0;
         self.is_repeated = false;
     }
 
