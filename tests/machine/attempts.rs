@@ -1,6 +1,6 @@
 //! The attempts to reconnect: endpoints, credentials, backoff, and the last attempt.
 
-use crate::peer::{Peer, declare, publish, tune};
+use crate::peer::{Peer, close, declare, publish, rabbitmq, start, tune};
 use crate::recovering::{SECOND, complete_handshake, dialled, options, replied};
 use puka::machine::{ConnectionState, Dialled, Notice, Reply};
 use puka::protocol::method::connection;
@@ -608,4 +608,25 @@ fn address_that_is_dialled_again_ends_the_round() {
         peer.machine.handle_dialled(peer.now, one_of_several(0, 1));
         peer.machine.handle_loss(Broken::Eof);
     }
+}
+
+#[test]
+fn refused_login_speaks_for_the_whole_host() {
+    let mut peer = Peer::undialled(options(|recovery| recovery));
+    let connected = peer.machine.connect();
+    peer.until_dialling();
+    // One address has refused the connection, and another has not been tried.
+    let mut dialled = one_of_several(0, 2);
+    dialled.failed = vec![FailedAttempt::new(
+        0,
+        Endpoint::tcp("localhost", 5672),
+        one_of_several(0, 1).address,
+        Error::ConnectionBroken(Broken::Eof),
+    )];
+    peer.machine.handle_dialled(peer.now, dialled);
+    peer.feed(&start(&rabbitmq(), b"PLAIN"));
+    peer.take();
+    peer.method(0, &close(403, "ACCESS_REFUSED - Login was refused"));
+    let error = peer.error(connected);
+    assert!(matches!(error, Error::AccessRefused(_)), "{error:?}");
 }

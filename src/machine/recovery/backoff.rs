@@ -41,7 +41,7 @@ fn next_attempt(error: &Error, in_handshake: bool) -> NextAttempt {
 
 /// Returns `true` if the broker, or an option of the user, has refused the login or the virtual
 /// host.
-fn refuses(error: &Error, in_handshake: bool) -> bool {
+pub(crate) fn refuses(error: &Error, in_handshake: bool) -> bool {
     match error {
         Error::AccessRefused(_) | Error::NotAllowed(_) | Error::InvalidPath(_) => in_handshake,
         Error::LoginRefused

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, FailedAttempt, SocketAddress};
 use crate::machine::context::{Context, Stage};
+use crate::machine::recovery::backoff::refuses;
 use crate::machine::{Dialled, Dialling};
 use crate::uri::Endpoint;
 
@@ -77,6 +78,13 @@ impl Round {
             }
             (Stage::Handshake, error) => {
                 self.handshakes += 1;
+                if refuses(&error, true) {
+                    // The broker was reached, and its other addresses would refuse it, too. So this
+                    // is the only error of its endpoint.
+                    let refused = self.endpoint;
+                    self.unfinished.retain(|endpoint| *endpoint != refused);
+                    self.failed.retain(|attempt| attempt.index != refused);
+                }
                 self.add(cx, error);
             }
             (_, error) => {
