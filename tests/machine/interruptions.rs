@@ -4,7 +4,7 @@ use crate::peer::{Peer, Sent, channel_close, consume, raw, short};
 use crate::restoring::options;
 use crate::streams::arrives_at;
 use puka::machine::{Consume, ConsumerId, Delivered, ListenerId, Notice, Settle};
-use puka::protocol::method::basic;
+use puka::protocol::method::{basic, channel};
 use puka::protocol::{Method, Table};
 use puka::{Broken, Ended, Error, Resubscribe};
 use std::collections::VecDeque;
@@ -669,4 +669,35 @@ fn got_message_on_an_earlier_channel_settles_no_other() {
     world.peer.serve();
     let buffered = world.take_delivery();
     world.peer.machine.settle(&buffered, ack).unwrap();
+}
+
+#[test]
+fn restart_without_a_reply_is_repeated() {
+    let mut world = World::new();
+    world.cancel();
+    let begin = world.peer.now;
+    let (mut restarts, mut closes) = (0, 0);
+    while world.ended().is_none() && world.peer.now < begin + 200 * SECOND {
+        let sent = world.peer.serve_with(|sent| {
+            let is_restart = sent.is(basic::Consume::ID);
+            (!is_restart).then(|| crate::peer::reply_to(sent)).flatten()
+        });
+        restarts += sent.iter().filter(|it| it.is(basic::Consume::ID)).count();
+        closes += sent.iter().filter(|it| it.is(channel::Close::ID)).count();
+        world.pass(SECOND);
+    }
+    assert!((2..=3).contains(&restarts), "{restarts}");
+    closes += world
+        .peer
+        .take()
+        .iter()
+        .filter(|it| it.is(channel::Close::ID))
+        .count();
+    assert_eq!(closes, restarts);
+    assert!(matches!(world.ended(), Some(Ended::CancelledByServer)));
+    assert!(world.peer.now < begin + 95 * SECOND);
+    let declared = crate::peer::declare("other");
+    let declared = world.peer.machine.request(declared).unwrap();
+    world.peer.serve();
+    assert!(matches!(world.peer.machine.fetch(declared), Some(Ok(_))));
 }

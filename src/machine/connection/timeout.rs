@@ -5,6 +5,7 @@ use crate::machine::connection::Connection;
 use crate::machine::connection::state::State;
 use crate::machine::consume::dropping::return_due;
 use crate::machine::deadline::earlier;
+use crate::machine::recovery::refused_consumers::restart_overdue;
 use crate::machine::request::capacity::Ticket;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,7 @@ impl Connection {
         }
         if matches!(self.lifecycle.state, State::Open) {
             self.session.consuming.restarts.handle_timeout(now);
+            restart_overdue(&mut self.session.cx, &mut self.session.consuming);
             let (cx, recovery) = (&mut self.session.cx, &mut self.session.recovery);
             recovery.continue_late_replay(cx);
         }

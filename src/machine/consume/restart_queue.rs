@@ -42,6 +42,8 @@ pub(crate) struct RestartQueue {
     queued: BTreeSet<ConsumerId>,
     /// The consumers whose `consume-ok` is pending.
     starting: BTreeSet<ConsumerId>,
+    /// When those are overdue. Each start of a consumer postpones it.
+    overdue: Option<Instant>,
     /// The consumers that are restarted after a delay.
     delayed: BTreeMap<ConsumerId, Delayed>,
     /// The earliest restart of the delayed consumers. It may be of one that was removed since.
@@ -78,6 +80,7 @@ impl RestartQueue {
             queued: BTreeSet::new(),
             order: VecDeque::new(),
             starting: BTreeSet::new(),
+            overdue: None,
             delayed: BTreeMap::new(),
             next: None,
             retry_limit: Deadline::In(retry_limit),
@@ -104,7 +107,7 @@ impl RestartQueue {
 
     /// Restarts a consumer at a later time. The error is the reason for the delay.
     pub(crate) fn delay(&mut self, consumer: ConsumerId, error: Error, at: Instant) {
-        self.starting.remove(&consumer);
+        self.remove_starting(consumer);
         self.next = earlier(self.next, Some(at));
         self.delayed.insert(consumer, Delayed { error, at });
     }
@@ -164,16 +167,31 @@ impl RestartQueue {
         Some(consumer)
     }
 
-    /// Records that the next consumer is being started.
-    pub(crate) fn record_front_started(&mut self) {
+    /// Records that the next consumer is being started, and when its reply is overdue.
+    pub(crate) fn record_front_started(&mut self, overdue: Instant) {
         let consumer = self.remove_front();
         self.starting.extend(consumer);
+        self.overdue = Some(overdue);
+    }
+
+    /// Waits longer for the replies to starting consumers.
+    pub(crate) fn postpone_overdue(&mut self, overdue: Instant) {
+        self.overdue = self.overdue.map(|_| overdue);
+    }
+
+    /// Removes the starting consumers if their replies are overdue, and returns them.
+    pub(crate) fn take_overdue(&mut self, now: Instant) -> BTreeSet<ConsumerId> {
+        if self.overdue.is_none_or(|overdue| overdue > now) {
+            return BTreeSet::new();
+        }
+        self.overdue = None;
+        std::mem::take(&mut self.starting)
     }
 
     /// Removes a consumer, because it has restarted or ended. Returns `true` if a channel was
     /// reserved for it.
     pub(crate) fn remove(&mut self, consumer: ConsumerId) -> bool {
-        self.starting.remove(&consumer);
+        self.remove_starting(consumer);
         let was_delayed = self.delayed.remove(&consumer).is_some();
         if self.delayed.is_empty() {
             self.next = None;
@@ -181,9 +199,16 @@ impl RestartQueue {
         self.queued.remove(&consumer) || was_delayed
     }
 
+    fn remove_starting(&mut self, consumer: ConsumerId) {
+        self.starting.remove(&consumer);
+        if self.starting.is_empty() {
+            self.overdue = None;
+        }
+    }
+
     /// Moves a starting consumer to the end of the queue.
     pub(crate) fn queue_again(&mut self, consumer: ConsumerId) {
-        self.starting.remove(&consumer);
+        self.remove_starting(consumer);
         self.queue(consumer);
     }
 
@@ -238,11 +263,11 @@ impl RestartQueue {
         self.retry_limit.stamp(now);
     }
 
-    /// Returns when to restart a delayed consumer. The deadline applies only once the connection is
-    /// open. Before, it would delay the opening.
+    /// Returns when to restart a delayed consumer, or when a starting one is overdue. The deadline
+    /// applies only once the connection is open. Before, the recovery has its own.
     #[inline]
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.next
+        earlier(self.next, self.overdue)
     }
 
     /// Queues the delayed consumers whose delay has passed.

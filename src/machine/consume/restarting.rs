@@ -8,6 +8,7 @@ use crate::machine::consume::consumers::Consumers;
 use crate::machine::consume::interruption::end_refused;
 use crate::machine::consume::opening::{may_get_channel, open_consumer_channel};
 use crate::machine::context::{Context, Stage};
+use crate::machine::deadline::later;
 use crate::machine::publish::Publishing;
 use crate::machine::recovery::close_cause::CloseCause;
 use crate::machine::recovery::retry_limit;
@@ -142,7 +143,8 @@ impl Consuming {
                     end_refused(cx, self, id, &error);
                 }
             } else if let Some(number) = open_consumer_channel(cx, publishing) {
-                self.restarts.record_front_started();
+                let overdue = later(cx.now, cx.options.timeouts.request);
+                self.restarts.record_front_started(overdue);
                 self.consumers.restart_on(cx, number, id);
             } else if may_get_channel(cx, &self.restarts) {
                 return;

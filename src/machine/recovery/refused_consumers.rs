@@ -6,6 +6,7 @@ use crate::machine::consume::consumer::{Consumer, Phase};
 use crate::machine::consume::interruption::{end_refused, interrupt};
 use crate::machine::consume::restarting::fail_recovery;
 use crate::machine::context::Context;
+use crate::machine::deadline::later;
 use crate::machine::recovery::Recovering;
 use crate::machine::recovery::refusal::is_temporary;
 use crate::machine::recovery::step::ReplayStep;
@@ -122,6 +123,27 @@ fn wait_for_queue(
     matches!(error, Error::NotFound(_))
         && consumer.is_some_and(|it| it.wait_for_queue(cx.now))
         && restart_later(cx, consuming, id, error)
+}
+
+/// Restarts the consumers whose restart got no reply in time, on other channels and after a delay.
+/// Waits longer while reading is paused, because the replies may be unread.
+pub(crate) fn restart_overdue(cx: &mut Context, consuming: &mut Consuming) {
+    let after = cx.options.timeouts.request;
+    if !consuming.reading.is_on() {
+        return consuming.restarts.postpone_overdue(later(cx.now, after));
+    }
+    for id in consuming.restarts.take_overdue(cx.now) {
+        let what = "restarting the consumer";
+        let error = Error::Timeout { what, after };
+        let consumer = consuming.consumers.restarting(id);
+        if let Some(number) = consumer.and_then(|it| it.channel) {
+            cx.channels.remove_consumer(number, id);
+            cx.close_channel(number);
+        }
+        if !restart_later(cx, consuming, id, &error) {
+            end_refused(cx, consuming, id, &error);
+        }
+    }
 }
 
 /// Schedules another restart of a refused consumer, unless the retry limit has passed. Ends the
