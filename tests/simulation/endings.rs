@@ -45,6 +45,8 @@ impl World {
             Ended::ChannelClosed(Error::ChannelLimit) => {
                 plan.has(Feature::FewerChannels) || plan.has(Feature::UserLimit)
             }
+            // The broker has not replied to its restart in time.
+            Ended::ChannelClosed(Error::Timeout { .. }) => plan.may_time_out(),
             _ if end.interruption.is_some() => return self.check_interrupted_end(consumer, ended),
             Ended::CancelledByServer => ends_unrestarted && self.may_be_cancelled(&consumer.queue),
             Ended::AckTimeout(_) => ends_unrestarted && plan.has(Feature::Overdue),
@@ -136,8 +138,10 @@ impl World {
             )
         })?;
         let refusal = refusal.as_deref().unwrap_or_default();
-        if refusal.is_empty() && self.plan.has(Feature::FewerChannels) {
-            // It was not restarted, because there were fewer channels than consumers.
+        if refusal.is_empty() && (self.plan.has(Feature::FewerChannels) || self.plan.may_time_out())
+        {
+            // It was not restarted, because there were fewer channels than consumers, or the
+            // broker has not replied in time.
             return Ok(());
         }
         ensure(!refusal.is_empty(), || {
