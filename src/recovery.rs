@@ -10,19 +10,19 @@
 //!
 //! | event | what the client does | what the program sees |
 //! | --- | --- | --- |
-//! | The first connection cannot be opened. | It tries every address of every endpoint once, handshake included. | `connect` fails, with the cause of each endpoint |
+//! | The first connection cannot be opened. | It tries every endpoint once, with its addresses, handshake included. | `connect` fails, with the cause of each endpoint |
 //! | The connection is lost, or the broker closes it. | It dials again after a random, growing delay, and restores topology and consumers. | [`Disconnected`], [`Retrying`], [`Recovered`] |
 //! | An attempt fails: a refused login, a missing virtual host, an invalid certificate, a reply that is not AMQP. | It tries again, for ever, with a longer delay. | [`Retrying`] with the cause |
 //! | A limit of [`Recovery`](crate::Recovery) is reached. | It closes. | [`Closed`], and every pending request fails with the cause |
 //! | The broker closes the connection over a request. | It recovers, and does not send that request again. | The request fails with that error. |
-//! | The broker refuses an entity for now: it is locked, or its node is down. | It opens without it, and declares it again after 1 to 30 s. | [`Recovered::failed`], then [`EntityRestored`] |
-//! | The broker closes the connection over an entity or a consumer. | It finds out which one, leaves it out, and tries it again later, for three heartbeat timeouts. | [`Recovered::failed`], then [`EntityRestored`] or [`ConsumerRestored`] |
+//! | The broker refuses an entity temporarily: it is locked, or its node is down. | It opens without it, and declares it again after 1 s, then after up to 30 s each, without a limit. | [`Recovered::failed`], then [`EntityRestored`] |
+//! | The broker closes the connection over an entity or a consumer. | It identifies and skips it, and retries it after 5 to 30 s, for three heartbeat timeouts. | [`Recovered::failed`], then [`EntityRestored`], [`ConsumerRestored`] or the consumer's end |
 //! | The broker refuses an entity for good. | It leaves it out. | [`Recovered::failed`] |
 //! | The broker allows no more channels. | It recovers, and opens no more than it had. It tests the limit again after 1 s to 10 min. | The work that needed the channel fails with [`ChannelLimit`]; consumers that were lost are in [`Recovered::failed`], then [`ConsumerRestored`]. |
-//! | The broker refuses a consumer for now, after a loss. | It opens without it, and starts it again after 0.5 to 5 s, for three heartbeat timeouts. | [`Recovered::failed`], then [`ConsumerRestored`], or the consumer's end |
-//! | The broker cancels a consumer, or closes its channel. | It starts it on another channel, for a minute. | [`ConsumerInterrupted`], then [`ConsumerRestored`], or the consumer's end |
-//! | A queue is deleted. | It ends its consumers. | [`ConsumerCancelled`](crate::Error::ConsumerCancelled) is the last item of each stream. |
-//! | The program drops a delivery unsettled. | It requeues the first at once, and the next ones after 100 ms to 10 s. | The message is delivered again. |
+//! | The broker temporarily refuses to restart a consumer after a loss. | It opens without it, and restarts it after 0.5 to 5 s each, for three heartbeat timeouts. | [`Recovered::failed`], then [`ConsumerRestored`], or the consumer's end |
+//! | The broker cancels a consumer, or closes its channel. | It restarts the consumer on another channel, and tries for up to a minute. | [`ConsumerInterrupted`], then [`ConsumerRestored`], or the consumer's end |
+//! | A queue is deleted. | It tries to restart the consumers. They end, unless they [wait for the queue](crate::Resubscribe::wait_for_queue). | [`ConsumerInterrupted`], then [`ConsumerCancelled`](crate::Error::ConsumerCancelled) as the last item of each stream |
+//! | The program drops a delivery unsettled. | It requeues the first new message at once, and redelivered or further ones after 100 ms to 10 s ([`OnDrop`](crate::OnDrop)). | The message is delivered again. |
 //! | `close` is called. | It stops all of this. | [`Closed`] |
 //!
 //! # When
@@ -35,13 +35,14 @@
 //!
 //! An attempt tries all endpoints and all addresses of each, including the handshake. It begins
 //! with the endpoint and the address that worked last, and continues with the next one after 250 ms
-//! without an answer ([`dial`](crate::dial)). If the handshake fails, the other addresses of that
-//! host and the other endpoints follow at once, without those that have failed. An attempt ends
-//! after 64 failed handshakes in addition to one for each endpoint. It resolves host names and asks
-//! for credentials again. The last secret of [`update_secret`](crate::Client::update_secret) is
-//! used instead of the first one. The delay between two attempts is random, and its maximum doubles
-//! each time. If the login was refused at every endpoint, it is at least half of the maximum. The
-//! doubling starts over once a connection has been open for a minute.
+//! without an answer ([`dial`](crate::dial)). If the handshake fails, the next address is dialled
+//! at once. The other addresses of a host are skipped if the broker refused the login or the
+//! virtual host, because they would refuse it, too. An attempt ends after 64 failed handshakes in
+//! addition to one for each endpoint. It resolves host names and asks for credentials again. The
+//! last secret of [`update_secret`](crate::Client::update_secret) is used instead of the first one.
+//! The delay between two attempts is random, and its maximum doubles each time. If the login was
+//! refused at every endpoint, it is at least half of the maximum. The doubling starts over once a
+//! connection has been open for a minute.
 //!
 //! The first connection is one attempt, unless
 //! [`Recovery::retry_first_connect`](crate::Recovery::retry_first_connect) is set.
@@ -65,10 +66,10 @@
 //! as well. [`Client::current_name`](crate::Client::current_name) returns the name to pass to other
 //! programs.
 //!
-//! The connection becomes [`Open`](crate::ConnectionState::Open) when all of this is done. It does
-//! not wait for what the broker refuses temporarily, except that a locked queue is declared for two
-//! seconds before:
-//! - A queue that the previous connection still locks, and what is bound to it.
+//! The connection becomes [`Open`](crate::ConnectionState::Open) when all of this is done. A locked
+//! queue is declared again for two seconds before that, or for three heartbeat timeouts with
+//! [`strict`](crate::Recovery::strict). These are restored after the connection is open:
+//! - A queue that the previous connection still locks after that time, and its bindings.
 //! - A queue whose node is down or starts.
 //! - An exclusive consumer, or a consumer of a queue with one, while the broker has not noticed yet
 //!   that the previous connection is lost.
@@ -93,10 +94,13 @@
 //! the consumer of the previous connection. A consumer of several queues continues without the
 //! missing ones. After another loss, all of this starts over.
 //!
+//! A consumer over whose restart the broker closed the connection is restarted after 5 s, and then
+//! after up to 30 s each. These delays and their limit do not start over at another loss.
+//!
 //! A consumer that the broker ends while the connection is open is restarted, too. The broker ends
 //! it when the leader of its queue moves, when the queue is deleted, or when a delivery was not
 //! acknowledged in time. [`Resubscribe`](crate::Resubscribe) describes the delays and the limit.
-//! What ends the consumer in the end is the first cause.
+//! If no restart succeeds, the consumer ends with the reason for which the broker ended it first.
 //!
 //! # Requests
 //! Unsent requests wait for the next connection, within their deadline; with

@@ -298,10 +298,11 @@ impl Client {
     /// - If the exchange was deleted later, the last publish fails with that error.
     /// - If there is another error, and no publish on the channel is known to have succeeded, the
     ///   first publish fails with that error.
-    /// - If a message is too large for the broker, and no other publish in flight has its size, it
-    ///   fails with that error. The size is in the broker's text.
-    /// - Of all other publishes the broker does not say whether it accepted them. They fail with
-    ///   `Unconfirmed`, with the broker's error as the source.
+    /// - If the broker refuses a message because of its size, which its text contains, the only
+    ///   publish in flight with that size fails with that error. The sizes of the last 1024 large
+    ///   bodies of a channel are known.
+    /// - All other publishes fail with `Unconfirmed`, with the broker's error as the source,
+    ///   because the broker does not say whether it accepted them.
     ///
     /// # Cancel safety
     /// Nothing was sent if the future is dropped while it waits for capacity. If it is dropped

@@ -97,8 +97,4 @@ impl fmt::Display for FailedAttempts {
     }
 }
 
-impl std::error::Error for FailedAttempts {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.last().map(|attempt| &attempt.error as _)
-    }
-}
+impl std::error::Error for FailedAttempts {}

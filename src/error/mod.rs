@@ -101,7 +101,8 @@ pub enum Error {
     /// endpoint, or an endpoint whose host could not be resolved. If there was only one attempt,
     /// its own error is returned instead of this one.
     ///
-    /// The text lists all attempts with their causes; the source is the error of the last one.
+    /// The text lists all attempts with their causes, so there is no source. The list dereferences
+    /// to a slice of the attempts.
     #[error(transparent)]
     CannotConnect(FailedAttempts),
     /// The TLS handshake failed.
@@ -196,10 +197,10 @@ pub enum Error {
     /// is gone. Nothing was sent. The broker delivers an unsettled message again.
     #[error("the delivery, consumer or transaction is stale: it has ended, or its channel is gone")]
     Stale,
-    /// There is no channel. Consumers, transactions and unsettled messages of `basic_get` use all
-    /// the channels that they may use, which [`Options::channel_max`](crate::Options::channel_max)
-    /// and the broker limit. Or the broker has refused a channel, for example because of a limit of
-    /// the user; nothing was carried out, and the request is not repeated.
+    /// No channel is available. Either consumers, transactions and unsettled messages of
+    /// `basic_get` use all channels that [`Options::channel_max`](crate::Options::channel_max) and
+    /// the broker allow, or the broker refused a channel, for example because of the user's
+    /// `max-channels`. The broker carried out nothing, and the request is not repeated.
     #[error("all channels that channel_max and the broker allow are in use")]
     ChannelLimit,
     /// The broker lists its capabilities, and this one, which the request needs, is not among them.
@@ -207,8 +208,8 @@ pub enum Error {
     /// know.
     ///
     /// Publishes with confirms and calls need `publisher_confirms`. Bindings between exchanges need
-    /// `exchange_exchange_bindings`. A nack of several deliveries needs `basic.nack`; that of one
-    /// is sent as a reject without it.
+    /// `exchange_exchange_bindings`. A nack of several deliveries needs `basic.nack`. Without this
+    /// capability, a nack of one delivery is sent as a reject.
     #[error("the broker does not have the capability {0}")]
     MissingCapability(&'static str),
     /// The client closed the connection.

@@ -281,7 +281,7 @@ impl Context {
             return;
         }
         if channel.consumer().is_none() {
-            channel.unsettled.release_held();
+            channel.unsettled.mark_dropped_unwanted();
         }
         if channel.unsettled.unwanted() > 0
             && channel.deliveries_without_consumer == 0

@@ -176,14 +176,14 @@ setters! {
     /// these limits fails with [`Error::ChannelLimit`].
     ///
     /// RabbitMQ can also limit the channels of a user or a node. It does not announce that, and
-    /// closes the connection over one channel too many. The work that needed the channel fails with
-    /// [`Error::ChannelLimit`], the connection recovers, and the number of channels that were open
-    /// is the limit from then on. One of them is then reserved for requests and publishes, unless
-    /// consumers had them all. A consumer that has no channel after a loss is restarted later,
-    /// because the channels of a lost connection count until the broker notices the loss. The limit
-    /// may be raised, so a consumer or transaction exceeds it once in a while: after a second at
-    /// first, and after ten minutes at most. If the broker refuses the channel, the connection is
-    /// lost once more.
+    /// closes the connection over the channel that exceeds the limit. The work that needed the
+    /// channel fails with [`Error::ChannelLimit`], and the connection recovers. From then on, the
+    /// number of channels that were open is the limit. One of them is reserved for requests and
+    /// publishes, unless consumers and transactions used them all. A consumer without a channel
+    /// after a loss is restarted later, because the broker counts the channels of the lost
+    /// connection until it notices the loss. The limit may rise, so a consumer or transaction may
+    /// exceed it again after a delay: 1 s at first, and twice as long after each refusal, up to 10
+    /// min. Each refusal costs the connection.
     channel_max(channels: u16) => limits.channel_max;
     /// Sets the largest frame in bytes, including its header and end; 131 072 by default, as in
     /// RabbitMQ. The broker may lower it, and 0 leaves it to the broker. Opening a connection fails
@@ -234,8 +234,8 @@ setters! {
     /// received is dropped, and its delivery [reports](crate::Message::too_large_body) that.
     ///
     /// RabbitMQ has its own limit, by default 16 MiB since 4.0. It closes the channel over a larger
-    /// message. That message fails with the broker's error if its size tells it from the others in
-    /// flight to the same exchange, and they fail with
+    /// message. The message fails with the broker's error if no other publish in flight to the
+    /// exchange has its size. The others fail with
     /// [`Error::Unconfirmed`](crate::Error::Unconfirmed).
     max_message_size(bytes: u64) => limits.message_size, MAX_BYTES as u64;
     /// Sets how many deliveries may be buffered for all consumers together; 100 000 by default, and

@@ -171,10 +171,11 @@ impl Recovery {
     /// [`max_time`](Self::max_time) is set. So a client whose queue was deleted does not become
     /// open until someone declares the queue.
     ///
-    /// In both cases, a temporary refusal is retried first. With `true`, a locked queue delays the
-    /// recovery for up to three heartbeat timeouts. A refused consumer does not delay it: the
+    /// With `true`, a locked queue is declared again for up to three heartbeat timeouts before the
+    /// attempt fails (30 s without heartbeats). Any other refusal of an entity fails the attempt at
+    /// once, even a temporary one. A temporarily refused consumer does not delay the recovery: the
     /// connection becomes open, and the consumer is restarted later. If it is still refused after
-    /// three heartbeat timeouts, `true` makes the client reconnect.
+    /// three heartbeat timeouts, the client reconnects.
     ///
     /// A consumer that the broker ends on an open connection fails no recovery. See
     /// [`resubscribe`](Self::resubscribe).

@@ -1,8 +1,8 @@
-//! Whether a consumer is restarted when the broker ends it.
+//! The policy for consumers that the broker ends.
 
 use std::time::Duration;
 
-/// Whether and for how long a consumer is restarted when the broker ends it.
+/// The policy for restarting a consumer that the broker ends.
 ///
 /// The broker ends a consumer by a cancel, for example when the leader of its queue moves or the
 /// queue is deleted, or by closing its channel, for example because a delivery was not acknowledged

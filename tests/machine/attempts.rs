@@ -71,7 +71,7 @@ fn s4_attempt_tries_every_endpoint_at_once() {
         lines[2].starts_with(&format!("three:5672: {not_amqp}")),
         "{error}"
     );
-    assert!(error.source().unwrap().to_string().starts_with(not_amqp));
+    assert!(error.source().is_none(), "the text has all causes");
     assert!(error.is_connection_broken());
     assert!(peer.machine.is_closed());
 }
@@ -454,7 +454,7 @@ fn plain_login_at_a_tls_port_is_explained() {
 }
 
 #[test]
-fn closed_transport_after_a_reply_is_no_sign_of_tls() {
+fn close_after_a_reply_does_not_suggest_tls() {
     let mut peer = Peer::undialled(Options::from_uri("amqp://one:5671/").unwrap());
     let connected = peer.machine.connect();
     peer.dial();
@@ -585,7 +585,7 @@ fn single_failed_handshake_keeps_its_own_error() {
 }
 
 #[test]
-fn ever_new_addresses_do_not_make_a_round_endless() {
+fn changing_addresses_do_not_make_rounds_endless() {
     let mut peer = Peer::undialled(options(|recovery| recovery.retry_first_connect(true)));
     let start = peer.now;
     let mut handshakes = 0;

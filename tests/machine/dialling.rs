@@ -199,8 +199,7 @@ fn error_lists_every_attempt_with_its_cause() {
         "one:1 (10.0.0.1:1): entity not found; one:1 (10.0.0.2:1): connection refused; \
          10.0.0.2:1: connection refused"
     );
-    let source = error.source().unwrap();
-    assert_eq!(source.to_string(), "10.0.0.2:1: connection refused");
+    assert!(error.source().is_none(), "the text has all causes");
 }
 
 #[test]

@@ -599,7 +599,7 @@ fn recover_requeues_deliveries_of_earlier_channels() {
 }
 
 #[test]
-fn wait_for_a_queue_has_the_time_of_the_policy() {
+fn wait_for_queue_ends_with_the_policy() {
     for (time, is_lost) in [(6, true), (600, true), (600, false)] {
         let policy = Resubscribe::for_time(time * SECOND).wait_for_queue(true);
         let mut world = World::with(&Consume {
@@ -627,7 +627,7 @@ fn wait_for_a_queue_has_the_time_of_the_policy() {
 }
 
 #[test]
-fn new_stream_of_the_same_name_is_read_from_its_beginning() {
+fn replaced_stream_is_read_from_its_beginning() {
     let mut arguments = Table::new();
     arguments.insert("x-stream-offset", "next").unwrap();
     let mut world = World::with(&Consume {
@@ -646,7 +646,7 @@ fn new_stream_of_the_same_name_is_read_from_its_beginning() {
 }
 
 #[test]
-fn got_message_on_an_earlier_channel_settles_no_other() {
+fn got_message_does_not_settle_earlier_deliveries() {
     let mut world = World::new();
     // The first channel is free again after its only delivery is settled, and a get uses it.
     world.peer.deliver(world.channel, &world.tag, 1, b"one");

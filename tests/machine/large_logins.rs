@@ -37,7 +37,7 @@ fn e23_option_allows_a_large_token() {
         let names = [
             format!("at most {limit} bytes"),
             "Options::initial_frame_max".to_owned(),
-            "RabbitMQ's initial_frame_max".to_owned(),
+            "initial_frame_max in rabbitmq.conf".to_owned(),
         ];
         assert!(names.iter().all(|it| text.contains(it)), "{text}");
         assert!(!text.contains("ttt") && peer.names().is_empty());

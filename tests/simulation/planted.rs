@@ -67,7 +67,7 @@ planted! {
     kept_endpoint_is_detected: KeptEndpoint => "is not open";
     short_report_is_detected: ShortReport => "I15";
     dials_without_delays_are_detected: HastyDial => "I13";
-    restarts_without_delays_are_detected: HastyRestart => "I13 | reason | too early";
+    restarts_without_delays_are_detected: HastyRestart => "I13 | reason | early | refused restart";
     endless_redeliveries_are_detected: ReturnedDeliveries => "I13";
     channels_beyond_a_lowered_limit_are_detected: KeptChannelMax => "the channel_max is | 530";
 }

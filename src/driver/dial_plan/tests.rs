@@ -76,8 +76,7 @@ fn every_address_of_every_endpoint_is_tried_once() {
         "a:5672 (10.0.0.1:5672): connection refused; a:5672 (10.0.0.2:5672): connection refused; \
          b:5672: no name server"
     );
-    let source = std::error::Error::source(&error).unwrap();
-    assert_eq!(source.to_string(), "b: no name server");
+    assert!(std::error::Error::source(&error).is_none());
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! A limit of channels that the handshake does not announce: learning it, and respecting it.
 //!
 //! RabbitMQ limits the channels of a user (`max-channels`) and of a node (`channel_max_per_node`),
-//! and closes the connection over the `channel.open` that exceeds a limit. Other connections use
-//! the same limit, also one that is lost and that the broker has not given up yet. So the limit of
-//! this connection is learned: it is the number of channels that were open.
+//! and closes the connection over the `channel.open` that exceeds a limit. All connections share
+//! the limit, including a lost one whose loss the broker has not noticed yet. So the limit of this
+//! connection is learned: it is the number of channels that were open.
 //!
 //! - A close while one channel was being opened shows the limit, and which work has exceeded it.
 //!   If several were being opened, channels are opened one at a time from then on, so that the next
@@ -66,7 +66,7 @@ pub(crate) struct InUse {
     pub(crate) shared: usize,
 }
 
-/// What is known of a limit of the broker.
+/// A channel limit of the broker, as learned from its refusals.
 #[derive(Debug)]
 pub(crate) struct LearnedLimit {
     /// The number of channels that the broker allows; `None` if it is not known exactly.
@@ -76,7 +76,7 @@ pub(crate) struct LearnedLimit {
     claimed: usize,
     /// When the broker last refused a channel.
     refused_at: Instant,
-    /// After a refusal, when the limit may be exceeded again.
+    /// How long after the last refusal the limit may be exceeded again.
     delay: Duration,
     /// The delay has passed.
     is_due: bool,
@@ -85,7 +85,7 @@ pub(crate) struct LearnedLimit {
 }
 
 impl LearnedLimit {
-    /// Returns what is known after a refusal, given what was known before.
+    /// Returns the state after a refusal. `before` is the earlier state.
     pub(crate) fn after(before: Option<&Self>, now: Instant) -> Self {
         Self {
             most: None,

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::machine::channel::content::Delivered;
 use crate::machine::connection::Connection;
 use crate::machine::connection::state::State;
-use crate::machine::consume::dropping::give_back;
+use crate::machine::consume::dropping::handle_dropped;
 use crate::machine::consume::requeue::recover;
 use crate::machine::session::Session;
 use crate::machine::{Completion, Consume, Consumer, ConsumerId, ConsumerSettings, ListenerId};
@@ -296,7 +296,7 @@ impl Connection {
     /// always fails. Deliveries that no handler has read are nacked instead.
     pub fn give_back(&mut self, delivered: &Delivered) {
         let Session { cx, consuming, .. } = &mut self.session;
-        give_back(cx, consuming, delivered);
+        handle_dropped(cx, consuming, delivered);
         self.proceed_if_queued();
     }
 

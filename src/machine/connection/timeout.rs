@@ -3,7 +3,7 @@
 use crate::error::{Broken, Error};
 use crate::machine::connection::Connection;
 use crate::machine::connection::state::State;
-use crate::machine::consume::dropping::return_due;
+use crate::machine::consume::dropping::requeue_due;
 use crate::machine::deadline::earlier;
 use crate::machine::recovery::refused_consumers::restart_overdue;
 use crate::machine::request::capacity::Ticket;
@@ -37,7 +37,7 @@ impl Connection {
             self.lifecycle.lose(&mut self.session, error);
         }
         self.expire(now);
-        return_due(&mut self.session.cx, &mut self.session.consuming, now);
+        requeue_due(&mut self.session.cx, &mut self.session.consuming, now);
         self.session.expire_pause(now);
         self.proceed();
     }

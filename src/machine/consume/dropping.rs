@@ -14,9 +14,9 @@ use crate::options::OnDrop;
 use crate::protocol::method::basic;
 use std::time::{Duration, Instant};
 
-/// Handles a delivery that the program has dropped, as its consumer's policy says. A stale one
-/// needs nothing, because the broker has requeued it.
-pub(crate) fn give_back(cx: &mut Context, consuming: &mut Consuming, delivered: &Delivered) {
+/// Handles a dropped delivery by the policy of its consumer. A stale delivery needs no action,
+/// because the broker has requeued it.
+pub(crate) fn handle_dropped(cx: &mut Context, consuming: &mut Consuming, delivered: &Delivered) {
     let requeue = |cx: &mut Context, consuming: &mut Consuming, requeue| {
         // It fails if the delivery is stale.
         let settled = cx.settle(delivered, Settle::Reject { requeue });
@@ -38,13 +38,13 @@ pub(crate) fn give_back(cx: &mut Context, consuming: &mut Consuming, delivered: 
         OnDrop::Requeue => Duration::ZERO,
         OnDrop::RequeueAfter(delay) => delay,
         OnDrop::Discard => return requeue(cx, consuming, false),
-        OnDrop::Keep => return cx.hold(delivered),
+        OnDrop::Keep => return cx.mark_dropped(delivered),
     };
     if delay.is_zero() {
         return requeue(cx, consuming, true);
     }
     // It is excluded from acks with `multiple`, and returned with the end of its consumer.
-    cx.hold(delivered);
+    cx.mark_dropped(delivered);
     let dropped = Dropped {
         channel: delivered.channel,
         incarnation: delivered.incarnation,
@@ -54,8 +54,8 @@ pub(crate) fn give_back(cx: &mut Context, consuming: &mut Consuming, delivered: 
     cx.attention = true;
 }
 
-/// Returns the deliveries to their queues whose delay has passed.
-pub(crate) fn return_due(cx: &mut Context, consuming: &mut Consuming, now: Instant) {
+/// Requeues the dropped deliveries whose delay has passed.
+pub(crate) fn requeue_due(cx: &mut Context, consuming: &mut Consuming, now: Instant) {
     while let Some(dropped) = consuming.drops.pop_due(now) {
         let channel = cx.channels.get_mut(dropped.channel);
         let Some(channel) = channel.filter(|it| it.incarnation == dropped.incarnation) else {

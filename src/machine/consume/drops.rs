@@ -89,7 +89,7 @@ impl Drops {
         }
     }
 
-    /// Returns a delivery to its queue after a delay.
+    /// Stores a delivery to requeue it after a delay.
     pub(crate) fn add(&mut self, delay: Duration, dropped: Dropped) {
         self.new.push((delay, dropped));
     }

@@ -70,8 +70,8 @@ pub(crate) fn settle_earlier(
     }
 }
 
-/// Returns the unsettled deliveries of the channels that a consumer had before to their queues.
-pub(crate) fn return_earlier(cx: &mut Context, consumers: &mut Consumers, id: ConsumerId) {
+/// Requeues the unsettled deliveries on the earlier channels of a consumer.
+pub(crate) fn requeue_earlier(cx: &mut Context, consumers: &mut Consumers, id: ConsumerId) {
     // Unreachable: the caller has found the consumer.
     let Some(consumer) = consumers.get_mut(id) else {
         return;

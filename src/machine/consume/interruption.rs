@@ -1,4 +1,5 @@
-//! Interruptions: the broker ends a consumer, and it is restarted on the same connection.
+//! Interruptions: the broker cancels a consumer or closes its channel, and the client restarts the
+//! consumer on the same connection.
 //!
 //! RabbitMQ cancels a consumer when its queue is deleted, when the leader of its queue moves, and
 //! since 4.3 when a delivery from a quorum queue was not acknowledged in time. It closes the
@@ -73,8 +74,8 @@ pub(crate) fn end_cancelled(cx: &mut Context, consuming: &mut Consuming, id: Con
     cx.notices.notify(&Notice::ConsumerCancelled(tag));
 }
 
-/// Ends a consumer whose restart was refused. If the broker had ended it before, that was the
-/// reason, and the refusal only shows that it was final.
+/// Ends a consumer whose restart was refused. An interrupted consumer ends with the reason of the
+/// interruption, not with the refusal.
 pub(crate) fn end_refused(
     cx: &mut Context,
     consuming: &mut Consuming,

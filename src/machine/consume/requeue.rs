@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::machine::channel::Awaited;
 use crate::machine::consume::Consuming;
-use crate::machine::consume::earlier_channels::return_earlier;
+use crate::machine::consume::earlier_channels::requeue_earlier;
 use crate::machine::context::Context;
 use crate::machine::{ConsumerId, PromiseId, Reply};
 use crate::protocol::method::basic;
@@ -21,12 +21,12 @@ pub(crate) fn recover(
         let promise = cx.promises.open();
         cx.complete(promise, Ok(Reply::Done));
         consuming.consumers.discard_unsettled(id);
-        return_earlier(cx, &mut consuming.consumers, id);
+        requeue_earlier(cx, &mut consuming.consumers, id);
         return Ok(promise);
     }
     let number = consumer.live_channel().ok_or(Error::Stale)?;
     let promise = cx.counted_promise();
-    return_earlier(cx, &mut consuming.consumers, id);
+    requeue_earlier(cx, &mut consuming.consumers, id);
     cx.flush_channel_acks(number);
     consuming.consumers.discard_unsettled(id);
     if let Some(channel) = cx.channels.get_mut(number) {

@@ -1,4 +1,4 @@
-//! When a consumer is restarted that the broker has ended or refused.
+//! The timing of the restarts of a consumer.
 
 use crate::error::Error;
 use crate::machine::consume::ended::Ended;

@@ -1,7 +1,7 @@
 //! The consumers to restart: the queued ones, those whose `consume-ok` is pending, and those that
 //! are restarted after a delay.
 //!
-//! After a half-open loss, the broker may not have noticed yet that the earlier connection is gone.
+//! After a silent loss, the broker may not have noticed yet that the earlier connection is gone.
 //! While a node starts, its queues do not exist yet. Such a refusal is temporary. The connection
 //! becomes open without the refused consumers, each of which is restarted after a delay, until the
 //! retry limit.

@@ -81,7 +81,7 @@ impl Consuming {
             Phase::Restarting
                 if is_over_a_restart
                     && consumer.caused_close(error, one_at_a_time)
-                    && !(is_for_now(error)
+                    && !(is_temporary_close(error)
                         && consumer.restarts.quarantine(error, limit, cx.now)) =>
             {
                 self.end_consumer(cx, id, Ended::ConnectionBroken(error.clone()));
@@ -237,9 +237,9 @@ impl Consumer {
     }
 }
 
-/// Returns `true` if a close of the connection over the restart of a consumer may pass: an internal
-/// error, or a close that names no method, by which RabbitMQ reports a channel that has crashed.
-fn is_for_now(error: &Error) -> bool {
+/// Returns `true` if the next restart of the consumer may succeed: the close is an internal error,
+/// or it names no method. RabbitMQ reports a crashed channel in that way.
+fn is_temporary_close(error: &Error) -> bool {
     let names_none = error.fault().is_some_and(|it| it.method == MethodId::NONE);
     names_none || matches!(error, Error::InternalError(_))
 }
@@ -280,9 +280,9 @@ fn delay_without_channel(cx: &Context, consuming: &mut Consuming, id: ConsumerId
     true
 }
 
-/// Removes the queues of a consumer from the record that the server has cancelled and that has not
-/// started again. Otherwise a queue that was deleted would be declared again. A durable queue
-/// exists without that.
+/// Removes from the record the queues of a consumer that the server cancelled and that was not
+/// restarted. Otherwise, a deleted queue would be declared again. A durable queue exists without
+/// being declared.
 fn forget_cancelled_queues(consumers: &Consumers, cx: &mut Context, id: ConsumerId) {
     let consumer = consumers.get(id).filter(|it| it.restarts.is_cancelled());
     for (_, subscription) in consumer.into_iter().flat_map(Consumer::live_subscriptions) {

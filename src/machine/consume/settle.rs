@@ -190,10 +190,10 @@ impl Context {
         }
     }
 
-    /// Holds a delivery that the program has dropped, until it is returned.
-    pub(crate) fn hold(&mut self, delivered: &Delivered) {
+    /// Marks a delivery as dropped by the program. It is requeued later.
+    pub(crate) fn mark_dropped(&mut self, delivered: &Delivered) {
         if let Some(channel) = channel_of(&mut self.channels, delivered) {
-            channel.unsettled.hold(delivered.tag);
+            channel.unsettled.mark_dropped(delivered.tag);
         }
     }
 

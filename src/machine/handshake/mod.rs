@@ -287,8 +287,8 @@ fn too_large_to_log_in(error: EncodeError) -> Error {
     Error::invalid(
         "credentials and client properties",
         format!(
-            "{error}; `Options::initial_frame_max` allows more, and so must RabbitMQ's \
-             initial_frame_max"
+            "{error}; increase `Options::initial_frame_max`, and initial_frame_max in \
+             rabbitmq.conf"
         ),
     )
 }

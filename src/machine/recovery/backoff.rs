@@ -58,7 +58,7 @@ pub(crate) struct Failure<'e> {
     pub(crate) error: &'e Error,
     /// The handshake has failed.
     pub(crate) in_handshake: bool,
-    /// The attempt continues with another endpoint.
+    /// The attempt continues at once with another address or endpoint.
     pub(crate) continues: bool,
     /// The number of endpoints.
     pub(crate) endpoints: usize,

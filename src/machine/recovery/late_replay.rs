@@ -19,7 +19,7 @@ const CLOSED_DELAY: Duration = Duration::from_secs(5);
 /// The longest delay, as between two connections.
 const MAX_DELAY: Duration = Duration::from_secs(30);
 
-/// When a step is sent next.
+/// The retry timing of a step.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
     at: Instant,
@@ -49,8 +49,8 @@ pub(crate) struct LateReplay {
     pending: Option<(ReplayStep, Instant)>,
     /// The channel of the pending step.
     pub(crate) channel: Option<u16>,
-    /// The steps over which connections have closed, until they succeed. They are not forgotten at
-    /// a loss, so that each is retried ever more slowly, and not for ever.
+    /// The steps over which connections have closed, until they succeed. They survive a loss, so
+    /// that their delays keep growing and their limit applies.
     closed: BTreeMap<ReplayStep, Pace>,
 }
 

@@ -38,20 +38,22 @@ use crate::protocol::{Method, MethodId, ShortStr};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// How long locked queues and refused consumers are retried, in heartbeat timeouts.
+/// The retry limit of consumers and quarantined entities, in heartbeat timeouts. In a strict
+/// recovery, it also applies to locked queues.
 ///
 /// A client may notice a loss at once, and RabbitMQ after two to three timeouts: with one of 2 s,
 /// it took 3.10.8 and 4.3.6 5.3 s.
 const RETRY_LIMIT_IN_TIMEOUTS: u32 = 3;
 
-/// How long they are retried without heartbeats. Then the broker may not notice the loss at all.
+/// The retry limit without heartbeats. The broker may then not notice the loss at all.
 const RETRY_LIMIT_WITHOUT_HEARTBEATS: Duration = Duration::from_secs(30);
 
-/// How long the connection waits for locked queues before it becomes open without them. A broker
-/// that sees the end of the previous connection unlocks its queues within milliseconds.
+/// The retry limit of locked queues before the connection becomes open without them. A broker that
+/// sees the end of the previous connection unlocks its queues within milliseconds. Otherwise it
+/// needs heartbeat timeouts, and waiting so long would delay everything else.
 const LOCK_LIMIT: Duration = Duration::from_secs(2);
 
-/// Returns how long they are retried on the current connection, or the last one.
+/// Returns the retry limit on the current connection, or on the last one.
 pub(crate) fn retry_limit(cx: &Context) -> Duration {
     let timeout = cx.transmit.heartbeat.timeout();
     timeout.map_or(RETRY_LIMIT_WITHOUT_HEARTBEATS, |timeout| {
@@ -130,7 +132,7 @@ impl Recovering {
     ) -> Option<Duration> {
         let backoff = self.backoff.as_mut()?;
         let endpoints = cx.options.get_endpoints().len();
-        let continues = in_handshake && self.round.has_endpoints_left(endpoints);
+        let continues = in_handshake && self.round.may_continue(endpoints);
         let failure = Failure {
             error,
             in_handshake,

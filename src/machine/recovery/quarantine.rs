@@ -18,7 +18,7 @@ pub(crate) struct Quarantine {
 }
 
 impl Quarantine {
-    /// Skips a step from now on, over which the broker closed the connection.
+    /// Skips a step over which the broker closed the connection, until the connection is open.
     pub(crate) fn add(&mut self, step: ReplayStep, error: &Error) {
         self.failed.push((step.describe().into(), error.clone()));
         self.steps.insert(step);

@@ -1,4 +1,4 @@
-//! Which refusals are temporary.
+//! The distinction between temporary and final refusals.
 
 use crate::error::Error;
 use crate::machine::Ended;

@@ -172,8 +172,7 @@ fn restart_later(
     true
 }
 
-/// Removes the queue from the record that a new consumer was to consume, if the broker does not
-/// know it.
+/// Removes from the record a queue that a new consumer requested and that does not exist.
 fn forget_missing_queue(cx: &mut Context, consuming: &Consuming, id: ConsumerId, error: &Error) {
     let consumer = consuming.consumers.get(id);
     let new = consumer.filter(|consumer| matches!(consumer.phase, Phase::Starting(_)));

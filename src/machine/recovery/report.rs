@@ -94,9 +94,10 @@ pub struct Recovered {
     pub lost_deliveries: u64,
     /// Server-named queues with their previous and their new names.
     pub renamed: Vec<(Box<str>, Box<str>)>,
-    /// Entities and consumers that could not be restored, with the errors. A consumer that the
-    /// broker refused temporarily is listed, too. It is restarted later, and
-    /// [`Notice::ConsumerRestored`](crate::Notice::ConsumerRestored) reports when it has started.
+    /// Entities and consumers that are not restored, with the errors. Some are restored later:
+    /// those that the broker refused temporarily, those over which it closed the connection, and
+    /// consumers without a channel. [`EntityRestored`](crate::Notice::EntityRestored) and
+    /// [`ConsumerRestored`](crate::Notice::ConsumerRestored) report that.
     pub failed: Vec<(Box<str>, Error)>,
 }
 

@@ -9,10 +9,9 @@ use crate::uri::Endpoint;
 /// The port for AMQP over TLS. "amqps 5671/tcp: amqp protocol over TLS/SSL" (IANA).
 const TLS_PORT: u16 = 5671;
 
-/// The number of failed handshakes after which a round ends, beyond one for each endpoint. A round
-/// needs one for each address, and few hosts have as many. Each of them resolves the host again, so
-/// without a limit a resolver that returns other addresses each time would make a round endless,
-/// and its handshakes follow each other without delay.
+/// The number of failed handshakes, in addition to one for each endpoint, after which a round ends.
+/// Handshakes of a round follow each other without delay, and each resolves its host again. Without
+/// a limit, a resolver that returns new addresses each time would make a round endless.
 const MAX_OTHER_HANDSHAKES: usize = 64;
 
 /// The endpoint in use, and the failed attempts of a round over the endpoints.
@@ -109,8 +108,8 @@ impl Round {
         self.failed.clone()
     }
 
-    /// Returns the endpoints that have failed in this round, each with an address if other
-    /// addresses of it have not failed.
+    /// Returns the endpoints that have failed in this round. The address is `None` if none of the
+    /// endpoint's addresses is left.
     fn failed_places(&self) -> impl Iterator<Item = (usize, Option<SocketAddress>)> {
         self.failed.iter().map(|it| {
             let is_unfinished = self.unfinished.contains(&it.index);
@@ -123,9 +122,9 @@ impl Round {
         !self.unfinished.contains(&endpoint) && self.failed.iter().any(|it| it.index == endpoint)
     }
 
-    /// Returns `true` if some of this many endpoints, or some of their addresses, have not failed
-    /// in this round.
-    pub(crate) fn has_endpoints_left(&self, endpoints: usize) -> bool {
+    /// Returns `true` if the round continues: an endpoint or address has not failed, no address was
+    /// repeated, and the handshake limit is not reached.
+    pub(crate) fn may_continue(&self, endpoints: usize) -> bool {
         !self.is_repeated
             && self.handshakes < endpoints.saturating_add(MAX_OTHER_HANDSHAKES)
             && (0..endpoints).any(|endpoint| !self.has_failed(endpoint))
@@ -150,8 +149,8 @@ impl Round {
         self.is_repeated = false;
     }
 
-    /// Explains the error of a broker that has sent nothing of AMQP, if it probably expects TLS.
-    /// Without a TLS alert, only a broker on the port for TLS does.
+    /// Replaces an error by [`Error::TlsExpected`] if the broker has sent no AMQP and probably
+    /// expects TLS: it sent a TLS alert, or closed a transport on port 5671.
     pub(crate) fn explain_tls(&self, cx: &Context, error: Error, is_tls_alert: bool) -> Error {
         match cx.options.get_endpoints().get(self.endpoint) {
             Some(&Endpoint::Tcp { port, .. })

@@ -154,7 +154,7 @@ fn failing_message_is_redelivered_rarely() -> Outcome {
 }
 
 #[test]
-fn dropped_delivery_is_dead_lettered_or_kept_on_demand() -> Outcome {
+fn dropped_delivery_is_dead_lettered_or_kept() -> Outcome {
     smol::block_on(async {
         let client = connect(&shared_url()?).await?;
         let (queue, dead) = (unique("dropped"), unique("dead"));

@@ -14,7 +14,7 @@ enum DeliveryState {
     Unwanted,
     /// Unsettled, and the program has dropped it. It is returned after a delay, at the latest when
     /// its consumer has ended.
-    Held,
+    Dropped,
     /// Acked, and the frame is not written yet.
     Acked,
     /// Settled, and the frame is written. It is removed once no unsettled delivery is before it, or
@@ -25,7 +25,7 @@ enum DeliveryState {
 impl DeliveryState {
     /// Returns `true` if the delivery is unsettled.
     fn is_unsettled(self) -> bool {
-        matches!(self, Self::Wanted | Self::Unwanted | Self::Held)
+        matches!(self, Self::Wanted | Self::Unwanted | Self::Dropped)
     }
 }
 
@@ -38,11 +38,12 @@ const SPARSE: usize = 64;
 pub(crate) struct Unsettled {
     /// By ascending tag. The first one is unsettled.
     deliveries: VecDeque<(u64, DeliveryState)>,
-    /// The number of unsettled deliveries including unwanted and held ones, and of unwanted ones.
+    /// The number of unsettled deliveries including unwanted and dropped ones, and of unwanted
+    /// ones.
     unsettled: usize,
     unwanted: usize,
-    /// The number of held deliveries.
-    held: usize,
+    /// The number of dropped deliveries.
+    dropped: usize,
     /// All deliveries up to this tag are settled.
     covered: u64,
     /// The number of acked deliveries up to `covered` whose frame is not written yet.
@@ -94,28 +95,30 @@ impl Unsettled {
         }
     }
 
-    /// Holds an unsettled delivery that the program has dropped.
-    pub(crate) fn hold(&mut self, tag: u64) {
+    /// Marks an unsettled delivery as dropped by the program.
+    pub(crate) fn mark_dropped(&mut self, tag: u64) {
         if let Some(place) = self.position(tag)
             && let Some((_, state @ DeliveryState::Wanted)) = self.deliveries.get_mut(place)
         {
-            *state = DeliveryState::Held;
-            self.held += 1;
+            *state = DeliveryState::Dropped;
+            self.dropped += 1;
         }
     }
 
-    /// Marks the held deliveries as unwanted, because their consumer has ended.
-    pub(crate) fn release_held(&mut self) {
-        if self.held > 0 {
-            self.mark_unwanted_if(|state| state == DeliveryState::Held);
-            self.held = 0;
+    /// Marks the dropped deliveries as unwanted, because their consumer has ended.
+    pub(crate) fn mark_dropped_unwanted(&mut self) {
+        if self.dropped > 0 {
+            self.mark_unwanted_if(|state| state == DeliveryState::Dropped);
+            self.dropped = 0;
         }
     }
 
     /// Marks all unsettled deliveries as unwanted.
     pub(crate) fn mark_all_unwanted(&mut self) {
-        self.mark_unwanted_if(|state| matches!(state, DeliveryState::Wanted | DeliveryState::Held));
-        self.held = 0;
+        self.mark_unwanted_if(|state| {
+            matches!(state, DeliveryState::Wanted | DeliveryState::Dropped)
+        });
+        self.dropped = 0;
     }
 
     fn mark_unwanted_if(&mut self, is_it: impl Fn(DeliveryState) -> bool) {
@@ -202,12 +205,12 @@ impl Unsettled {
         self.covering = 0;
         self.unsettled = 0;
         self.unwanted = 0;
-        self.held = 0;
+        self.dropped = 0;
     }
 
     /// Queues the ack of a delivery, and with `multiple` of all earlier ones. Unwanted deliveries
-    /// are excluded, because the program has not seen them, and so are held ones. Returns `false`
-    /// if the delivery is not unsettled.
+    /// are excluded, because the program has not seen them, and so are dropped ones. Returns
+    /// `false` if the delivery is not unsettled.
     #[inline]
     pub(crate) fn ack(&mut self, tag: u64, multiple: bool) -> bool {
         // Deliveries are usually acked in order.
@@ -236,10 +239,10 @@ impl Unsettled {
     ) -> bool {
         let place = self.position(tag).unwrap_or(0);
         let before = || self.deliveries.iter().take(place);
-        // One nack with `multiple` would also cover the unwanted and the held deliveries.
-        let is_excluded = |state| matches!(state, DeliveryState::Unwanted | DeliveryState::Held);
+        // One nack with `multiple` would also cover the unwanted and the dropped deliveries.
+        let is_excluded = |state| matches!(state, DeliveryState::Unwanted | DeliveryState::Dropped);
         let is_mixed = multiple
-            && self.unwanted + self.held > 0
+            && self.unwanted + self.dropped > 0
             && before().any(|(_, state)| is_excluded(*state));
         let wanted = before().filter(|(_, state)| is_mixed && *state == DeliveryState::Wanted);
         let wanted: Vec<u64> = wanted.map(|(tag, _)| *tag).collect();
@@ -282,7 +285,7 @@ impl Unsettled {
             return false;
         };
         self.unwanted -= usize::from(*found == DeliveryState::Unwanted);
-        self.held -= usize::from(*found == DeliveryState::Held);
+        self.dropped -= usize::from(*found == DeliveryState::Dropped);
         *found = state;
         self.unsettled -= 1;
         if state == DeliveryState::Acked {
