@@ -88,8 +88,8 @@
 //!
 //! # Consumers
 //! A consumer that is refused temporarily is started again after half a second, and then after up
-//! to five seconds each. The client tries for three heartbeat timeouts from the handshake on, or
-//! for 30 seconds without heartbeats, and then ends the consumer with the broker's last error. A
+//! to five seconds each. The client tries for three heartbeat timeouts from the handshake on, and
+//! for at least 30 seconds, and then ends the consumer with the broker's last error. A
 //! consumer ends at once if its queue is gone, such as an auto-delete queue that was deleted with
 //! the consumer of the previous connection. A consumer of several queues continues without the
 //! missing ones. After another loss, all of this starts over.

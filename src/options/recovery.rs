@@ -172,7 +172,7 @@ impl Recovery {
     /// open until someone declares the queue.
     ///
     /// With `true`, a locked queue is declared again for up to three heartbeat timeouts before the
-    /// attempt fails (30 s without heartbeats). Any other refusal of an entity fails the attempt at
+    /// attempt fails (at least 30 s). Any other refusal of an entity fails the attempt at
     /// once, even a temporary one. A temporarily refused consumer does not delay the recovery: the
     /// connection becomes open, and the consumer is restarted later. If it is still refused after
     /// three heartbeat timeouts, the client reconnects.

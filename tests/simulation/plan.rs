@@ -367,7 +367,8 @@ impl Plan {
 
     /// Returns how long the client retries a refused consumer, from the end of the handshake.
     pub(crate) fn consumer_retry_time(&self) -> Duration {
-        3 * Duration::from_secs(self.heartbeat().into())
+        let timeouts = 3 * Duration::from_secs(self.heartbeat().into());
+        timeouts.max(Duration::from_secs(30))
     }
 
     /// Returns how the consumers of all clients are restarted when the broker ends them.

@@ -45,8 +45,9 @@ use std::time::{Duration, Instant};
 /// it took 3.10.8 and 4.3.6 5.3 s.
 const RETRY_LIMIT_IN_TIMEOUTS: u32 = 3;
 
-/// The retry limit without heartbeats. The broker may then not notice the loss at all.
-const RETRY_LIMIT_WITHOUT_HEARTBEATS: Duration = Duration::from_secs(30);
+/// The shortest retry limit, also without heartbeats. With short ones, a limit of some seconds
+/// would end a consumer over a mistake that an operator corrects at once.
+const MIN_RETRY_LIMIT: Duration = Duration::from_secs(30);
 
 /// The retry limit of locked queues before the connection becomes open without them. A broker that
 /// sees the end of the previous connection unlocks its queues within milliseconds. Otherwise it
@@ -56,9 +57,8 @@ const LOCK_LIMIT: Duration = Duration::from_secs(2);
 /// Returns the retry limit on the current connection, or on the last one.
 pub(crate) fn retry_limit(cx: &Context) -> Duration {
     let timeout = cx.transmit.heartbeat.timeout();
-    timeout.map_or(RETRY_LIMIT_WITHOUT_HEARTBEATS, |timeout| {
-        RETRY_LIMIT_IN_TIMEOUTS * timeout
-    })
+    let limit = timeout.map_or(Duration::ZERO, |it| RETRY_LIMIT_IN_TIMEOUTS * it);
+    limit.max(MIN_RETRY_LIMIT)
 }
 
 /// The recovery of a connection: when to dial again, and what to restore.
