@@ -406,3 +406,21 @@ fn raised_limit_is_noticed_within_minutes() {
     publishes(&mut peer, &mut broker);
     assert_eq!(broker.closes, before);
 }
+
+#[test]
+fn delays_start_over_after_the_limit_has_risen() {
+    let (mut peer, mut broker, ids, listener) = with_four();
+    broker.lose_silently(&mut peer);
+    broker.pass(&mut peer, 60);
+    broker.most = 6;
+    broker.pass(&mut peer, 70);
+    let (with, after) = restored(&mut peer, listener);
+    assert_eq!(with + after, 4);
+    broker.lose_silently(&mut peer);
+    broker.pass(&mut peer, 3);
+    broker.most = 6;
+    broker.pass(&mut peer, 20);
+    let (with, after) = restored(&mut peer, listener);
+    assert_eq!(with + after, 4);
+    assert!(ids.iter().all(|id| !peer.has_ended(*id)));
+}

@@ -98,9 +98,12 @@ impl LearnedLimit {
     }
 
     /// Returns the delay after another refusal. It grows only if the refused channel was a probe. A
-    /// recovery that gets no channel at all is refused at each attempt, which has its own delays.
+    /// recovery that gets no channel at all is refused at each attempt, which has its own delays. If
+    /// the limit has risen since, this is another limit, and the delays start over.
     fn next_delay(&self) -> Duration {
-        if self.is_due {
+        if self.most.is_none() {
+            FIRST_DELAY
+        } else if self.is_due {
             MAX_DELAY.min(2 * self.delay)
         } else {
             self.delay
