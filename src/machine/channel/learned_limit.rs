@@ -98,8 +98,8 @@ impl LearnedLimit {
     }
 
     /// Returns the delay after another refusal. It grows only if the refused channel was a probe. A
-    /// recovery that gets no channel at all is refused at each attempt, which has its own delays. If
-    /// the limit has risen since, this is another limit, and the delays start over.
+    /// recovery that gets no channel at all is refused at each attempt, which has its own delays.
+    /// If the limit has risen since, this is another limit, and the delays start over.
     fn next_delay(&self) -> Duration {
         if self.most.is_none() {
             FIRST_DELAY

@@ -149,8 +149,8 @@ fn exclusive_queue_locked_by_stale_connection_is_restored() -> Outcome {
         stage.proxy.down(Rate::Stopped);
         Timer::after(Duration::from_secs(3)).await;
         stage.proxy.up(Rate::Stopped);
-        // If the broker has not noticed the loss after two seconds, the connection opens without the
-        // locked queue, which is declared again later.
+        // If the broker has not noticed the loss after two seconds, the connection opens without
+        // the locked queue, which is declared again later.
         let is_it = |notice: &Notice| matches!(notice, Notice::Recovered(_));
         let Notice::Recovered(report) = told(&mut notices, "recovery", is_it).await? else {
             return Err("no report".into());
