@@ -506,6 +506,23 @@ fn ack_multiple_covers_earlier_channels() {
 }
 
 #[test]
+fn failed_ack_multiple_leaves_earlier_channels() {
+    let mut world = World::new();
+    world.peer.deliver(world.channel, &world.tag, 1, b"before");
+    let first = world.take_delivery();
+    world.cancel();
+    assert_eq!(world.accept(), 1);
+    world.peer.deliver(world.channel, &world.tag, 1, b"after");
+    let second = world.take_delivery();
+    let machine = &mut world.peer.machine;
+    let ack = |multiple| Settle::Ack { multiple };
+    machine.settle(&second, ack(false)).unwrap();
+    let again = machine.settle(&second, ack(true));
+    assert!(matches!(again, Err(Error::Stale)), "{again:?}");
+    machine.settle(&first, ack(false)).unwrap();
+}
+
+#[test]
 fn waiting_for_a_queue_outlasts_a_loss() {
     let policy = Resubscribe::for_time(Duration::from_secs(3600)).wait_for_queue(true);
     let mut world = World::with(&Consume {

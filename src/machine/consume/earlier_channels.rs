@@ -34,20 +34,16 @@ pub(crate) fn record_earlier_channel(
     });
 }
 
-/// Settles the deliveries of the channels that the consumer of a delivery had before, because the
-/// delivery is settled with all earlier ones.
+/// Settles the deliveries of the channels that a consumer had before that of a delivery, because
+/// the delivery is settled with all earlier ones.
 #[cold]
 pub(crate) fn settle_earlier(
     cx: &mut Context,
     consumers: &mut Consumers,
+    id: ConsumerId,
     delivered: &Delivered,
     how: Settle,
 ) {
-    let channel = cx.channels.get(delivered.channel);
-    let channel = channel.filter(|channel| channel.has_delivered(delivered));
-    let Some(id) = channel.and_then(|channel| channel.last_consumer()) else {
-        return;
-    };
     let Some(consumer) = consumers.get_mut(id) else {
         return;
     };

@@ -15,6 +15,7 @@ use crate::machine::channel::Channel;
 use crate::machine::channel::channels::Channels;
 use crate::machine::channel::content::Delivered;
 use crate::machine::consume::Consuming;
+use crate::machine::consume::drops::live_consumer;
 use crate::machine::consume::earlier_channels::settle_earlier;
 use crate::machine::context::Context;
 use crate::machine::handshake::server_properties::NACK;
@@ -31,10 +32,15 @@ impl Consuming {
         delivered: &Delivered,
         how: Settle,
     ) -> Result<(), Error> {
-        if how.is_multiple() {
-            settle_earlier(cx, &mut self.consumers, delivered, how);
-        }
+        // Its channel may be released below.
+        let consumer = match how.is_multiple() {
+            true => live_consumer(cx, delivered),
+            false => None,
+        };
         let settled = cx.settle(delivered, how);
+        if let Some(id) = consumer.filter(|_| settled.is_ok()) {
+            settle_earlier(cx, &mut self.consumers, id, delivered, how);
+        }
         self.drops.record_settled(cx, delivered);
         if !matches!(how, Settle::Ack { .. }) && settled.is_ok() {
             self.unthrottle_on(cx, delivered.channel);
