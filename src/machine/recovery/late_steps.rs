@@ -9,7 +9,6 @@ use crate::machine::recovery::Recovering;
 use crate::machine::recovery::refusal::is_temporary;
 use crate::machine::recovery::step::ReplayStep;
 use crate::protocol::Method;
-use crate::protocol::method::queue;
 
 impl Recovering {
     /// Returns `true` if a step is retried once the connection is open.
@@ -80,14 +79,7 @@ impl Recovering {
             return;
         };
         self.late.remove(&step);
-        if let (ReplayStep::Queue(name), Method::Queue(queue::Method::DeclareOk(ok))) =
-            (&mut step, reply)
-            && **name != *ok.queue.as_bytes()
-        {
-            self.rename_queue(cx, name.as_short_str(), ok.queue);
-            self.late.rename_queue(name.as_short_str(), ok.queue);
-            *name = ok.queue.into();
-        }
+        self.record_name(cx, &mut step, reply);
         // The program may have deleted it before the broker has handled the declaration.
         if cx.topology.has(&step) {
             let restored = Notice::EntityRestored(step.describe().into());

@@ -34,7 +34,7 @@ use crate::machine::recovery::step::ReplayStep;
 use crate::machine::request::check::check_supported;
 use crate::machine::{ConnectionState, Dialling, Notice, Recovered};
 use crate::protocol::method::{MethodInfo, queue};
-use crate::protocol::{Method, MethodId, ShortStr};
+use crate::protocol::{Method, MethodId};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -412,29 +412,30 @@ impl Recovering {
     /// Handles the reply to the oldest pending step.
     pub(crate) fn handle_step_reply(&mut self, cx: &mut Context, reply: &Method<'_>) {
         self.restore_deadline = Deadline::In(cx.options.timeouts.request);
-        let mut step = self.replay.as_mut().and_then(Replay::pop_pending);
-        if let (Some(ReplayStep::Queue(name)), Method::Queue(queue::Method::DeclareOk(ok))) =
-            (&mut step, reply)
-            && **name != *ok.queue.as_bytes()
-        {
-            self.rename_queue(cx, name.as_short_str(), ok.queue);
-            *name = ok.queue.into();
-        }
-        if let (Some(step), Some(replay)) = (step, &mut self.replay) {
-            replay.record_declared(step);
+        if let Some(mut step) = self.replay.as_mut().and_then(Replay::pop_pending) {
+            self.record_name(cx, &mut step, reply);
+            if let Some(replay) = &mut self.replay {
+                replay.record_declared(step);
+            }
         }
         self.continue_replay(cx);
     }
 
-    /// Records that the broker has given a server-named queue another name.
-    fn rename_queue(&mut self, cx: &mut Context, old: ShortStr<'_>, new: ShortStr<'_>) {
-        cx.topology.rename(old, new);
-        let from: Box<str> = old.to_str_lossy().into();
-        if let Some(replay) = &mut self.replay {
-            replay
-                .report
-                .renamed
-                .push((from, new.to_str_lossy().into()));
+    /// Records the name in the reply to the declaration of a queue, if the broker has given a
+    /// server-named queue another name than before.
+    fn record_name(&mut self, cx: &mut Context, step: &mut ReplayStep, reply: &Method<'_>) {
+        if let (ReplayStep::Queue(name), Method::Queue(queue::Method::DeclareOk(ok))) =
+            (step, reply)
+            && **name != *ok.queue.as_bytes()
+        {
+            let old = name.as_short_str();
+            cx.topology.rename(old, ok.queue);
+            self.late.rename_queue(old, ok.queue);
+            if let Some(replay) = &mut self.replay {
+                let renamed = (old.to_str_lossy().into(), ok.queue.to_str_lossy().into());
+                replay.report.renamed.push(renamed);
+            }
+            *name = ok.queue.into();
         }
     }
 
