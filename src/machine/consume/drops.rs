@@ -22,10 +22,6 @@ pub(crate) struct Dropped {
     pub(crate) tag: u64,
 }
 
-/// Whether the broker may have delivered a message before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Redelivered(bool);
-
 /// The dropped deliveries of all consumers that are returned after a delay.
 #[derive(Debug, Default)]
 pub(crate) struct Drops {
@@ -35,10 +31,10 @@ pub(crate) struct Drops {
     new: Vec<(Duration, Dropped)>,
     /// The number of deliveries that ever waited.
     added: u64,
-    /// The next delay of each consumer whose last deliveries were dropped, for new messages and for
-    /// redelivered ones. They are separate, because a message that always fails would otherwise be
-    /// redelivered at once after each message that succeeds.
-    next_delays: BTreeMap<(ConsumerId, Redelivered), Duration>,
+    /// The next delay of each consumer whose last deliveries were dropped, for new messages
+    /// (`false`) and for redelivered ones (`true`). They are separate, because a message that
+    /// always fails would otherwise be redelivered at once after each message that succeeds.
+    next_delays: BTreeMap<(ConsumerId, bool), Duration>,
 }
 
 impl Drops {
@@ -76,16 +72,14 @@ impl Drops {
         if !self.next_delays.is_empty()
             && let Some(id) = live_consumer(cx, delivered)
         {
-            self.next_delays
-                .remove(&(id, Redelivered(delivered.redelivered)));
+            self.next_delays.remove(&(id, delivered.redelivered));
         }
     }
 
     /// Removes the delays of a consumer that has ended.
     pub(crate) fn forget_delays(&mut self, consumer: ConsumerId) {
         for redelivered in [false, true] {
-            self.next_delays
-                .remove(&(consumer, Redelivered(redelivered)));
+            self.next_delays.remove(&(consumer, redelivered));
         }
     }
 
@@ -102,7 +96,7 @@ impl Drops {
         } else {
             Duration::ZERO
         };
-        let key = (consumer, Redelivered(redelivered));
+        let key = (consumer, redelivered);
         let delay = self.next_delays.get(&key).copied().unwrap_or(first);
         self.next_delays
             .insert(key, (2 * delay).clamp(BASE_DELAY, MAX_DELAY));
