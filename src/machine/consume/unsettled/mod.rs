@@ -87,22 +87,27 @@ impl Unsettled {
 
     /// Marks an unsettled delivery as unwanted.
     pub(crate) fn mark_unwanted(&mut self, tag: u64) {
-        if let Some(place) = self.position(tag)
-            && let Some((_, state @ DeliveryState::Wanted)) = self.deliveries.get_mut(place)
-        {
-            *state = DeliveryState::Unwanted;
+        if self.replace_wanted(tag, DeliveryState::Unwanted) {
             self.unwanted += 1;
         }
     }
 
     /// Marks an unsettled delivery as dropped by the program.
     pub(crate) fn mark_dropped(&mut self, tag: u64) {
+        if self.replace_wanted(tag, DeliveryState::Dropped) {
+            self.dropped += 1;
+        }
+    }
+
+    /// Replaces the state of a wanted delivery. Returns `false` if it is not wanted.
+    fn replace_wanted(&mut self, tag: u64, new: DeliveryState) -> bool {
         if let Some(place) = self.position(tag)
             && let Some((_, state @ DeliveryState::Wanted)) = self.deliveries.get_mut(place)
         {
-            *state = DeliveryState::Dropped;
-            self.dropped += 1;
+            *state = new;
+            return true;
         }
+        false
     }
 
     /// Marks the dropped deliveries as unwanted, because their consumer has ended.
