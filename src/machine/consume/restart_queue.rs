@@ -96,8 +96,8 @@ impl RestartQueue {
         }
     }
 
-    /// Plans the restart of a consumer on a new connection: at once, or after a delay if the broker
-    /// has closed an earlier connection over it.
+    /// Plans the restart of a consumer on a new connection: at once, or after a delay if it was the
+    /// cause of a close.
     pub(crate) fn plan(&mut self, id: ConsumerId, consumer: Option<&Consumer>, now: Instant) {
         match consumer.and_then(|it| it.restarts.quarantine_delay()) {
             Some((delay, error)) => self.delay(id, error.clone(), later(now, delay)),
@@ -127,7 +127,7 @@ impl RestartQueue {
     pub(crate) fn fail_strictly(&mut self, consumer: ConsumerId, error: &Error) -> bool {
         if self.is_strict {
             self.remove(consumer);
-            self.failure.get_or_insert_with(|| error.clone());
+            self.fail(error.clone());
         }
         self.is_strict
     }
