@@ -4,6 +4,7 @@ use crate::peer::{Peer, Sent, channel_close, close, consume, declare, method, ra
 use crate::restoring::{ask, bind, describe, describe_all, dialled};
 use puka::Broken;
 use puka::machine::{ConnectionState, ListenerId, Notice};
+use puka::protocol::MethodId;
 use puka::protocol::method::{basic, connection, queue};
 use std::time::Duration;
 
@@ -64,6 +65,35 @@ impl World {
         self.peer.machine.handle_loss(Broken::Eof);
     }
 
+    /// Connects again until the connection is open. The broker closes it over each request for
+    /// which `is_cause` is `true`. Requests of the kind `dependent` name `queue`, which does not
+    /// exist.
+    fn reconnect_without(
+        &mut self,
+        queue: &str,
+        is_cause: impl Fn(&Sent) -> bool,
+        dependent: MethodId,
+    ) {
+        let missing = format!("NOT_FOUND - no queue '{queue}' in vhost '/'");
+        for _ in 0..8 {
+            if self.peer.machine.is_down() {
+                self.peer.reconnect();
+            }
+            self.peer.serve_with(|sent| {
+                if sent.is(dependent) {
+                    Some(method(sent.channel, &channel_close(404, &missing)))
+                } else if is_cause(sent) {
+                    Some(internal_error_over(50, 10))
+                } else {
+                    reply_to(sent)
+                }
+            });
+            if self.is_open() {
+                break;
+            }
+        }
+    }
+
     /// Lets time pass, with heartbeats, replies and new connections. Returns what was written, as
     /// words.
     fn pass(&mut self, time: Duration) -> Vec<String> {
@@ -79,14 +109,9 @@ impl World {
                 Treatment::Refuse((code, text)) if is_of_q(sent) => {
                     Some(method(sent.channel, &channel_close(code, text)))
                 }
-                Treatment::Close(class_id, method_id) if is_of_q(sent) => Some(method(
-                    0,
-                    &connection::Close {
-                        class_id,
-                        method_id,
-                        ..close(541, "INTERNAL_ERROR")
-                    },
-                )),
+                Treatment::Close(class_id, method_id) if is_of_q(sent) => {
+                    Some(internal_error_over(class_id, method_id))
+                }
                 _ => reply_to(sent),
             });
             let is_entity = |it: &String| {
@@ -123,6 +148,16 @@ impl World {
         }
         (failed, restored)
     }
+}
+
+/// Returns the close of the connection over a method.
+fn internal_error_over(class_id: u16, method_id: u16) -> Vec<u8> {
+    let over = connection::Close {
+        class_id,
+        method_id,
+        ..close(541, "INTERNAL_ERROR")
+    };
+    method(0, &over)
 }
 
 /// Returns `true` for a declaration or binding of `q`.
@@ -204,26 +239,7 @@ fn step_that_closed_the_connection_is_retried_later() {
 fn binding_of_a_quarantined_queue_is_restored_later() {
     let mut world = World::new();
     world.lose(Treatment::Close(50, 10));
-    for _ in 0..6 {
-        if world.peer.machine.is_down() {
-            world.peer.reconnect();
-        }
-        world.peer.serve_with(|sent| {
-            let missing = (404, "NOT_FOUND - no queue 'q' in vhost '/'");
-            if sent.is(queue::Bind::ID) {
-                return Some(method(sent.channel, &channel_close(missing.0, missing.1)));
-            }
-            let over = connection::Close {
-                class_id: 50,
-                method_id: 10,
-                ..close(541, "INTERNAL_ERROR")
-            };
-            if is_of_q(sent) {
-                return Some(method(0, &over));
-            }
-            reply_to(sent)
-        });
-    }
+    world.reconnect_without("q", is_of_q, queue::Bind::ID);
     assert!(world.is_open());
     let (failed, _) = world.failed_and_restored();
     assert_eq!(failed.len(), 2, "{failed:?}");
@@ -281,30 +297,8 @@ fn consumer_waits_for_a_queue_restored_later() {
     let mut world = World::new();
     let (id, ..) = world.peer.consumer(&consume("q"));
     world.lose(Treatment::Close(50, 10));
-    for _ in 0..8 {
-        if world.peer.machine.is_down() {
-            world.peer.reconnect();
-        }
-        // The queue does not exist, because it was not declared.
-        world.peer.serve_with(|sent| {
-            if sent.is(basic::Consume::ID) {
-                let (code, text) = (404, "NOT_FOUND - no queue 'q' in vhost '/'");
-                return Some(method(sent.channel, &channel_close(code, text)));
-            }
-            if is_of_q(sent) {
-                let over = connection::Close {
-                    class_id: 50,
-                    method_id: 10,
-                    ..close(541, "INTERNAL_ERROR")
-                };
-                return Some(method(0, &over));
-            }
-            reply_to(sent)
-        });
-        if world.is_open() {
-            break;
-        }
-    }
+    // The queue does not exist, because it was not declared.
+    world.reconnect_without("q", is_of_q, basic::Consume::ID);
     assert!(world.is_open());
     assert!(!world.peer.has_ended(id));
     world.treatment = Treatment::Accept;
@@ -353,31 +347,8 @@ fn binding_of_a_renamed_queue_is_restored_later() {
         treatment: Treatment::Accept,
         connections: 0,
     };
-    for _ in 0..8 {
-        if world.peer.machine.is_down() {
-            world.peer.reconnect();
-        }
-        world.peer.serve_with(|sent| {
-            if sent.is(queue::Bind::ID) {
-                return Some(method(
-                    sent.channel,
-                    &channel_close(404, "NOT_FOUND - no queue 'first' in vhost '/'"),
-                ));
-            }
-            if sent.is(queue::Declare::ID) {
-                let over = connection::Close {
-                    class_id: 50,
-                    method_id: 10,
-                    ..close(541, "INTERNAL_ERROR")
-                };
-                return Some(method(0, &over));
-            }
-            reply_to(sent)
-        });
-        if world.is_open() {
-            break;
-        }
-    }
+    let is_declared = |sent: &Sent| sent.is(queue::Declare::ID);
+    world.reconnect_without("first", is_declared, queue::Bind::ID);
     assert!(world.is_open());
     let (failed, _) = world.failed_and_restored();
     assert_eq!(failed.len(), 2, "{failed:?}");
