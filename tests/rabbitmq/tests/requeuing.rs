@@ -113,12 +113,7 @@ async fn keep_busy(client: &Client, queue: &str) -> Outcome {
 fn handler_slower_than_the_timeout_loses_nothing() -> Outcome {
     const MESSAGES: u32 = 2000;
     const ROUNDS: i64 = 3;
-    let node = Node::builder().config("consumer_timeout = 1500").start()?;
-    // The interval at which channels check for old deliveries before 4.3.
-    node.ctl(&[
-        "eval",
-        "application:set_env(rabbit, channel_tick_interval, 500).",
-    ])?;
+    let node = Node::start_with_short_consumer_timeout()?;
     smol::block_on(async {
         let client = connect(&node.url()).await?;
         let is_cancelled = version(&client)? >= (4, 3);

@@ -51,12 +51,7 @@ async fn fill(client: &Client, queue: &str, count: u32) -> Outcome {
 #[test]
 fn consumer_survives_the_acknowledgement_timeout() -> Outcome {
     const MESSAGES: usize = 50;
-    let node = Node::builder().config("consumer_timeout = 1500").start()?;
-    // The interval at which channels check for old deliveries before 4.3.
-    node.ctl(&[
-        "eval",
-        "application:set_env(rabbit, channel_tick_interval, 500).",
-    ])?;
+    let node = Node::start_with_short_consumer_timeout()?;
     smol::block_on(async {
         let client = connect(&node.url()).await?;
         let mut notices = client.notices();
