@@ -34,7 +34,7 @@ impl Session {
             return self.receive_on_closing(number, &frame);
         }
         if channel.discards_until_open {
-            if !is_open_ok(&frame) {
+            if !is_reply_to_open(&frame) {
                 return Ok(());
             }
             channel.discards_until_open = false;
@@ -414,8 +414,10 @@ impl Session {
     }
 }
 
-/// Returns `true` if a frame is the reply to `channel.open`.
-fn is_open_ok(frame: &Frame<'_>) -> bool {
-    let is_open_ok = |method| matches!(method, Method::Channel(channels::Method::OpenOk(_)));
-    frame.kind() == FrameKind::Method && Method::decode(frame.payload()).is_ok_and(is_open_ok)
+/// Returns `true` if a frame is the reply to `channel.open`. The reply may be a close. It cannot be
+/// of the earlier channel with that number, because a server closes a channel only once.
+fn is_reply_to_open(frame: &Frame<'_>) -> bool {
+    use channels::Method::{Close, OpenOk};
+    let is_reply = |method| matches!(method, Method::Channel(OpenOk(_) | Close(_)));
+    frame.kind() == FrameKind::Method && Method::decode(frame.payload()).is_ok_and(is_reply)
 }

@@ -207,6 +207,23 @@ fn e28_v08_reused_channel_number_receives_no_old_acks() {
 }
 
 #[test]
+fn refused_reopening_of_a_channel_fails_its_request() {
+    let mut peer = Peer::open(Options::default().channel_max(1).request_channels(1));
+    let first = peer.machine.request(declare("first")).unwrap();
+    peer.serve_with(|it| it.is(channel::Open::ID).then(|| reply_to(it))?);
+    peer.method(1, &channel_close(403, "ACCESS_REFUSED"));
+    assert!(matches!(peer.error(first), Error::AccessRefused(_)));
+    let second = peer.machine.request(declare("second")).unwrap();
+    assert_eq!(
+        peer.names(),
+        ["1 channel.close-ok", "1 channel.open", "1 queue.declare"]
+    );
+    peer.method(1, &channel_close(405, "RESOURCE_LOCKED"));
+    assert!(matches!(peer.error(second), Error::ResourceLocked(_)));
+    assert_eq!(peer.names(), ["1 channel.close-ok"]);
+}
+
+#[test]
 fn e29_lowest_free_number_is_used_first() {
     let mut peer = Peer::open(Options::default().channel_max(4));
     for _ in 0..4 {
