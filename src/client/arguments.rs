@@ -4,7 +4,9 @@
 //! Each method adds one entry to the arguments or headers. Brokers ignore arguments that they do
 //! not know; each method says which queue types support it.
 
+use super::builder::Entries;
 use super::consume::BasicConsume;
+use super::consume_multi::ConsumeQueue;
 use super::exchange::{ExchangeBind, ExchangeDeclare, ExchangeUnbind};
 use super::publish::BasicPublish;
 use super::queue::{QueueBind, QueueDeclare, QueueUnbind};
@@ -39,8 +41,7 @@ choices! {
         /// A queue on one node.
         Classic = "classic",
         /// A replicated queue for data that must not be lost. It is durable, and neither exclusive
-        /// nor named by the broker. RabbitMQ closes the connection over a delete with conditions
-        /// and over a prefetch count shared with other queues.
+        /// nor named by the broker. RabbitMQ closes the connection over a delete with conditions.
         Quorum = "quorum",
         /// An append-only log that many consumers can read repeatedly. Its consumers need a
         /// prefetch count and should set a [`StreamOffset`]. RabbitMQ closes the connection over a
@@ -293,50 +294,60 @@ macro_rules! headers_match {
 
 headers_match!(QueueBind QueueUnbind ExchangeBind ExchangeUnbind);
 
-typed! { BasicConsume.arguments in "arguments":
-    /// Sets the priority; 0 by default. Consumers of higher priority receive messages first.
-    /// Classic and quorum queues.
-    priority(priority: i32) => "x-priority" = priority;
-    /// Limits the time until the consumer acknowledges, in whole milliseconds. Quorum queues, since
-    /// 4.3.
-    consumer_timeout(time: Duration) => "x-consumer-timeout" = milliseconds(time);
-    /// Sets whether messages without a filter value match a [`stream_filter`](Self::stream_filter),
-    /// too. Since 3.13.
-    stream_match_unfiltered(unfiltered: bool) => "x-stream-match-unfiltered" = unfiltered;
+macro_rules! consume_arguments {
+    ($($Request:ident)*) => {
+        $(
+            typed! { $Request.arguments in "arguments":
+                /// Sets the priority; 0 by default. Consumers of higher priority receive messages
+                /// first. Classic and quorum queues.
+                priority(priority: i32) => "x-priority" = priority;
+                /// Limits the time until the consumer acknowledges, in whole milliseconds. Quorum
+                /// queues, since 4.3.
+                consumer_timeout(time: Duration) => "x-consumer-timeout" = milliseconds(time);
+                /// Consumes only messages with these filter values. The filter is probabilistic:
+                /// other messages may be delivered, so check each one. Since 3.13.
+                stream_filter(values: &[&str]) => "x-stream-filter" = &strings(values);
+                /// Sets whether messages without a filter value match a
+                /// [`stream_filter`](Self::stream_filter), too. Since 3.13.
+                stream_match_unfiltered(unfiltered: bool) => "x-stream-match-unfiltered"
+                    = unfiltered;
+            }
+
+            impl $Request<'_> {
+                /// Sets the position at which a stream consumer begins; [`StreamOffset::Next`] by
+                /// default.
+                pub fn stream_offset(mut self, offset: StreamOffset) -> Self {
+                    offset.add_to(&mut self.arguments);
+                    self
+                }
+            }
+        )*
+    };
 }
 
-impl BasicConsume<'_> {
-    /// Sets the position at which a stream consumer begins; [`StreamOffset::Next`] by default.
-    pub fn stream_offset(mut self, offset: StreamOffset) -> Self {
+consume_arguments!(BasicConsume ConsumeQueue);
+
+impl StreamOffset {
+    fn add_to(self, arguments: &mut Entries) {
         let text;
-        let value: Value<'_> = match offset {
-            StreamOffset::First => "first".into(),
-            StreamOffset::Last => "last".into(),
-            StreamOffset::Next => "next".into(),
-            StreamOffset::Offset(offset) => number(offset).into(),
-            StreamOffset::Timestamp(time) => match time.duration_since(UNIX_EPOCH) {
+        let value: Value<'_> = match self {
+            Self::First => "first".into(),
+            Self::Last => "last".into(),
+            Self::Next => "next".into(),
+            Self::Offset(offset) => number(offset).into(),
+            Self::Timestamp(time) => match time.duration_since(UNIX_EPOCH) {
                 Ok(since) => Value::Timestamp(since.as_secs()),
                 Err(_) => {
-                    self.arguments
-                        .store_error(Error::invalid("stream_offset", "the time is before 1970"));
-                    return self;
+                    let error = Error::invalid("stream_offset", "the time is before 1970");
+                    return arguments.store_error(error);
                 }
             },
-            StreamOffset::Ago(time) => {
+            Self::Ago(time) => {
                 text = format!("{}s", time.as_secs());
                 text.as_str().into()
             }
         };
-        self.arguments.add("arguments", "x-stream-offset", value);
-        self
-    }
-
-    /// Consumes only messages with these filter values. The filter is probabilistic: other messages
-    /// may be delivered, so check each one. Since 3.13.
-    pub fn stream_filter(mut self, values: &[&str]) -> Self {
-        let values = strings(values);
-        self.arguments.add("arguments", "x-stream-filter", &values);
-        self
+        arguments.add("arguments", "x-stream-offset", value);
     }
 }
 

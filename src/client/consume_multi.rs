@@ -98,8 +98,12 @@ flags! { BasicConsumeMulti:
 }
 
 impl BasicConsumeMulti<'_> {
-    /// Sets how many messages of all the queues together may be unsettled at a time. 0 means no
-    /// limit, and is the default, as in Puka for Python.
+    /// Sets how many messages of all the queues together may be read and unsettled at a time. 0
+    /// means no limit, and is the default, as in Puka for Python.
+    ///
+    /// The client applies the limit, because RabbitMQ applies it to each queue since 4.3, and
+    /// before closes the connection over it if one of them is a quorum queue or a stream. So up to
+    /// this many messages of each queue may be buffered.
     pub fn prefetch_count(mut self, messages: u16) -> Self {
         self.prefetch_count = messages;
         self
@@ -133,12 +137,10 @@ impl Client {
     /// [`NotFound`](crate::Error::NotFound) if one of the queues does not exist,
     /// [`AccessRefused`](crate::Error::AccessRefused) without permission or if another consumer is
     /// exclusive, [`InvalidArgument`](crate::Error::InvalidArgument) if the name of a queue is
-    /// empty. With a prefetch count, RabbitMQ closes the connection over a quorum queue or a stream
-    /// ([`NotImplemented`](crate::Error::NotImplemented)), and since 4.3 applies the count to each
-    /// queue separately.
+    /// empty.
     ///
     /// # Spec
-    /// `basic.consume`, 1.8.3.3; `basic.qos` with `global`, 1.8.3.1
+    /// `basic.consume`, 1.8.3.3; `basic.qos`, 1.8.3.1
     pub fn basic_consume_multi<'a, Q>(
         &'a self,
         queues: impl IntoIterator<Item = Q>,

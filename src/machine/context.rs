@@ -199,11 +199,7 @@ impl Context {
                     self.note_refusal(&request, error);
                     self.complete(request.promise, Err(error.clone()));
                 }
-                Awaited::Qos {
-                    resize: Resize { promise, .. },
-                    ..
-                }
-                | Awaited::Consume {
+                Awaited::Consume {
                     resized: Some(Resize { promise, .. }),
                     ..
                 }
@@ -300,8 +296,7 @@ impl Context {
             }
         } else {
             self.may_start = true;
-            let is_reusable = !channel.shares_prefetch_count
-                && channel.deliveries_without_consumer == 0
+            let is_reusable = channel.deliveries_without_consumer == 0
                 && !channel.may_be_closed_by_broker
                 && self.channels.idle() < usize::from(self.options.limits.request_channels);
             // The acks precede the next request, because an error of that request may close the

@@ -249,7 +249,7 @@ setters! {
     /// another consumer may become active because of that. Some consumers keep their prefetch
     /// count:
     ///
-    /// - a consumer with its own prefetch count, because programs rely on it;
+    /// - a consumer of one queue with a prefetch count, because programs rely on it;
     /// - a consumer with `no_ack`, which has none;
     /// - an exclusive consumer, which cannot have a second consumer beside it;
     /// - a consumer of a stream, because a replacement would miss messages.

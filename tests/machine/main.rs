@@ -79,6 +79,7 @@ mod restoring_faults;
 mod retuning;
 mod sequences;
 mod settling;
+mod shared_prefetch;
 mod sources;
 mod streams;
 mod strict_consumers;

@@ -65,11 +65,11 @@ fn serve_without_qos(peer: &mut Peer, refuses: impl Fn(&basic::Qos) -> bool) -> 
 fn refused_qos_fails_its_consume() {
     let mut peer = dialled();
     let (one, ..) = peer.consumer(&Consume {
-        prefetch_count: 10,
+        prefetch_count: 20,
         ..consume("a")
     });
     let refused = several(&mut peer, &["b", "c"]);
-    let closes = serve_without_qos(&mut peer, |qos| qos.global);
+    let closes = serve_without_qos(&mut peer, |qos| qos.prefetch_count == 10);
     let outcome = peer.machine.fetch(refused);
     assert!(
         matches!(outcome, Some(Err(Error::NotImplemented(_)))),
@@ -83,18 +83,18 @@ fn refused_qos_fails_its_consume() {
 fn consumer_whose_qos_is_refused_ends() {
     let mut peer = dialled();
     let (one, ..) = peer.consumer(&Consume {
-        prefetch_count: 10,
+        prefetch_count: 20,
         ..consume("a")
     });
     let shared = several(&mut peer, &["b", "c"]);
     peer.serve();
     let shared = started(&mut peer, shared);
     let (two, ..) = peer.consumer(&Consume {
-        prefetch_count: 10,
+        prefetch_count: 20,
         ..consume("d")
     });
     peer.reconnect();
-    let closes = serve_without_qos(&mut peer, |qos| qos.global);
+    let closes = serve_without_qos(&mut peer, |qos| qos.prefetch_count == 10);
     assert!(
         matches!(peer.machine.state(), ConnectionState::Open),
         "{closes}"
@@ -538,7 +538,7 @@ fn changed_prefetch_count_is_restored() {
                     _ => None,
                 })
                 .collect();
-            let expected = [(after, false), (after, true)];
+            let expected = [(after, false), (after, false)];
             assert_eq!(
                 counts,
                 if after == 0 { &[][..] } else { &expected[..] },

@@ -84,11 +84,6 @@ pub(crate) enum Awaited {
         request: PendingRequest,
         no_ack: bool,
     },
-    /// Another prefetch count for all queues of a consumer together.
-    Qos {
-        consumer: ConsumerId,
-        resize: Resize,
-    },
     /// The reply to a step of the replay, or to a late one that is sent once the connection is
     /// open.
     ReplayStep { is_late: bool },
@@ -162,8 +157,6 @@ pub(crate) struct Channel {
     last_consumer: Option<ConsumerId>,
     /// The last prefetch count of `basic.qos`, which applies to consumers that start later.
     pub(crate) prefetch_count: u16,
-    /// The prefetch count applies to all tags of its consumer together, including later ones.
-    pub(crate) shares_prefetch_count: bool,
     /// Frames before `open-ok` are for the earlier channel with this number, which the server
     /// closed, and are discarded. Set when the channel is added, cleared by `open-ok`.
     pub(crate) discards_until_open: bool,
@@ -197,7 +190,6 @@ impl Channel {
             last_consumer: None,
             has_consumer: false,
             prefetch_count: 0,
-            shares_prefetch_count: false,
             discards_until_open: false,
             sent_close_ok: false,
             has_acks: false,
@@ -224,8 +216,7 @@ impl Channel {
         self.pending_replies
             .iter()
             .find_map(|it| match &it.purpose {
-                Awaited::Qos { resize, .. }
-                | Awaited::Consume {
+                Awaited::Consume {
                     resized: Some(resize),
                     ..
                 } => Some(resize.before),

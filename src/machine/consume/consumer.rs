@@ -146,15 +146,6 @@ impl QueuedConsume {
     }
 }
 
-/// How a consumer is throttled: which prefetch count of 1 it has for now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Throttle {
-    /// Each of its tags has a prefetch count of 1. The field is the consumer's own count.
-    Tags { prefetch_count: u16 },
-    /// The prefetch count that all queues of its channel share is 1.
-    Channel,
-}
-
 /// A consumer of one queue or several.
 #[derive(Debug)]
 pub struct Consumer {
@@ -163,7 +154,8 @@ pub struct Consumer {
     pub(crate) channel: Option<u16>,
     pub(crate) subscriptions: Vec<Subscription>,
     pub(crate) no_ack: bool,
-    /// One prefetch count for all queues together, instead of one for each tag.
+    /// The prefetch count that its queues share; `None` for a consumer of one queue. See
+    /// [`shared_prefetch`](crate::machine::consume::shared_prefetch).
     pub(crate) shared_prefetch_count: Option<u16>,
     /// While the consumer is starting or restarting: the number of pending `consume-ok`.
     pub(crate) pending_starts: usize,
@@ -177,9 +169,9 @@ pub struct Consumer {
     pub(crate) cancel_promises: Vec<PromiseId>,
     /// Promises that complete when no tag has an earlier prefetch count.
     pub(crate) resize_promises: Vec<PromiseId>,
-    /// Set while the consumer is throttled: until the program has taken most of its buffered
-    /// deliveries.
-    pub(crate) throttle: Option<Throttle>,
+    /// Its own prefetch count while it is throttled, which means that each of its tags has a count
+    /// of 1: until the program has taken most of its buffered deliveries.
+    pub(crate) throttled_from: Option<u16>,
     /// The program has dropped the consumer.
     pub(crate) dropped: bool,
     /// The prefetch count with which the consumer is restarted: that before the loss, or the last
@@ -215,7 +207,7 @@ impl Consumer {
             earlier_channels: Vec::new(),
             cancel_promises: Vec::new(),
             resize_promises: Vec::new(),
-            throttle: None,
+            throttled_from: None,
             dropped: false,
             restart_prefetch_count: None,
             lost: 0,
@@ -322,8 +314,8 @@ impl Consumer {
         if let Some(count) = self.shared_prefetch_count {
             return count;
         }
-        if let Some(Throttle::Tags { prefetch_count }) = self.throttle {
-            return prefetch_count;
+        if let Some(count) = self.throttled_from {
+            return count;
         }
         self.tags
             .iter()
@@ -343,9 +335,6 @@ impl Consumer {
     pub(crate) fn check_resize(&self, prefetch_count: u16) -> Result<(), Error> {
         // Brokers ignore the prefetch count of consumers without acks.
         let changes_nothing = self.prefetch_count() == prefetch_count || self.no_ack;
-        // A second tag with the new count replaces the first, or is added to it. A count that is
-        // shared by all tags needs no second one.
-        let needs_tag = self.shared_prefetch_count.is_none() && !changes_nothing;
         let reason = if self.is_exclusive() {
             "cannot be changed for an exclusive consumer"
         } else if self.reads_stream {
@@ -353,7 +342,8 @@ impl Consumer {
         } else {
             return Ok(());
         };
-        if needs_tag {
+        // A second tag with the new count replaces the first, or is added to it.
+        if !changes_nothing {
             return Err(Error::invalid("prefetch_count", reason));
         }
         Ok(())
@@ -406,7 +396,7 @@ impl Consumer {
             && !self.dropped
             && !self.is_exclusive()
             && !self.reads_stream
-            && self.throttle.is_none()
+            && self.throttled_from.is_none()
             && self.prefetch_count() != 1
             && self.can_be_resized()
     }
@@ -427,7 +417,8 @@ impl Consumer {
         }
         // The broker counts for each tag. A second tag would allow more unsettled deliveries than
         // the prefetch count, which programs rely on. The count limits the deliveries in flight to
-        // such a consumer, and reading continues for them up to the hard limit.
+        // such a consumer, and reading continues for them up to the hard limit. A shared count is
+        // not the broker's.
         self.prefetch_count() == 0 || self.shared_prefetch_count.is_some()
     }
 }

@@ -243,7 +243,7 @@ impl Consumers {
         self.buffered.bytes -= bytes;
         consumer.buffered.deliveries -= count;
         consumer.buffered.bytes -= bytes;
-        consumer.throttle.is_some()
+        consumer.throttled_from.is_some()
     }
 
     /// Records the offset of a delivery that the program has taken from a stream.

@@ -21,7 +21,7 @@ pub(crate) fn handle_dropped(cx: &mut Context, consuming: &mut Consuming, delive
         // It fails if the delivery is stale.
         let settled = cx.settle(delivered, Settle::Reject { requeue });
         if settled.is_ok() {
-            consuming.unthrottle_on(cx, delivered.channel);
+            consuming.continue_on(cx, delivered.channel);
         }
     };
     let consumer = live_consumer(cx, delivered).filter(|_| !delivered.is_of_stream());
@@ -76,6 +76,6 @@ pub(crate) fn requeue_due(cx: &mut Context, consuming: &mut Consuming, now: Inst
             });
         cx.attention = true;
         cx.release(dropped.channel);
-        consuming.unthrottle_on(cx, dropped.channel);
+        consuming.continue_on(cx, dropped.channel);
     }
 }

@@ -121,7 +121,7 @@ impl Consumer {
     /// count that the program has asked for last. Returns its last channel.
     pub(crate) fn suspend(&mut self) -> Option<u16> {
         self.restart_prefetch_count = Some(self.wanted_prefetch_count());
-        self.throttle = None;
+        self.throttled_from = None;
         self.phase = Phase::Restarting;
         self.tags.clear();
         self.channel.take()

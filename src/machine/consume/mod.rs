@@ -18,6 +18,7 @@ pub(crate) mod restart_pace;
 pub(crate) mod restart_queue;
 pub(crate) mod restarting;
 pub(crate) mod settle;
+pub(crate) mod shared_prefetch;
 pub(crate) mod tags;
 pub(crate) mod unsettled;
 pub(crate) mod write;
@@ -241,11 +242,12 @@ impl Consuming {
         most: usize,
         into: &mut VecDeque<Delivered>,
     ) {
-        let reads_stream = self
-            .consumers
-            .get(consumer)
-            .is_some_and(|it| it.reads_stream);
-        let (most, before) = (if reads_stream { 1 } else { most }, into.len());
+        // The program may still have the id of a removed consumer.
+        let Some(it) = self.consumers.get(consumer) else {
+            return;
+        };
+        let (reads_stream, before) = (it.reads_stream, into.len());
+        let most = it.capacity(&cx.channels, if reads_stream { 1 } else { most });
         let is_throttled = self.consumers.take(consumer, most, into);
         if reads_stream && let Some(taken) = into.get(before) {
             self.consumers.record_offset(consumer, taken);

@@ -2,8 +2,7 @@
 //! are buffered.
 //!
 //! The broker fixes a tag's prefetch count when the tag starts. So a second tag with the new count
-//! replaces the first, or supplements it if the count grows. Only a count that all queues of a
-//! consumer share can be changed in place, by `basic.qos`.
+//! replaces the first, or supplements it if the count grows.
 //!
 //! Replies and confirms use the same stream as deliveries, so reading cannot stay paused over
 //! buffered deliveries while a reply is pending. If a pause lasts too long, greedy consumers are
@@ -18,12 +17,11 @@
 
 use crate::error::Error;
 use crate::machine::channel::Channel;
-use crate::machine::channel::{Awaited, Resize};
+use crate::machine::channel::Resize;
 use crate::machine::consume::Consuming;
-use crate::machine::consume::consumer::{Consumer, Throttle};
+use crate::machine::consume::consumer::Consumer;
 use crate::machine::consume::consumers::Consumers;
 use crate::machine::consume::reading::Buffered;
-use crate::machine::consume::write::write_qos;
 use crate::machine::context::{Context, Stage};
 use crate::machine::{ConsumerId, Notice, PromiseId, Reply};
 use std::time::{Duration, Instant};
@@ -106,15 +104,12 @@ impl Consuming {
             // An earlier change to the same count may be pending.
             consumer.resize_promises.push(promise);
             self.consumers.complete_resizes(cx, id);
-        } else if consumer.throttle.is_some() {
+        } else if consumer.throttled_from.is_some() {
             self.resize_throttled(cx, id, prefetch_count, promise);
         } else if let Some(shared) = &mut consumer.shared_prefetch_count {
             *shared = prefetch_count;
-            let awaited = Awaited::Qos {
-                consumer: id,
-                resize,
-            };
-            write_qos(cx, number, prefetch_count, true, awaited);
+            self.consumers
+                .replace_tags(cx, number, id, prefetch_count, Some(resize));
         } else {
             // A consumer without a shared count has one queue, of index 0. If the count grows, a
             // second tag with the difference supplements the first.
@@ -212,20 +207,23 @@ impl Consuming {
         let Some(consumer) = self.consumers.get_mut(id) else {
             return;
         };
-        match &mut consumer.shared_prefetch_count {
-            Some(shared) => *shared = prefetch_count,
-            None => consumer.throttle = Some(Throttle::Tags { prefetch_count }),
+        consumer.throttled_from = Some(prefetch_count);
+        if let Some(shared) = &mut consumer.shared_prefetch_count {
+            *shared = prefetch_count;
         }
         cx.complete(promise, Ok(Reply::Done));
         self.unthrottle(cx, id);
     }
 
-    /// Restores the prefetch count of a channel's consumer, if it is throttled and may continue.
-    pub(crate) fn unthrottle_on(&mut self, cx: &mut Context, number: u16) {
-        if self.reading.has_been_relieved()
-            && let Some(id) = cx.channels.get(number).and_then(Channel::consumer)
-        {
-            self.unthrottle(cx, id);
+    /// Lets the consumer of a channel continue after deliveries on it were settled.
+    pub(crate) fn continue_on(&mut self, cx: &mut Context, number: u16) {
+        if let Some(id) = cx.channels.get(number).and_then(Channel::consumer) {
+            if self.consumers.get(id).is_some_and(Consumer::withholds) {
+                self.consumers.announce(id);
+            }
+            if self.reading.has_been_relieved() {
+                self.unthrottle(cx, id);
+            }
         }
     }
 
@@ -236,7 +234,10 @@ impl Consuming {
             return;
         };
         // Most consumers are not throttled. A consumer with a pending change continues after it.
-        let Some(throttle) = consumer.throttle.filter(|_| consumer.can_be_resized()) else {
+        let Some(own) = consumer
+            .throttled_from
+            .filter(|_| consumer.can_be_resized())
+        else {
             return;
         };
         let half = self.reading.limit().divided(2);
@@ -252,8 +253,7 @@ impl Consuming {
         };
         // The broker counts for each tag, so unsettled deliveries would not count for the new tag.
         // A consumer whose deliveries are all unsettled waits until some are settled.
-        let shared_prefetch_count = consumer.shared_prefetch_count;
-        let max_unsettled = usize::from(consumer.prefetch_count());
+        let max_unsettled = usize::from(own);
         let unsettled = cx
             .channels
             .get(number)
@@ -262,17 +262,8 @@ impl Consuming {
             return;
         }
         if let Some(consumer) = self.consumers.get_mut(id) {
-            consumer.throttle = None;
+            consumer.throttled_from = None;
         }
-        if let Throttle::Tags { prefetch_count } = throttle {
-            self.consumers.replace_tags(cx, number, id, prefetch_count);
-        }
-        // A shared count of 0 was not written when the consumer started. It is written if the
-        // throttle has replaced it.
-        if let Some(shared) = shared_prefetch_count
-            && (shared != 0 || throttle == Throttle::Channel)
-        {
-            write_qos(cx, number, shared, true, Awaited::Nothing);
-        }
+        self.consumers.replace_tags(cx, number, id, own, None);
     }
 }

@@ -12,7 +12,7 @@ use crate::machine::deadline::later;
 use crate::machine::publish::Publishing;
 use crate::machine::recovery::close_cause::CloseCause;
 use crate::machine::recovery::retry_limit;
-use crate::machine::{ConsumerId, Ended, Notice, PromiseId, Reply};
+use crate::machine::{ConsumerId, Ended, Notice, PromiseId};
 use crate::protocol::MethodId;
 use crate::protocol::method::basic;
 
@@ -192,15 +192,7 @@ impl Consuming {
             return;
         };
         match consumer.check_resize(prefetch_count) {
-            Ok(()) => {
-                // The reply for a shared count completes only the last of the changes.
-                if consumer.shared_prefetch_count.is_some() {
-                    for promise in std::mem::take(&mut consumer.resize_promises) {
-                        cx.complete(promise, Ok(Reply::Done));
-                    }
-                }
-                self.resize(cx, number, id, prefetch_count, promise);
-            }
+            Ok(()) => self.resize(cx, number, id, prefetch_count, promise),
             Err(error) => {
                 let earlier = std::mem::take(&mut consumer.resize_promises);
                 for promise in earlier.into_iter().chain([promise]) {

@@ -43,7 +43,7 @@ impl Consuming {
         }
         self.drops.record_settled(cx, delivered);
         if !matches!(how, Settle::Ack { .. }) && settled.is_ok() {
-            self.unthrottle_on(cx, delivered.channel);
+            self.continue_on(cx, delivered.channel);
         }
         settled
     }
@@ -53,7 +53,7 @@ impl Consuming {
         let mut channels = std::mem::take(&mut cx.channels_with_acks);
         for number in channels.drain(..) {
             cx.flush_channel_acks(number);
-            self.unthrottle_on(cx, number);
+            self.continue_on(cx, number);
         }
         // The list is put back for its allocation.
         cx.channels_with_acks = channels;

@@ -2,7 +2,7 @@
 
 use crate::machine::ConsumerId;
 use crate::machine::channel::{Awaited, PendingReply, Resize};
-use crate::machine::consume::consumer::{Consumer, Phase, Throttle};
+use crate::machine::consume::consumer::{Consumer, Phase};
 use crate::machine::consume::consumers::Consumers;
 use crate::machine::consume::tags::{Tag, TagNumber};
 use crate::machine::context::Context;
@@ -10,30 +10,20 @@ use crate::protocol::ShortStr;
 use crate::protocol::method::basic;
 use std::collections::BTreeMap;
 
-/// Writes `qos`, for each later consumer of the channel, or with `global` for all of them together.
-pub(crate) fn write_qos(
-    cx: &mut Context,
-    number: u16,
-    prefetch_count: u16,
-    global: bool,
-    awaited: Awaited,
-) {
+/// Writes `qos`, for each later consumer of the channel.
+fn write_qos(cx: &mut Context, number: u16, prefetch_count: u16) {
     if let Some(channel) = cx.channels.get_mut(number) {
-        if global {
-            channel.shares_prefetch_count = true;
-        } else {
-            channel.prefetch_count = prefetch_count;
-        }
+        channel.prefetch_count = prefetch_count;
     }
     cx.write(
         number,
         &basic::Qos {
             prefetch_size: 0,
             prefetch_count,
-            global,
+            global: false,
         },
     );
-    cx.await_reply(number, &basic::Qos::INFO, awaited);
+    cx.await_reply(number, &basic::Qos::INFO, Awaited::Nothing);
 }
 
 /// Writes `cancel` for one tag.
@@ -77,17 +67,12 @@ impl Consumers {
         let Some(consumer) = self.get(id) else {
             return;
         };
-        let is_shared = consumer.shared_prefetch_count.is_some();
         let live = live_indices(consumer);
         if let Some(channel) = cx.channels.get_mut(number) {
             channel.no_ack = consumer.no_ack;
         }
-        if is_shared && prefetch_count != 0 {
-            write_qos(cx, number, prefetch_count, true, Awaited::Nothing);
-        }
-        let count_of_tag = if is_shared { 0 } else { prefetch_count };
         for index in live {
-            self.write_consume(cx, number, id, index, count_of_tag, None);
+            self.write_consume(cx, number, id, index, prefetch_count, None);
         }
     }
 
@@ -104,7 +89,7 @@ impl Consumers {
     ) {
         let channel = cx.channels.get(number);
         if channel.is_some_and(|channel| channel.prefetch_count != prefetch_count) {
-            write_qos(cx, number, prefetch_count, false, Awaited::Nothing);
+            write_qos(cx, number, prefetch_count);
         }
         // Unreachable: the caller has found the consumer, and `index` is of one of its queues.
         let Some(no_ack) = self.get(id).map(|consumer| consumer.no_ack) else {
@@ -140,13 +125,15 @@ impl Consumers {
     }
 
     /// Replaces the tags of a consumer: starts a tag with this prefetch count for each queue, and
-    /// marks the tags before, which are cancelled when the new ones have started.
+    /// marks the tags before, which are cancelled when the new ones have started. `resize` is the
+    /// change for which they are replaced.
     pub(crate) fn replace_tags(
         &mut self,
         cx: &mut Context,
         number: u16,
         id: ConsumerId,
         prefetch_count: u16,
+        resize: Option<Resize>,
     ) {
         // Unreachable: the caller has found the consumer.
         let Some(consumer) = self.get_mut(id) else {
@@ -156,8 +143,10 @@ impl Consumers {
             .tags
             .iter_mut()
             .for_each(|tag| tag.is_replaced = true);
-        for index in live_indices(consumer) {
-            self.write_consume(cx, number, id, index, prefetch_count, None);
+        let live = live_indices(consumer);
+        for index in &live {
+            let resize = resize.filter(|_| Some(index) == live.last());
+            self.write_consume(cx, number, id, *index, prefetch_count, resize);
         }
     }
 
@@ -167,18 +156,8 @@ impl Consumers {
         let Some(consumer) = self.get_mut(id) else {
             return;
         };
-        if consumer
-            .shared_prefetch_count
-            .is_some_and(|count| count != 0)
-        {
-            consumer.throttle = Some(Throttle::Channel);
-            write_qos(cx, number, 1, true, Awaited::Nothing);
-        } else {
-            consumer.throttle = Some(Throttle::Tags {
-                prefetch_count: consumer.prefetch_count(),
-            });
-            self.replace_tags(cx, number, id, 1);
-        }
+        consumer.throttled_from = Some(consumer.prefetch_count());
+        self.replace_tags(cx, number, id, 1, None);
     }
 
     /// Cancels the tags of a consumer that are to end and have started: all of them if the consumer

@@ -191,11 +191,7 @@ impl Owner {
             Awaited::Request(request) | Awaited::Get { request, .. } => {
                 Self::Request(request.promise)
             }
-            Awaited::Qos {
-                resize: Resize { promise, .. },
-                ..
-            }
-            | Awaited::Consume {
+            Awaited::Consume {
                 resized: Some(Resize { promise, .. }),
                 ..
             }

@@ -66,10 +66,7 @@ impl Session {
                 Awaited::Request(request) | Awaited::Get { request, .. } => {
                     Requests::repeat_or_fail(&mut self.cx, request, error, close_cause, to_repeat);
                 }
-                Awaited::Qos {
-                    consumer, resize, ..
-                }
-                | Awaited::Consume {
+                Awaited::Consume {
                     consumer,
                     resized: Some(resize),
                     ..

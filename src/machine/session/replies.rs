@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::machine::Reply;
-use crate::machine::channel::{Awaited, PendingReply, Resize};
+use crate::machine::channel::{Awaited, PendingReply};
 use crate::machine::context::{Context, Stage};
 use crate::machine::deadline::Deadline;
 use crate::machine::faults::violation;
@@ -74,11 +74,7 @@ impl Session {
                 self.cx
                     .complete(request.promise, Ok(Context::reply_of(method)));
             }
-            Awaited::Qos {
-                resize: Resize { promise, .. },
-                ..
-            }
-            | Awaited::Recover { promise, .. } => {
+            Awaited::Recover { promise, .. } => {
                 self.cx.complete(promise, Ok(Reply::Done));
             }
             Awaited::ReplayStep { is_late } => {

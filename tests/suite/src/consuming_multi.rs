@@ -53,7 +53,8 @@ pub async fn several_queues_share_a_consumer<R: Runtime>(world: &World<R>) -> Ou
     Ok(client.close().await?)
 }
 
-/// The prefetch count applies to all the queues together, and can be changed.
+/// The prefetch count applies to all the queues together, and can be changed. The messages of each
+/// queue that are beyond it are buffered.
 pub async fn several_queues_share_a_prefetch_count<R: Runtime>(world: &World<R>) -> Outcome {
     let client = world.client().await?;
     let (one, other) = (
@@ -67,24 +68,31 @@ pub async fn several_queues_share_a_prefetch_count<R: Runtime>(world: &World<R>)
     let ready = async || {
         Ok::<_, Error>(world.ready(&client, &one).await? + world.ready(&client, &other).await?)
     };
-    let mut held = Vec::new();
+    // The declares wait until the deliveries before them have arrived.
+    let mut unsettled = Vec::new();
     for _ in 0..3 {
-        held.push(next(&mut consumer).await?);
+        unsettled.push(next(&mut consumer).await?);
     }
-    assert_eq!(ready().await?, 7);
+    while ready().await? != 4 {}
+    assert_no_delivery(&mut consumer).await;
     client.basic_qos(&consumer, 4).await?;
-    held.push(next(&mut consumer).await?);
-    assert_eq!(ready().await?, 6);
-    held.remove(0).ack()?;
-    held.push(next(&mut consumer).await?);
-    assert_eq!(ready().await?, 5);
-    assert!(
-        ready_now(&mut Box::pin(consumer.next())).await.is_none(),
-        "more deliveries than the prefetch count"
-    );
-    drop((held, consumer));
+    unsettled.push(next(&mut consumer).await?);
+    while ready().await? != 0 {}
+    assert_no_delivery(&mut consumer).await;
+    unsettled.remove(0).ack()?;
+    unsettled.push(next(&mut consumer).await?);
+    assert_no_delivery(&mut consumer).await;
+    drop((unsettled, consumer));
     while ready().await? < 9 {}
     Ok(client.close().await?)
+}
+
+async fn assert_no_delivery(consumer: &mut Consumer) {
+    let delivery = ready_now(&mut Box::pin(consumer.next())).await;
+    assert!(
+        delivery.is_none(),
+        "more deliveries than the prefetch count"
+    );
 }
 
 /// If one queue is missing, none is consumed, and the client continues to work.

@@ -9,6 +9,7 @@
 
 mod arguments;
 mod quorum;
+mod shared_prefetch;
 mod streams;
 
 use futures_lite::FutureExt;

@@ -2,8 +2,8 @@
 
 use crate::{Outcome, connect, costs_the_connection, next, with};
 use puka::protocol::Value;
-use puka::{Client, DeadLetterStrategy, Error, Overflow, QueueType};
-use puka_test_rabbitmq::{major_and_minor, unique};
+use puka::{DeadLetterStrategy, Error, Overflow, QueueType};
+use puka_test_rabbitmq::unique;
 
 #[test]
 fn quorum_queue_stores_delivers_and_requeues() -> Outcome {
@@ -48,8 +48,8 @@ fn quorum_queue_stores_delivers_and_requeues() -> Outcome {
 }
 
 #[test]
-fn quorum_queue_refuses_delete_conditions_and_shared_prefetch() -> Outcome {
-    with(QueueType::Quorum, async |client, queue| {
+fn quorum_queue_refuses_delete_conditions() -> Outcome {
+    with(QueueType::Quorum, async |_, queue| {
         let refused = (540, "queue.delete");
         costs_the_connection(refused, async |client| {
             client.queue_delete(queue).if_unused(true).await
@@ -58,25 +58,8 @@ fn quorum_queue_refuses_delete_conditions_and_shared_prefetch() -> Outcome {
         costs_the_connection(refused, async |client| {
             client.queue_delete(queue).if_empty(true).await
         })
-        .await?;
-        if ignores_shared_prefetch(client) {
-            return Ok(());
-        }
-        costs_the_connection((540, "basic.consume"), async |client| {
-            client
-                .basic_consume_multi([queue])
-                .prefetch_count(5)
-                .await
-                .map(drop)
-        })
         .await
     })
-}
-
-/// Returns `true` for RabbitMQ 4.3 and later, which ignore the `global` flag of `basic.qos`: each
-/// consumer has its own prefetch count.
-pub(crate) fn ignores_shared_prefetch(client: &Client) -> bool {
-    major_and_minor(&client.server_properties().version()) >= Some((4, 3))
 }
 
 #[test]

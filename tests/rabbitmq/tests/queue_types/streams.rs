@@ -1,6 +1,5 @@
 //! Streams.
 
-use crate::quorum::ignores_shared_prefetch;
 use crate::{DEADLINE, Failure, Outcome, code, connect, costs_the_connection, next, with};
 use puka::protocol::Value;
 use puka::{Delivery, Endpoint, Error, Notice, QueueType, StreamOffset, Uri};
@@ -27,17 +26,6 @@ fn stream_refuses_get_purge_and_consume_without_acks() -> Outcome {
                 .map(drop)
         })
         .await?;
-        // Several queues share the prefetch count, so each consumer has none of its own.
-        let shared = client
-            .basic_consume_multi([queue])
-            .prefetch_count(5)
-            .await
-            .map(drop);
-        if ignores_shared_prefetch(client) {
-            shared?;
-        } else {
-            assert_eq!(code(shared).1, "basic.consume");
-        }
         let unlimited = client.basic_consume(queue).await.map(drop);
         assert_eq!(
             code(unlimited),
