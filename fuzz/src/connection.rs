@@ -409,8 +409,7 @@ impl Run<'_> {
                     )
                 }
             }
-            5 if self.peer.observer.is_open(number) => {
-                self.peer.closed.insert(number);
+            5 if self.peer.observer.is_open(number) && self.peer.closed.insert(number) => {
                 let code = [404, 403, 405, 406, 311][self.input.below(5)];
                 let (class_id, method_id) = (50, 10);
                 let reply_text = short(b"NOT_FOUND - no");

@@ -32,7 +32,7 @@ pub struct Peer {
     /// The bytes of an incomplete frame that have arrived.
     arrived: Vec<u8>,
     greeted: bool,
-    /// The channels that the broker has closed and the client has not confirmed.
+    /// The channels that the broker has closed, until it reaches the client's `close-ok`.
     pub closed: BTreeSet<u16>,
     /// The channels whose `close` the broker has answered, until the client opens them again. The
     /// broker sends nothing on them, although its answer may still be in flight.
@@ -134,12 +134,7 @@ impl Peer {
         self.out.advance(bytes);
         self.machine.handle_transmitted(self.now, bytes);
         let frames = self.observer.written(&written);
-        for frame in frames {
-            if frame.kind == 1 && frame.id() == (20, 41) {
-                self.closed.remove(&frame.channel);
-            }
-            self.unanswered.push_back(frame);
-        }
+        self.unanswered.extend(frames);
         while self.machine.poll_event().is_some() {}
         bytes > 0
     }
@@ -203,9 +198,12 @@ impl Peer {
         let Some(frame) = self.unanswered.pop_front() else {
             return false;
         };
-        // A broker that waits for `close-ok` discards everything but a `close`, to which it
-        // replies.
-        if !self.closed.contains(&frame.channel) || frame.kind == 1 && frame.id() == (20, 40) {
+        // A broker that waits for `close-ok` discards everything before it but a `close`, to which
+        // it replies.
+        if frame.kind == 1 && frame.id() == (20, 41) {
+            self.closed.remove(&frame.channel);
+        } else if !self.closed.contains(&frame.channel) || frame.kind == 1 && frame.id() == (20, 40)
+        {
             self.say(&answer(&frame));
             if frame.kind == 1 {
                 match frame.id() {
