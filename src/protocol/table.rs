@@ -73,8 +73,8 @@ fn check_depth(value: Value<'_>) -> Result<(), EncodeError> {
     }
 }
 
-/// A field table that owns its entries and can be extended.
-#[derive(Clone, Default, PartialEq)]
+/// A field table that owns its entries and can be extended. It is compared as a [`TableRef`].
+#[derive(Clone, Default)]
 pub struct Table(Vec<u8>);
 
 impl Table {
@@ -185,15 +185,19 @@ impl<'a> TableRef<'a> {
     /// Returns a copy with the entries sorted by name. Entries of the same name keep their order.
     #[must_use]
     pub(crate) fn sorted_by_name(self) -> Table {
-        let mut entries: Vec<_> = self.iter().collect();
-        entries.sort_by_key(|(name, _)| name.as_bytes());
         let mut bytes = Vec::with_capacity(self.as_bytes().len());
         let mut writer = Writer::new(&mut bytes);
-        for (name, value) in entries {
+        for (name, value) in self.sorted_entries() {
             writer.shortstr(name);
             value.encode(&mut writer);
         }
         Table(bytes)
+    }
+
+    fn sorted_entries(self) -> Vec<(ShortStr<'a>, Value<'a>)> {
+        let mut entries: Vec<_> = self.iter().collect();
+        entries.sort_by_key(|(name, _)| name.as_bytes());
+        entries
     }
 
     /// Returns the first value with this name.
@@ -235,6 +239,21 @@ impl<'a> IntoIterator for TableRef<'a> {
     }
 }
 
+impl PartialEq for TableRef<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        // Equal bytes are the usual case, and equal entries have the same length in any order.
+        self.as_bytes() == other.as_bytes()
+            || self.as_bytes().len() == other.as_bytes().len()
+                && self.sorted_entries() == other.sorted_entries()
+    }
+}
+
+impl PartialEq for Table {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_ref() == other.as_ref()
+    }
+}
+
 impl fmt::Debug for TableRef<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.iter()).finish()
@@ -254,8 +273,8 @@ impl<'a> Iterator for Entries<'a> {
     }
 }
 
-/// An array that owns its values and can be extended.
-#[derive(Clone, Default, PartialEq)]
+/// An array that owns its values and can be extended. It is compared as an [`ArrayRef`].
+#[derive(Clone, Default)]
 pub struct Array(Vec<u8>);
 
 impl Array {
@@ -280,6 +299,19 @@ impl Array {
     #[must_use]
     pub fn as_ref(&self) -> ArrayRef<'_> {
         ArrayRef::checked(&self.0)
+    }
+}
+
+impl PartialEq for ArrayRef<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+            || self.as_bytes().len() == other.as_bytes().len() && self.iter().eq(other.iter())
+    }
+}
+
+impl PartialEq for Array {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_ref() == other.as_ref()
     }
 }
 

@@ -1,7 +1,10 @@
 //! References to encoded tables and arrays. Their contents are read in `table`.
 
 /// A validated field table that borrows its encoded bytes.
-#[derive(Clone, Copy, Default, PartialEq)]
+///
+/// Tables are equal if they have the same entries, in any order, because RabbitMQ sorts headers
+/// since 4.0. Entries of the same name keep their order.
+#[derive(Clone, Copy, Default)]
 pub struct TableRef<'a>(&'a [u8]);
 
 impl<'a> TableRef<'a> {
@@ -26,8 +29,8 @@ impl<'a> TableRef<'a> {
     }
 }
 
-/// A validated array that borrows its encoded bytes.
-#[derive(Clone, Copy, Default, PartialEq)]
+/// A validated array that borrows its encoded bytes. Tables in it are compared as tables.
+#[derive(Clone, Copy, Default)]
 pub struct ArrayRef<'a>(&'a [u8]);
 
 impl<'a> ArrayRef<'a> {

@@ -60,6 +60,22 @@ fn e18_refused_version_is_read_in_any_pieces() {
 }
 
 #[test]
+fn proposed_protocol_is_named_as_people_know_it() {
+    for (bytes, name) in [
+        (b"AMQP\0\x01\0\0", "AMQP 1.0"),
+        (b"AMQP\x02\x01\0\0", "AMQP 1.0 with TLS"),
+        (b"AMQP\x03\x01\0\0", "AMQP 1.0 with SASL"),
+        (b"AMQP\0\0\x09\x01", "AMQP 0-9-1"),
+        (b"AMQP\x01\x01\0\x09", "AMQP 1-1-0-9"),
+    ] {
+        let (mut peer, promise) = after(0);
+        peer.feed(bytes);
+        let text = peer.error(promise).to_string();
+        assert!(text.ends_with(&format!("it proposes {name}")), "{text}");
+    }
+}
+
+#[test]
 fn e18_peer_without_amqp_is_named_in_the_error() {
     for bytes in [
         &b"HTTP/1.1 400 Bad Request\r\n"[..],

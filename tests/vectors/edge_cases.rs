@@ -370,3 +370,50 @@ fn e17_value_accessors_match_its_type() {
         (Some(false), None)
     );
 }
+
+/// Returns a table of these entries, in this order.
+fn table_of(entries: &[(&str, Value<'_>)]) -> Table {
+    let mut table = Table::new();
+    for (name, value) in entries {
+        table.insert(name, *value).unwrap();
+    }
+    table
+}
+
+#[test]
+fn equal_tables_may_differ_in_order() {
+    let (one, two) = (("a", Value::I32(1)), ("b", Value::from("text")));
+    assert_eq!(table_of(&[one, two]), table_of(&[two, one]));
+    assert_ne!(table_of(&[one]), table_of(&[one, one]));
+    assert_ne!(
+        table_of(&[one, two]),
+        table_of(&[one, ("b", "next".into())])
+    );
+    // The first of several entries with the same name is the one that counts.
+    let other = ("a", Value::I32(2));
+    assert_ne!(table_of(&[one, other]), table_of(&[other, one]));
+    assert_eq!(table_of(&[one, other, two]), table_of(&[two, one, other]));
+}
+
+#[test]
+fn order_of_nested_tables_is_ignored_and_of_arrays_not() {
+    let (one, two) = (("a", Value::I32(1)), ("b", Value::I32(2)));
+    let nested = [table_of(&[one, two]), table_of(&[two, one])];
+    let [forth, back] = nested
+        .each_ref()
+        .map(|table| table_of(&[("t", table.into())]));
+    assert_eq!(forth, back);
+    let array = |values: [Value<'_>; 2]| {
+        let mut array = Array::new();
+        values.iter().for_each(|value| array.push(*value).unwrap());
+        array
+    };
+    let [forth, back] = nested
+        .each_ref()
+        .map(|table| array([table.into(), Value::Void]));
+    assert_eq!(forth, back);
+    assert_ne!(
+        array([Value::I32(1), Value::I32(2)]),
+        array([Value::I32(2), Value::I32(1)])
+    );
+}

@@ -113,13 +113,13 @@ impl ProtocolHeader {
 
 impl std::fmt::Display for ProtocolHeader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            id,
-            major,
-            minor,
-            revision,
-        } = self;
-        write!(f, "AMQP {id}-{major}-{minor}-{revision}")
+        match (self.id, self.major, self.minor, self.revision) {
+            (0, 1, 0, 0) => f.write_str("AMQP 1.0"),
+            (2, 1, 0, 0) => f.write_str("AMQP 1.0 with TLS"),
+            (3, 1, 0, 0) => f.write_str("AMQP 1.0 with SASL"),
+            (0, 0, minor, revision) => write!(f, "AMQP 0-{minor}-{revision}"),
+            (id, major, minor, revision) => write!(f, "AMQP {id}-{major}-{minor}-{revision}"),
+        }
     }
 }
 
