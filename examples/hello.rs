@@ -16,7 +16,7 @@ fn main() -> Result<(), Error> {
 
 async fn send() -> Result<(), Error> {
     let client = common::connect().await?;
-    client.queue_declare("hello").await?;
+    client.queue_declare("hello").durable(true).await?;
     client.basic_publish("", "hello", "Hello World!").await?;
     println!("sent \"Hello World!\"");
     client.close().await
@@ -24,7 +24,7 @@ async fn send() -> Result<(), Error> {
 
 async fn receive() -> Result<(), Error> {
     let client = common::connect().await?;
-    client.queue_declare("hello").await?;
+    client.queue_declare("hello").durable(true).await?;
     let mut messages = client.basic_consume("hello").await?;
     if let Some(message) = messages.next().await {
         let message = message?;

@@ -12,20 +12,23 @@ const CLIENT: Token = Token(0);
 
 fn main() -> Result<(), Error> {
     let mut conn = evented::connect(&url()?)?;
-    conn.on(conn.client().queue_declare("test").send(), |conn, queue| {
-        println!("declared {queue:?}");
-        conn.on(
-            conn.client()
-                .basic_publish("", "test", "Hello world!")
-                .send(),
-            |conn, confirmed| {
-                println!("published: {confirmed:?}");
-                conn.on(conn.client().close(), |_, closed| {
-                    println!("closed: {closed:?}")
-                });
-            },
-        );
-    });
+    conn.on(
+        conn.client().queue_declare("test").durable(true).send(),
+        |conn, queue| {
+            println!("declared {queue:?}");
+            conn.on(
+                conn.client()
+                    .basic_publish("", "test", "Hello world!")
+                    .send(),
+                |conn, confirmed| {
+                    println!("published: {confirmed:?}");
+                    conn.on(conn.client().close(), |_, closed| {
+                        println!("closed: {closed:?}")
+                    });
+                },
+            );
+        },
+    );
 
     let mut mio = Poll::new()?;
     let mut events = Events::with_capacity(16);

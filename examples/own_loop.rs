@@ -12,7 +12,10 @@ fn main() -> Result<(), Error> {
     let (mut sending, mut receiving) = (evented::connect(&url)?, evented::connect(&url)?);
     sending.wait(&mut sending.client().connect(), None)?;
     let queue = receiving
-        .wait(&mut receiving.client().queue_declare("").send(), None)?
+        .wait(
+            &mut receiving.client().queue_declare("").exclusive(true).send(),
+            None,
+        )?
         .name;
     let lines = receiving.wait(
         &mut receiving.client().basic_consume(&queue).no_ack(true).send(),

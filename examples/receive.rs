@@ -9,7 +9,7 @@ fn main() -> Result<(), Error> {
     let client = conn.client();
     conn.wait(&mut client.connect(), None)?;
 
-    let queue = conn.wait(&mut client.queue_declare("test").send(), None)?;
+    let queue = conn.wait(&mut client.queue_declare("test").durable(true).send(), None)?;
     for number in queue.message_count..3 {
         // Publishes the messages to receive.
         conn.wait(

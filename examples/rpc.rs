@@ -12,7 +12,7 @@ const QUEUE: &str = "rpc_queue";
 fn main() -> Result<(), Error> {
     smol::block_on(async {
         let client = common::connect().await?;
-        client.queue_declare(QUEUE).await?;
+        client.queue_declare(QUEUE).durable(true).await?;
         let server = smol::spawn(serve());
 
         // Several calls at once; each promise has the reply to its own call.
@@ -33,7 +33,7 @@ fn main() -> Result<(), Error> {
 
 async fn serve() -> Result<(), Error> {
     let client = common::connect().await?;
-    client.queue_declare(QUEUE).await?;
+    client.queue_declare(QUEUE).durable(true).await?;
     let mut calls = client.basic_consume(QUEUE).prefetch_count(1).await?;
     loop {
         let call = match calls.next().await {

@@ -9,7 +9,7 @@ fn main() -> Result<(), Error> {
     let client = conn.client();
     conn.wait(&mut client.connect(), None)?;
 
-    conn.wait(&mut client.queue_declare("test").send(), None)?;
+    conn.wait(&mut client.queue_declare("test").durable(true).send(), None)?;
     conn.wait(
         &mut client.basic_publish("", "test", "Hello world!").send(),
         None,

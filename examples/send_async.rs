@@ -16,7 +16,10 @@ fn on_connection(conn: &mut Evented<Stream>, server: Result<ServerProperties, Er
     match server {
         Ok(server) => {
             println!("connected to {}", server.product());
-            conn.on(conn.client().queue_declare("test").send(), on_queue_declare);
+            conn.on(
+                conn.client().queue_declare("test").durable(true).send(),
+                on_queue_declare,
+            );
         }
         Err(error) => stop(conn, &error),
     }

@@ -144,7 +144,7 @@ where
 /// let (client, driver) = puka::connect(puka_smol::Dialer, puka_smol::Clock, options);
 /// let work = async {
 ///     client.connect().await?;
-///     client.queue_declare("orders").await?;
+///     client.queue_declare("orders").durable(true).await?;
 ///     client.close().await
 /// };
 /// // No executor: the driver is polled beside the work.

@@ -42,6 +42,10 @@ choices! {
         Classic = "classic",
         /// A replicated queue for data that must not be lost. It is durable, and neither exclusive
         /// nor named by the broker. RabbitMQ closes the connection over a delete with conditions.
+        ///
+        /// Since 4.0, a message is dropped, or dead-lettered if the queue has a
+        /// [`dead_letter`](QueueDeclare::dead_letter), when its delivery has failed more than 20
+        /// times: see [`delivery_limit`](QueueDeclare::delivery_limit).
         Quorum = "quorum",
         /// An append-only log that many consumers can read repeatedly. Its consumers need a
         /// prefetch count and should set a [`StreamOffset`]. RabbitMQ closes the connection over a
@@ -129,9 +133,9 @@ pub enum StreamOffset {
 /// ```
 /// # puka_test_suite::example(async |client| {
 /// let errors = client.queue_declare("").exclusive(true).await?; // the broker names it
-/// client.queue_declare("a").dead_letter("", &errors.name).await?;
-/// client.queue_declare("b").dead_letter("", "errors").await?;
-/// client.queue_declare("c").dead_letter("errors", None).await?;
+/// client.queue_declare("a").durable(true).dead_letter("", &errors.name).await?;
+/// client.queue_declare("b").durable(true).dead_letter("", "errors").await?;
+/// client.queue_declare("c").durable(true).dead_letter("errors", None).await?;
 /// # client.close().await
 /// # });
 /// ```
@@ -208,19 +212,27 @@ typed! { QueueDeclare.arguments in "arguments":
     /// Delivers to one consumer at a time, and to another one only after that has ended. Classic
     /// and quorum queues.
     single_active_consumer(single: bool) => "x-single-active-consumer" = single;
-    /// Sets the storage version of a classic queue; decided by the broker by default.
+    /// Sets the storage version of a classic queue, 1 or 2; decided by the broker by default.
+    /// RabbitMQ 4.3 refuses 1.
     queue_version(version: u8) => "x-queue-version" = i64::from(version);
     /// Sets the mode, `lazy` or `default`. Classic queues of brokers before 3.12.
     queue_mode(mode: &str) => "x-queue-mode" = mode;
     /// Sets the node on which the leader starts.
     queue_leader_locator(locator: LeaderLocator) => "x-queue-leader-locator" = locator.text();
     /// Sets the node on which a classic queue starts, in the older form, such as `min-masters`.
+    /// RabbitMQ 4.3 closes the connection over it, unless its operator permits it; use
+    /// [`queue_leader_locator`](Self::queue_leader_locator).
     queue_master_locator(locator: &str) => "x-queue-master-locator" = locator;
     /// Sets the initial number of members of a quorum queue.
     quorum_initial_group_size(members: u16) => "x-quorum-initial-group-size" = i64::from(members);
     /// Sets the initial number of members of a stream.
     initial_cluster_size(members: u16) => "x-initial-cluster-size" = i64::from(members);
-    /// Limits the number of delivery attempts of a message; -1 for no limit. Quorum queues.
+    /// Limits how often a message can be returned to its queue. With 3, it is delivered up to four
+    /// times, then dropped or dead-lettered. -1 means no limit. Quorum queues; since RabbitMQ 4.0,
+    /// the default is 20.
+    ///
+    /// A returned delivery, a closed channel and a lost connection count. Since 4.3, a `nack` with
+    /// `requeue` does not, nor does a delivery that a lost consumer had not been handed out.
     delivery_limit(times: i32) => "x-delivery-limit" = times;
     /// Limits the time until a consumer acknowledges, in whole milliseconds. Quorum queues, since
     /// 4.3.

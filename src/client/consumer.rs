@@ -134,8 +134,8 @@ impl Consumer {
     ///
     /// ```
     /// # puka_test_suite::example(async |client| {
-    /// client.queue_declare("orders").await?;
-    /// client.queue_declare("refunds").await?;
+    /// client.queue_declare("orders").durable(true).await?;
+    /// client.queue_declare("refunds").durable(true).await?;
     /// let mut both = client.basic_consume_multi(["orders", "refunds"]).await?;
     ///
     /// client.queue_delete("refunds").await?;

@@ -183,7 +183,7 @@ impl Delivery {
     ///
     /// ```
     /// # puka_test_suite::example(async |client| {
-    /// # client.queue_declare("orders").await?;
+    /// # client.queue_declare("orders").durable(true).await?;
     /// # client.basic_publish("", "orders", "one").await?;
     /// let order = client.basic_get("orders").await?.expect("one was published");
     /// order.requeue()?;

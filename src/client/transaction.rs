@@ -29,8 +29,8 @@ request!(
 ///
 /// ```
 /// # puka_test_suite::example(async |client| {
-/// # client.queue_declare("in").await?;
-/// # client.queue_declare("out").await?;
+/// # client.queue_declare("in").durable(true).await?;
+/// # client.queue_declare("out").durable(true).await?;
 /// # client.basic_publish("", "in", "one").await?;
 /// let transaction = client.transaction().await?;
 /// let message = transaction.basic_get("in").await?.expect("one was published");

@@ -11,7 +11,8 @@
 //! let mut conn = puka::evented::connect("amqp://localhost/")?;
 //! let client = conn.client();
 //! conn.wait(&mut client.connect(), None)?;
-//! let queue = conn.wait(&mut client.queue_declare("test").send(), Some(Duration::from_secs(5)))?;
+//! let mut declared = client.queue_declare("test").durable(true).send();
+//! let queue = conn.wait(&mut declared, Some(Duration::from_secs(5)))?;
 //! let mut test = conn.wait(&mut client.basic_consume(queue.name).prefetch_count(1).send(), None)?;
 //! let delivery = conn.wait(&mut test, None)?; // a consumer can be waited for repeatedly
 //! delivery.ack()?;
