@@ -63,10 +63,7 @@ pub async fn another_version_is_an_unsupported_protocol<R: Runtime>(_: &World<R>
         .err()
         .ok_or("the connection was opened")?;
     assert!(matches!(error, Error::UnsupportedProtocol(_)), "{error:?}");
-    assert!(
-        error.to_string().contains("1.0.0") || error.to_string().contains("1-0-0"),
-        "{error}"
-    );
+    assert!(error.to_string().ends_with("AMQP 1.0"), "{error}");
     Ok(())
 }
 

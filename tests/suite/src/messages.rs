@@ -2,6 +2,7 @@
 //! ones are refused.
 
 use crate::cases::assert_error;
+use crate::connecting::SMALL_FRAME_MAX;
 use crate::{Outcome, Runtime, World};
 use puka::Error;
 use puka::protocol::{Array, Properties, ShortStr, Table, Value};
@@ -254,9 +255,12 @@ pub async fn invalid_messages_are_refused_locally<R: Runtime>(world: &World<R>) 
 /// Headers that do not fit into a frame are refused before anything is sent, and the next publish
 /// succeeds.
 pub async fn headers_larger_than_a_frame_are_refused<R: Runtime>(world: &World<R>) -> Outcome {
-    let client = world.client_with(|options| options.frame_max(4096)).await?;
+    let frame_max = SMALL_FRAME_MAX as usize;
+    let client = world
+        .client_with(|options| options.frame_max(SMALL_FRAME_MAX))
+        .await?;
     let queue = world.queue(&client).await?;
-    for size in 4010..4080 {
+    for size in frame_max - 86..frame_max - 16 {
         let text = "h".repeat(size);
         let publish = || client.basic_publish("", &queue, "x").header("h", &text);
         let (plain, mandatory) = (publish().send(), publish().mandatory(true).send());
@@ -277,7 +281,11 @@ pub async fn headers_larger_than_a_frame_are_refused<R: Runtime>(world: &World<R
         // The other bytes of the frame: its header and end, class, weight and size, flags, the
         // length of the table, name, tag, length.
         let around = 8 + 12 + 2 + 4 + 2 + 1 + 4;
-        assert_eq!(fits(&plain), around + size <= 4096, "{size}: {plain:?}");
+        assert_eq!(
+            fits(&plain),
+            around + size <= frame_max,
+            "{size}: {plain:?}"
+        );
         fine.await?;
     }
     Ok(client.close().await?)
