@@ -228,11 +228,12 @@ typed! { QueueDeclare.arguments in "arguments":
     /// Sets the initial number of members of a stream.
     initial_cluster_size(members: u16) => "x-initial-cluster-size" = i64::from(members);
     /// Limits how often a message can be returned to its queue. With 3, it is delivered up to four
-    /// times, then dropped or dead-lettered. -1 means no limit. Quorum queues; since RabbitMQ 4.0,
-    /// the default is 20.
+    /// times, then dropped or dead-lettered. The default is 20 since RabbitMQ 4.0, and no limit
+    /// before. Since 4.0, -1 means no limit; before, it drops a message at its first return. Quorum
+    /// queues.
     ///
-    /// A returned delivery, a closed channel and a lost connection count. Since 4.3, a `nack` with
-    /// `requeue` does not, nor does a delivery that a lost consumer had not been handed out.
+    /// Until 4.3, every return counts. Since then, a [`nack`](crate::Delivery::nack) with `requeue`
+    /// does not.
     delivery_limit(times: i32) => "x-delivery-limit" = times;
     /// Limits the time until a consumer acknowledges, in whole milliseconds. Quorum queues, since
     /// 4.3.

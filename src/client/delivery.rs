@@ -216,6 +216,10 @@ impl Delivery {
     /// Refuses the message, and with `multiple` also all messages that its consumer received before
     /// it. With `requeue` they go back to the queue, otherwise they are dropped or dead-lettered.
     ///
+    /// Since RabbitMQ 4.3, a message that is requeued by this method can be delivered without
+    /// limit, because it does not count towards the delivery limit of a quorum queue. For a message
+    /// that has failed, use [`reject`](Self::reject), which counts.
+    ///
     /// # Errors
     /// [`Error::Stale`], as for [`ack`](Self::ack). [`Error::MissingCapability`] for several
     /// messages, if the broker does not support `basic.nack`; one message is then rejected instead.

@@ -20,7 +20,7 @@ impl Session {
         number: ChannelNumber,
         mut frame: Frame<'_>,
     ) -> Result<(), Error> {
-        let max_size = self.cx.options.limits.message_size;
+        let max_size = self.cx.options.limits.received_size();
         let Some(channel) = self.cx.channels.get_mut(number) else {
             // RabbitMQ's `channel.close` overtakes deliveries, so deliveries of a channel that it
             // closed may still arrive.
@@ -83,7 +83,7 @@ impl Session {
         let is_whole = match frame.kind() {
             FrameKind::Header => assembly.header(
                 frame.payload(),
-                limits.message_size,
+                limits.received_size(),
                 &mut self.cx.content_buffer,
             ),
             _ => assembly.body(frame),

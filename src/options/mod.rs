@@ -61,6 +61,9 @@ pub struct Options {
     pub(crate) recovery: Option<Recovery>,
 }
 
+/// The default size of the largest body.
+pub(crate) const MAX_MESSAGE_SIZE: u64 = 64 << 20;
+
 /// The limits of a connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
@@ -73,9 +76,18 @@ pub(crate) struct Limits {
     pub(crate) requests: usize,
     pub(crate) outgoing_bytes: usize,
     pub(crate) publishes_in_flight: usize,
-    pub(crate) message_size: u64,
+    /// The largest body; `None` for the default.
+    pub(crate) message_size: Option<u64>,
     pub(crate) buffered_deliveries: usize,
     pub(crate) buffered_bytes: usize,
+}
+
+impl Limits {
+    /// Returns the size of the largest body that is stored when it is received.
+    #[inline]
+    pub(crate) fn received_size(&self) -> u64 {
+        self.message_size.unwrap_or(MAX_MESSAGE_SIZE)
+    }
 }
 
 /// The timeouts of a connection.
@@ -118,7 +130,7 @@ impl From<Uri> for Options {
                 requests: 65_536,
                 outgoing_bytes: 16 << 20,
                 publishes_in_flight: 65_536,
-                message_size: 64 << 20,
+                message_size: None,
                 buffered_deliveries: 100_000,
                 buffered_bytes: 64 << 20,
             },
@@ -154,6 +166,21 @@ macro_rules! setters {
         $name:ident($value:ident: $ty:ty) => $($field:ident).+ $(, $max:expr)?;
     )*) => {
         impl Options {
+    /// Sets the largest body in bytes, sent or received; at most 512 MiB on a 32-bit target. The
+    /// default is 64 MiB, and 16 MiB for bodies sent to RabbitMQ since 4.0, which is its own
+    /// default. A publish of a larger body fails before it is sent. A larger body that is received
+    /// is dropped, and its delivery [reports](crate::Message::too_large_body) that.
+    ///
+    /// RabbitMQ closes the channel over a message that exceeds its limit, `max_message_size` in
+    /// `rabbitmq.conf`. The message fails with the broker's error if no other publish in flight to
+    /// the exchange has its size. The others fail with
+    /// [`Error::Unconfirmed`](crate::Error::Unconfirmed). So set the same limit here as there.
+    #[must_use]
+    pub fn max_message_size(mut self, bytes: u64) -> Self {
+        self.limits.message_size = Some(bytes.min(MAX_BYTES as u64));
+        self
+    }
+
             $(
                 $(#[$doc])*
                 #[must_use]
@@ -229,15 +256,6 @@ setters! {
     /// Sets how many publishes may be unconfirmed; 65 536 by default, and at least 1. At the limit,
     /// awaiting a publish waits, and `try_send` returns `Full`.
     max_publishes_in_flight(publishes: usize) => limits.publishes_in_flight;
-    /// Sets the largest body in bytes, sent or received; 64 MiB by default, and at most 512 MiB on
-    /// a 32-bit target. A publish of a larger body fails before it is sent. A larger body that is
-    /// received is dropped, and its delivery [reports](crate::Message::too_large_body) that.
-    ///
-    /// RabbitMQ has its own limit, by default 16 MiB since 4.0. It closes the channel over a larger
-    /// message. The message fails with the broker's error if no other publish in flight to the
-    /// exchange has its size. The others fail with
-    /// [`Error::Unconfirmed`](crate::Error::Unconfirmed).
-    max_message_size(bytes: u64) => limits.message_size, MAX_BYTES as u64;
     /// Sets how many deliveries may be buffered for all consumers together; 100 000 by default, and
     /// at least 1. At the limit, reading pauses until half of them are taken. This delays
     /// everything that the broker sends, so set a prefetch count for each consumer.

@@ -2,7 +2,7 @@
 
 use crate::peer::{Peer, ack, channel_close, publish};
 use puka::machine::PromiseId;
-use puka::protocol::method::{channel, confirm};
+use puka::protocol::method::{basic, channel, confirm};
 use puka::{Error, Options};
 use std::time::Duration;
 
@@ -101,4 +101,46 @@ fn overdue_publish_may_have_the_size() {
     for promise in later {
         assert!(matches!(peer.error(promise), Error::Unconfirmed(_)));
     }
+}
+
+/// RabbitMQ's default since 4.0.
+const RABBITMQ_4: usize = 16 << 20;
+
+fn publish_of(peer: &mut Peer, size: usize) -> Result<PromiseId, Error> {
+    peer.machine.publish(&publish("", vec![b'm'; size]))
+}
+
+#[test]
+fn default_is_the_limit_of_rabbitmq_4() {
+    let mut peer = Peer::open(Options::default());
+    let refused = publish_of(&mut peer, RABBITMQ_4 + 1);
+    assert!(
+        matches!(refused, Err(Error::InvalidArgument { what: "body", .. })),
+        "{refused:?}"
+    );
+    assert!(peer.names().is_empty());
+    assert!(publish_of(&mut peer, RABBITMQ_4).is_ok());
+}
+
+#[test]
+fn own_limit_may_exceed_that_of_rabbitmq_4() {
+    let mut peer = Peer::open(Options::default().max_message_size(32 << 20));
+    assert!(publish_of(&mut peer, RABBITMQ_4 + 1).is_ok());
+}
+
+#[test]
+fn publish_queued_before_the_handshake_is_checked_after_it() {
+    let mut peer = Peer::new(Options::default().max_outgoing_bytes(64 << 20));
+    let large = publish_of(&mut peer, RABBITMQ_4 + 1).unwrap();
+    let small = peer.machine.publish(&publish("", "x")).unwrap();
+    peer.complete_handshake(crate::peer::tune(2047, 131_072, 60));
+    let sent = peer.serve();
+    assert!(matches!(
+        peer.error(large),
+        Error::InvalidArgument { what: "body", .. }
+    ));
+    let publishes = sent.iter().filter(|sent| sent.is(basic::Publish::ID));
+    assert_eq!(publishes.count(), 1);
+    peer.method(1, &ack(1, false));
+    peer.expect_done(small);
 }

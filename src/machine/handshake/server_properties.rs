@@ -1,6 +1,7 @@
 //! The properties of a server in `connection.start`.
 
 use crate::error::Error;
+use crate::options::MAX_MESSAGE_SIZE;
 use crate::protocol::{Table, TableRef, Value};
 use std::borrow::Cow;
 
@@ -10,7 +11,13 @@ pub struct ServerProperties {
     table: Table,
     /// The server lacks `basic.nack`. It is stored, because each nack depends on it.
     lacks_nack: bool,
+    /// The server is RabbitMQ 4.0 or later. It is stored, because each publish depends on it.
+    is_rabbitmq_4: bool,
 }
+
+/// The size of the largest message that RabbitMQ accepts by default since 4.0. It closes the
+/// channel over a larger one, and with it the other publishes to the exchange.
+const RABBITMQ_4_MAX_MESSAGE_SIZE: u64 = 16 << 20;
 
 /// The capability of publishes with confirms.
 pub(crate) const CONFIRMS: &str = "publisher_confirms";
@@ -27,8 +34,13 @@ impl ServerProperties {
         let mut properties = Self {
             table: table.to_table(),
             lacks_nack: false,
+            is_rabbitmq_4: false,
         };
         properties.lacks_nack = properties.check_capability(NACK).is_err();
+        let version = properties.version();
+        let major = version.split('.').next().and_then(|it| it.parse().ok());
+        let is_4 = major.is_some_and(|major: u32| major >= 4);
+        properties.is_rabbitmq_4 = is_4 && properties.product() == "RabbitMQ";
         properties
     }
 
@@ -83,6 +95,16 @@ impl ServerProperties {
     /// Returns `true` if the server lists its capabilities without `basic.nack`.
     pub(crate) fn lacks_nack(&self) -> bool {
         self.lacks_nack
+    }
+
+    /// Returns the default size of the largest message for this server.
+    #[inline]
+    pub(crate) fn max_message_size(&self) -> u64 {
+        if self.is_rabbitmq_4 {
+            RABBITMQ_4_MAX_MESSAGE_SIZE
+        } else {
+            MAX_MESSAGE_SIZE
+        }
     }
 
     /// Returns all properties as the server sent them.

@@ -20,14 +20,7 @@ const MAX_EXPIRATION: u64 = 315_360_000_000;
 #[inline]
 pub(crate) fn check_publish(cx: &Context, publish: &Publish<'_>) -> Result<(), Error> {
     let properties = publish.properties;
-    let size = publish.body.as_bytes().len();
-    if size as u64 > cx.options.limits.message_size {
-        let max = cx.options.limits.message_size;
-        return Err(Error::invalid(
-            "body",
-            format!("must be at most {max} bytes (max_message_size), got {size}"),
-        ));
-    }
+    check_size(cx, publish)?;
     if let Some(expiration) = properties.expiration {
         let text = expiration
             .as_str()
@@ -67,6 +60,23 @@ pub(crate) fn check_publish(cx: &Context, publish: &Publish<'_>) -> Result<(), E
         ));
     }
     publish.headers.map_or(Ok(()), check_headers)
+}
+
+/// Checks the size of a publish. A queued one is checked again when it is written, because only
+/// then the broker is known.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] if it is too large.
+#[inline]
+pub(crate) fn check_size(cx: &Context, publish: &Publish<'_>) -> Result<(), Error> {
+    let size = publish.body.as_bytes().len();
+    let limit = cx.options.limits.message_size;
+    let max = limit.unwrap_or_else(|| cx.server.max_message_size());
+    if size as u64 <= max {
+        return Ok(());
+    }
+    let reason = format!("must be at most {max} bytes (max_message_size), got {size}");
+    Err(Error::invalid("body", reason))
 }
 
 /// Returns the method of a publish.

@@ -27,7 +27,7 @@ use crate::error::Error;
 use crate::machine::context::Context;
 use crate::machine::ids::ChannelNumber;
 use crate::machine::publish::call_ids::CallIds;
-use crate::machine::publish::check::check_publish;
+use crate::machine::publish::check::{check_publish, check_size};
 use crate::machine::publish::lanes::{LaneId, Lanes};
 use crate::machine::publish::pending::{NoChannel, PendingPublish, PublishKind};
 use crate::machine::publish::publishers::NUMBER_HEADER;
@@ -268,12 +268,12 @@ impl Publishing {
             }
             let properties = pending.properties();
             let publish = pending.to_publish(&properties);
-            let written = match pending.kind {
+            let written = check_size(cx, &publish).and_then(|()| match pending.kind {
                 PublishKind::Confirmed | PublishKind::Unconfirmed => {
                     self.write_publish(cx, channel, &publish, pending.attempts)
                 }
                 PublishKind::Call => self.write_call(cx, channel, &publish),
-            };
+            });
             let (promise, size) = (pending.promise, publish.body.as_bytes().len());
             match (written, pending.kind) {
                 (Ok(()), PublishKind::Confirmed) => {
