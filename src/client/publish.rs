@@ -43,7 +43,9 @@ flags! { BasicPublish:
     mandatory,
     /// Asks the broker to return the message if no consumer is ready for it. The publish then fails
     /// with [`Error::NoConsumers`]. Off by default. With RabbitMQ 3 and later, which would close
-    /// the connection, the publish fails before it is sent.
+    /// the connection, the publish fails before it is sent. Any other broker that closes the
+    /// connection over it, such as a proxy for RabbitMQ, does so once: the publish fails with
+    /// [`Error::NotImplemented`], and later ones before they are sent.
     immediate,
 }
 

@@ -27,6 +27,7 @@ use crate::machine::channel::channels::Channels;
 use crate::machine::channel::content::{Assembly, Purpose};
 use crate::machine::channel::{Awaited, PendingReply, Resize, Role};
 use crate::machine::ids::ChannelNumber;
+use crate::machine::learned::Learned;
 use crate::machine::notices::Notices;
 use crate::machine::promises::Promises;
 use crate::machine::recovery::topology::Topology;
@@ -72,6 +73,7 @@ pub(crate) struct Context {
     /// earlier one are stale.
     pub(crate) epoch: u32,
     pub(crate) server: ServerProperties,
+    pub(crate) learned: Learned,
     /// The user name of the login, if it is known.
     pub(crate) username: Option<String>,
     pub(crate) transmit: Transmit,
@@ -110,6 +112,7 @@ impl Context {
             stage,
             epoch: 1,
             server: ServerProperties::default(),
+            learned: Learned::default(),
             username: options.login.username().map(str::to_owned),
             transmit: Transmit::new(now, options.limits.frame_max),
             channels: Channels::default(),

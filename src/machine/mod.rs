@@ -26,6 +26,7 @@ mod dispatch;
 mod faults;
 mod handshake;
 mod ids;
+mod learned;
 mod notices;
 mod promises;
 mod publish;

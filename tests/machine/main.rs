@@ -41,6 +41,7 @@ mod framing;
 mod handshake;
 mod handshake_faults;
 mod headers;
+mod immediate;
 mod interruptions;
 mod large_logins;
 mod late_replay;

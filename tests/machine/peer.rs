@@ -130,6 +130,31 @@ pub(crate) fn rabbitmq() -> Table {
     let mut properties = Table::new();
     properties.insert("product", "RabbitMQ").unwrap();
     properties.insert("version", "4.1.0").unwrap();
+    properties.insert("cluster_name", "rabbit@node").unwrap();
+    properties
+}
+
+/// Returns the server properties of LavinMQ. It lists all capabilities of RabbitMQ.
+pub(crate) fn lavinmq() -> Table {
+    let mut capabilities = Table::new();
+    for name in [
+        "publisher_confirms",
+        "exchange_exchange_bindings",
+        "basic.nack",
+        "consumer_cancel_notify",
+        "connection.blocked",
+        "consumer_priorities",
+        "authentication_failure_close",
+        "per_consumer_qos",
+        "direct_reply_to",
+    ] {
+        capabilities.insert(name, true).unwrap();
+    }
+    let mut properties = Table::new();
+    properties.insert("product", "LavinMQ").unwrap();
+    properties.insert("platform", "Crystal 1.16.0").unwrap();
+    properties.insert("version", "2.9.0").unwrap();
+    properties.insert("capabilities", &capabilities).unwrap();
     properties
 }
 
@@ -297,8 +322,13 @@ impl Peer {
 
     /// Completes the handshake with these limits of the server.
     pub(crate) fn complete_handshake(&mut self, tune: connection::Tune) {
+        self.complete_handshake_with(&rabbitmq(), tune);
+    }
+
+    /// Completes the handshake with these properties and limits of the server.
+    pub(crate) fn complete_handshake_with(&mut self, properties: &Table, tune: connection::Tune) {
         assert_eq!(self.names(), ["protocol header"]);
-        self.feed(&start(&rabbitmq(), b"PLAIN AMQPLAIN"));
+        self.feed(&start(properties, b"PLAIN AMQPLAIN"));
         assert_eq!(self.names(), ["0 connection.start-ok"]);
         self.method(0, &tune);
         self.sent.set_frame_max(1 << 24);

@@ -113,14 +113,15 @@ impl ServerProperties {
         self.table.as_ref()
     }
 
-    /// Returns `true` if the server closes the connection over a publish with the flag `immediate`,
-    /// as RabbitMQ does since 3.0.
+    /// Returns `true` if the server is known to close the connection over a publish with the flag
+    /// `immediate`, as RabbitMQ does since 3.0.
+    ///
+    /// RabbitMQ is recognized by the name of its cluster, which it sends in all versions from 3.10
+    /// to 4.3. The product is only a name, which `server_properties` in RabbitMQ's configuration
+    /// can replace. The capabilities do not tell: LavinMQ and AMQProxy list all nine of RabbitMQ,
+    /// and LavinMQ implements the flag. Any other broker is asked, and its refusal
+    /// [is learned](crate::machine::learned::Learned).
     pub(crate) fn refuses_immediate(&self) -> bool {
-        let major = self
-            .version()
-            .split('.')
-            .next()
-            .and_then(|major| major.parse::<u32>().ok());
-        self.product() == "RabbitMQ" && major.is_none_or(|major| major >= 3)
+        self.table.get("cluster_name").is_some()
     }
 }

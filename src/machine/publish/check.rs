@@ -95,10 +95,10 @@ pub(crate) fn publish_method<'p>(
         immediate,
         ..
     } = publish;
-    if immediate && cx.server.refuses_immediate() {
+    if immediate && (cx.learned.refuses_immediate || cx.server.refuses_immediate()) {
         return Err(Error::invalid(
             "immediate",
-            "must be false: RabbitMQ closes the connection over it since 3.0",
+            "must be false: this broker closes the connection over it, as RabbitMQ does since 3.0",
         ));
     }
     Ok(basic::Publish {

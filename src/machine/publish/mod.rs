@@ -9,13 +9,14 @@
 //!   channel with confirms has a sequence of its own, and an error that closes it affects only that
 //!   exchange.
 //! - [`Publishing`] is this part of the state machine: publishers, queued publishes and calls.
-//! - [`basic::Publish`] is the method on the wire.
+//! - [`basic::Publish`](crate::protocol::method::basic::Publish) is the method on the wire.
 
 pub(crate) mod call_ids;
 pub(crate) mod check;
 pub(crate) mod confirms;
 pub(crate) mod lanes;
 pub(crate) mod opening;
+pub(crate) mod outcomes;
 pub(crate) mod overdue;
 pub(crate) mod pending;
 pub(crate) mod publishers;
@@ -32,10 +33,8 @@ use crate::machine::publish::lanes::{LaneId, Lanes};
 use crate::machine::publish::pending::{NoChannel, PendingPublish, PublishKind};
 use crate::machine::publish::publishers::NUMBER_HEADER;
 use crate::machine::publish::publishers::Publishers;
-use crate::machine::publish::publishers::publisher::Publisher;
 use crate::machine::{PromiseId, Publish};
 use crate::message::{Message, Returned};
-use crate::protocol::method::basic;
 use crate::protocol::{ReplyCode, ShortStr, Value};
 
 /// The publishes outside of transactions.
@@ -65,7 +64,7 @@ impl Publishing {
     pub(crate) fn has_capacity_to_publish(&self, cx: &Context) -> bool {
         let limits = &cx.options.limits;
         self.outgoing_bytes(cx) < limits.outgoing_bytes
-            && self.publishers.republish_bytes < limits.outgoing_bytes
+            && self.publishers.stored_bytes < limits.outgoing_bytes
             && self.queued.len() + self.publishers.in_flight() < limits.publishes_in_flight
     }
 
@@ -79,10 +78,10 @@ impl Publishing {
         if let Some(channel) = self.ready_channel(cx, publish.exchange, PublishKind::Confirmed) {
             self.write_publish(cx, channel, publish, 0)?;
             let promise = cx.promises.open();
-            let to_republish = (self.republishes > 0)
+            let stored = (self.republishes > 0 || publish.immediate)
                 .then(|| PendingPublish::new(promise, PublishKind::Confirmed, publish));
             let size = publish.body.as_bytes().len();
-            self.record_sent(cx, channel, promise, size, to_republish);
+            self.record_sent(cx, channel, promise, size, stored);
             return Ok(promise);
         }
         let promise = cx.timed_promise();
@@ -127,9 +126,8 @@ impl Publishing {
         Ok(promise)
     }
 
-    /// Records a written publish with a confirm, and the size of its body. Stores `to_republish`,
-    /// its copy, for a loss of the connection. Sends the probe behind the first publish of a
-    /// channel.
+    /// Records a written publish with a confirm, the size of its body, and a copy of it if it may
+    /// be needed after a loss. Sends the probe behind the first publish of a channel.
     #[inline]
     pub(crate) fn record_sent(
         &mut self,
@@ -137,11 +135,11 @@ impl Publishing {
         channel: ChannelNumber,
         promise: PromiseId,
         size: usize,
-        to_republish: Option<PendingPublish>,
+        stored: Option<PendingPublish>,
     ) {
         if self
             .publishers
-            .add_in_flight(channel, promise, size, to_republish)
+            .add_in_flight(channel, promise, size, stored)
         {
             Self::send_probe(cx, channel);
         }
@@ -278,10 +276,14 @@ impl Publishing {
             match (written, pending.kind) {
                 (Ok(()), PublishKind::Confirmed) => {
                     cx.promises.remove_deadline(promise);
-                    let to_republish = (self.republishes > 0).then_some(pending);
-                    self.record_sent(cx, channel, promise, size, to_republish);
+                    let is_stored = self.republishes > 0 || pending.is_immediate();
+                    let stored = is_stored.then_some(pending);
+                    self.record_sent(cx, channel, promise, size, stored);
                 }
-                (Ok(()), PublishKind::Call) => self.record_sent(cx, channel, promise, size, None),
+                (Ok(()), PublishKind::Call) => {
+                    let stored = pending.is_immediate().then_some(pending);
+                    self.record_sent(cx, channel, promise, size, stored);
+                }
                 (Ok(()), PublishKind::Unconfirmed) => cx.promises.complete_done(promise),
                 (Err(error), _) => cx.complete(promise, Err(error)),
             }
@@ -376,112 +378,5 @@ impl Publishing {
             _ => Error::NoRoute(returned),
         };
         cx.complete(promise, Err(error));
-    }
-
-    /// Completes the publishes in flight on a channel that the broker closed with `error`. The
-    /// error is the outcome of the publish that caused it. The outcome of the others is unknown.
-    ///
-    /// - A single publish in flight is the cause.
-    /// - Before the first publish is known to be accepted, that one is the cause, and the broker
-    ///   has ignored all behind it. If the error names the exchange, it is the outcome of all of
-    ///   them.
-    /// - Afterwards, the broker may have accepted some publishes and not have confirmed them yet.
-    ///   The last one is not accepted, because it is the cause or behind it. An error that names
-    ///   the exchange is the outcome of that one.
-    /// - An error over the size of a message is the outcome of the only publish with that size.
-    pub(crate) fn handle_publisher_closed(
-        &mut self,
-        cx: &mut Context,
-        channel: ChannelNumber,
-        error: &Error,
-    ) {
-        // Most channels are no publish channels.
-        let Some(publisher) = self.publishers.remove(channel) else {
-            return;
-        };
-        self.queued.retry(publisher.exchange(), publisher.kind());
-        let was_alone = publisher.confirms.has_one_unconfirmed();
-        // A publish whose deadline has passed may have the same size.
-        let may_identify = !publisher.confirms.has_overdue();
-        let names_exchange = matches!(error, Error::NotFound(_) | Error::AccessRefused(_));
-        let promises: Vec<(u64, PromiseId)> = publisher.confirms.drain().collect();
-        let last = promises.last().map_or(0, |(tag, _)| *tag);
-        let refused = publisher.sizes.refused(error, &promises);
-        let refused = refused.filter(|_| may_identify);
-        for (tag, promise) in promises {
-            let is_outcome = match (publisher.is_first_accepted, names_exchange) {
-                _ if was_alone => true,
-                _ if refused.is_some() => refused == Some(tag),
-                (false, true) => true,
-                (false, false) => tag == 1,
-                (true, true) => tag == last,
-                (true, false) => false,
-            };
-            let error = if is_outcome {
-                error.clone()
-            } else {
-                Error::Unconfirmed(error.clone().into())
-            };
-            cx.complete(promise, Err(error));
-        }
-        // These calls have arrived, but their replies can no longer be delivered.
-        for promise in publisher.calls.into_values() {
-            cx.complete(promise, Err(Error::Unconfirmed(error.clone().into())));
-        }
-    }
-
-    /// Queues the unconfirmed publishes of a lost connection's channel again, in front of the
-    /// queued ones, if they may be republished. Completes the others and all calls: their outcome
-    /// is unknown, or [`Error::ChannelLimit`] if the broker refused the channel.
-    pub(crate) fn suspend_publisher(
-        &mut self,
-        cx: &mut Context,
-        publisher: Publisher,
-        error: &Error,
-        is_refused: bool,
-    ) {
-        // Without a channel, the broker has ignored the publishes.
-        let outcome = || match is_refused {
-            true => Err(Error::ChannelLimit),
-            false => Err(Error::Unconfirmed(error.clone().into())),
-        };
-        let mut to_republish = publisher.to_republish;
-        // The broker closed the connection over one publish, and does not tell which. If it were
-        // republished, it would close each next connection.
-        let max_attempts = if error.names_method(basic::Publish::ID) {
-            0
-        } else {
-            self.republishes
-        };
-        let mut to_repeat = Vec::new();
-        for (tag, promise) in publisher.confirms.drain() {
-            match to_republish
-                .take(tag)
-                .filter(|pending| pending.attempts < max_attempts)
-            {
-                Some(mut pending) => {
-                    pending.attempts += 1;
-                    to_repeat.push(pending);
-                }
-                None => cx.complete(promise, outcome()),
-            }
-        }
-        for promise in publisher.calls.into_values() {
-            cx.complete(promise, outcome());
-        }
-        for pending in to_repeat.into_iter().rev() {
-            cx.promises
-                .restart_deadline(pending.promise, cx.options.timeouts.request);
-            cx.republished.insert(pending.promise);
-            self.queued.push_front(pending);
-        }
-    }
-
-    /// Completes every queued publish with the error. [`Context::complete`] turns it into
-    /// [`Error::Unconfirmed`] for those that were sent before.
-    pub(crate) fn fail_queued(&mut self, cx: &mut Context, error: &Error) {
-        for pending in self.queued.drain() {
-            cx.complete(pending.promise, Err(error.clone()));
-        }
     }
 }

@@ -18,7 +18,8 @@ pub(crate) enum PublishKind {
 }
 
 /// A copy of a publish. It is queued while the connection is not open, the broker has blocked it,
-/// or there is no channel. It is stored until its confirm arrives if it may be republished.
+/// or there is no channel. It is stored until its confirm arrives if it may be republished, or has
+/// the flag `immediate`.
 #[derive(Debug)]
 pub(crate) struct PendingPublish {
     pub(crate) promise: PromiseId,
@@ -50,6 +51,17 @@ impl PendingPublish {
             headers: publish.headers.map(TableRef::to_table),
             body: publish.body.to_bytes(),
         }
+    }
+
+    /// Returns `true` if it has the flag `immediate`.
+    pub(crate) fn is_immediate(&self) -> bool {
+        self.immediate
+    }
+
+    /// Returns `true` if it may be sent again after a loss, at most this many times. A call may
+    /// not: a service would handle it twice.
+    pub(crate) fn may_be_republished(&self, times: u32) -> bool {
+        self.kind == PublishKind::Confirmed && self.attempts < times
     }
 
     /// Returns the name of the exchange.
@@ -93,11 +105,11 @@ impl PendingPublish {
     }
 }
 
-/// The unconfirmed publishes of a channel that are republished after a loss, by delivery tag.
+/// The stored copies of the unconfirmed publishes of a channel, by delivery tag.
 #[derive(Debug, Default)]
-pub(crate) struct ToRepublish(BTreeMap<u64, PendingPublish>);
+pub(crate) struct StoredPublishes(BTreeMap<u64, PendingPublish>);
 
-impl ToRepublish {
+impl StoredPublishes {
     /// Adds a publish. Returns its size in bytes.
     pub(crate) fn add(&mut self, tag: u64, pending: PendingPublish) -> usize {
         let bytes = pending.bytes();
@@ -128,6 +140,11 @@ impl ToRepublish {
             bytes += entry.remove().bytes();
         }
         bytes
+    }
+
+    /// Returns `true` if a publish has the flag `immediate`.
+    pub(crate) fn has_immediate(&self) -> bool {
+        self.0.values().any(PendingPublish::is_immediate)
     }
 
     /// Returns the size of all publishes in bytes.

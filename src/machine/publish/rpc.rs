@@ -46,7 +46,10 @@ impl Publishing {
         match ready {
             Some(channel) => {
                 let size = publish.body.as_bytes().len();
-                self.record_sent(cx, channel, promise, size, None);
+                let stored = publish
+                    .immediate
+                    .then(|| PendingPublish::new(promise, PublishKind::Call, &publish));
+                self.record_sent(cx, channel, promise, size, stored);
             }
             None => self.enqueue(PendingPublish::new(promise, PublishKind::Call, &publish)),
         }

@@ -8,7 +8,7 @@
 //! A close over a limit of channels is about the `channel.open` that was pending, whatever follows
 //! it on that channel. See [`learned_limit`](crate::machine::channel::learned_limit).
 
-use crate::error::Error;
+use crate::error::{Error, Fault};
 use crate::machine::PromiseId;
 use crate::machine::channel::content::Purpose;
 use crate::machine::channel::learned_limit::is_channel_limit;
@@ -19,6 +19,7 @@ use crate::machine::consume::consumers::Consumers;
 use crate::machine::context::Context;
 use crate::machine::ids::ChannelNumber;
 use crate::machine::publish::Publishing;
+use crate::machine::publish::outcomes::{AtLoss, is_over_publish_not_implemented};
 use crate::machine::transaction::transactions::{TransactionPhase, Transactions};
 use crate::protocol::MethodId;
 use crate::protocol::method::basic;
@@ -39,6 +40,8 @@ pub(crate) enum CloseCause {
         /// The request that needs the channel.
         request: Option<PromiseId>,
     },
+    /// The publishes with the flag `immediate`, which the broker does not implement.
+    Immediate,
 }
 
 /// A method whose reply is pending.
@@ -73,6 +76,11 @@ impl CloseCause {
         let names_none = fault.method == MethodId::NONE;
         pending.retain(|it| names_none || it.method == fault.method);
         let candidates: BTreeSet<PromiseId> = pending.iter().filter_map(|it| it.request).collect();
+        let may_be_request = !candidates.is_empty() || consuming.restarts.is_starting();
+        if is_over_immediate(error, publishing, transactions, may_be_request) {
+            cx.learned.refuses_immediate = true;
+            return Self::Immediate;
+        }
         if let Some(repeated) = repeated.filter(|repeated| candidates.contains(repeated)) {
             return Self::One(repeated);
         }
@@ -118,9 +126,29 @@ impl CloseCause {
         }
     }
 
-    /// Returns `true` if the broker refused this channel.
-    pub(crate) fn is_channel(&self, channel: ChannelNumber) -> bool {
-        matches!(self, Self::Channel { number: Some(number), .. } if *number == channel)
+    /// Returns what the loss with this error shows about the publishes in flight on a channel.
+    pub(crate) fn of_publishes(&self, error: &Error, channel: ChannelNumber) -> AtLoss {
+        match self {
+            Self::Channel {
+                number: Some(number),
+                ..
+            } if *number == channel => AtLoss::ChannelRefused,
+            Self::Immediate => AtLoss::ImmediateRefused,
+            _ if error.names_method(basic::Publish::ID) => AtLoss::OneRefused,
+            _ => AtLoss::Unknown,
+        }
+    }
+
+    /// Returns what the final loss with this error shows about the publishes in flight.
+    pub(crate) fn of_publishes_at_end(
+        error: &Error,
+        publishing: &Publishing,
+        transactions: &Transactions,
+    ) -> AtLoss {
+        match is_over_immediate(error, publishing, transactions, true) {
+            true => AtLoss::ImmediateRefused,
+            false => AtLoss::Unknown,
+        }
     }
 
     /// Returns the error of the work that is the cause, for the error of the close.
@@ -135,6 +163,23 @@ impl CloseCause {
     pub(crate) fn may_be(&self, promise: PromiseId) -> bool {
         matches!(self, Self::Several(several) if several.contains(&promise))
     }
+}
+
+/// Returns `true` if the broker closed the connection because it does not implement the flag
+/// `immediate`, with which publishes are in flight. A close that names no method may be over
+/// a request instead, if `may_be_request`, unless its text is that of RabbitMQ:
+/// `NOT_IMPLEMENTED - immediate=true`.
+fn is_over_immediate(
+    error: &Error,
+    publishing: &Publishing,
+    transactions: &Transactions,
+    may_be_request: bool,
+) -> bool {
+    let is_text = |fault: &Fault| fault.text.ends_with("immediate=true");
+    let is_publish = error.names_method(basic::Publish::ID);
+    is_over_publish_not_implemented(error)
+        && (is_publish || !may_be_request || error.fault().is_some_and(is_text))
+        && (publishing.publishers.has_immediate() || transactions.has_immediate())
 }
 
 /// Appends the methods of a channel whose reply is pending, each with its request.

@@ -30,9 +30,9 @@ impl Session {
         for (number, mut channel) in self.cx.channels.start_over() {
             self.suspend_channel(&mut channel, error, &close_cause, &mut to_repeat);
             if let Some(publisher) = self.publishing.publishers.remove(number) {
-                let is_refused = close_cause.is_channel(number);
+                let at_loss = close_cause.of_publishes(error, number);
                 self.publishing
-                    .suspend_publisher(&mut self.cx, *publisher, error, is_refused);
+                    .suspend_publisher(&mut self.cx, *publisher, error, at_loss);
             }
         }
         self.publishing.queued.retry_all();
@@ -95,7 +95,6 @@ impl Session {
     /// transactions and channels. The outcome of publishes and commits in flight is unknown.
     pub(crate) fn give_up(&mut self, error: &Error, except: &[PromiseId]) {
         self.fail_all_queued(error);
-        let unconfirmed = || Err(Error::Unconfirmed(error.clone().into()));
         let Self {
             cx,
             publishing,
@@ -111,20 +110,19 @@ impl Session {
         for id in consuming.consumers.ids() {
             consuming.consumers.discard_unsettled(id);
         }
+        // Nothing is sent any more.
+        publishing.republishes = 0;
+        let at_loss = CloseCause::of_publishes_at_end(error, publishing, transactions);
         let numbers: Vec<ChannelNumber> = cx.channels.numbers().collect();
         for number in numbers {
             cx.channels.remove(number);
             // Most channels have no publisher.
-            let Some(publisher) = publishing.publishers.remove(number) else {
-                continue;
-            };
-            let confirms = publisher.confirms.drain().map(|(_, promise)| promise);
-            for promise in confirms.chain(publisher.calls.into_values()) {
-                cx.complete(promise, unconfirmed());
+            if let Some(publisher) = publishing.publishers.remove(number) {
+                publishing.suspend_publisher(cx, *publisher, error, at_loss);
             }
         }
         for promise in transactions.drain() {
-            cx.complete(promise, unconfirmed());
+            cx.complete(promise, Err(Error::Unconfirmed(error.clone().into())));
         }
         for promise in cx.promises.all_pending() {
             if !except.contains(&promise) {

@@ -171,8 +171,11 @@ impl Transactions {
         cx.transmit
             .append_content(number, &method, &properties, &publish.body)?;
         cx.attention = true;
-        if let Some(transaction) = self.get_mut(id).filter(|_| publish.mandatory) {
-            transaction.mandatory += 1;
+        if (publish.mandatory || publish.immediate)
+            && let Some(transaction) = self.get_mut(id)
+        {
+            transaction.returnable += 1;
+            transaction.has_immediate |= publish.immediate;
         }
         Ok(cx.promises.open_done())
     }
@@ -339,8 +342,8 @@ impl Transactions {
         }
     }
 
-    /// Stores a returned mandatory publish, which the commit reports. Drops it if it is more than
-    /// were published.
+    /// Stores a returned mandatory or immediate publish, which the commit reports. Drops it if it
+    /// is more than were published.
     pub(crate) fn handle_return_in_transaction(
         &mut self,
         channel: ChannelNumber,
@@ -352,8 +355,8 @@ impl Transactions {
         let Some((_, transaction)) = self.on(channel) else {
             return;
         };
-        if transaction.mandatory > 0 {
-            transaction.mandatory -= 1;
+        if transaction.returnable > 0 {
+            transaction.returnable -= 1;
             let reply_text = text.to_owned();
             transaction.returned.push(Returned {
                 reply_code: code.into(),

@@ -28,8 +28,11 @@ pub(crate) struct Transaction {
     pub(crate) phase: TransactionPhase,
     /// `false` while the broker has stopped content with `channel.flow`.
     pub(crate) flows: bool,
-    /// The number of mandatory publishes that were not returned. It bounds `returned`.
-    pub(crate) mandatory: usize,
+    /// The number of mandatory and immediate publishes that were not returned. It bounds
+    /// `returned`.
+    pub(crate) returnable: usize,
+    /// It has a publish with the flag `immediate`.
+    pub(crate) has_immediate: bool,
     /// The returned publishes.
     pub(crate) returned: Vec<Returned>,
 }
@@ -66,7 +69,8 @@ impl Transactions {
                 channel,
                 phase,
                 flows: true,
-                mandatory: 0,
+                returnable: 0,
+                has_immediate: false,
                 returned: Vec::new(),
             },
         );
@@ -108,6 +112,13 @@ impl Transactions {
             .iter()
             .filter(|(_, it)| matches!(it.phase, TransactionPhase::Open));
         open.map(|(id, transaction)| (*id, transaction.channel))
+    }
+
+    /// Returns `true` if an open or ending transaction has a publish with the flag `immediate`.
+    pub(crate) fn has_immediate(&self) -> bool {
+        let has_channel = |it: &Transaction| !matches!(it.phase, TransactionPhase::Failed(_));
+        let mut all = self.transactions.values();
+        all.any(|it| it.has_immediate && has_channel(it))
     }
 
     /// Returns `true` if content may flow on all channels. A failed transaction has no channel.

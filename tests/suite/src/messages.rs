@@ -234,15 +234,13 @@ pub async fn invalid_messages_are_refused_locally<R: Runtime>(world: &World<R>) 
         client.basic_publish("", &queue, vec![0; 1001]).try_send(),
         Error::InvalidArgument { what: "body", .. }
     );
-    if world.in_memory().is_none() {
-        assert_error!(
-            publish().immediate(true).await,
-            Error::InvalidArgument {
-                what: "immediate",
-                ..
-            }
-        );
-    }
+    assert_error!(
+        publish().immediate(true).await,
+        Error::InvalidArgument {
+            what: "immediate",
+            ..
+        }
+    );
     client
         .basic_publish("", &queue, vec![0; 1000])
         .user_id("guest")

@@ -140,19 +140,6 @@ pub async fn bad_publishes_leak_no_channel<R: Runtime>(world: &World<R>) -> Outc
 
 /// `immediate` is obsolete, and is refused without affecting the connection.
 pub async fn immediate_message_is_refused<R: Runtime>(world: &World<R>) -> Outcome {
-    if world.in_memory().is_some() {
-        // This broker closes the connection, as RabbitMQ does, and does not announce itself as
-        // RabbitMQ.
-        let client = world.client().await?;
-        let refused = client.basic_publish("", "q", "x").immediate(true).await;
-        assert!(
-            refused
-                .as_ref()
-                .is_err_and(|error| error.fault().is_some_and(|fault| fault.code.value() == 540)),
-            "{refused:?}"
-        );
-        return Ok(());
-    }
     let client = world.client().await?;
     let queue = world.queue(&client).await?;
     let refused = client.basic_publish("", &queue, "x").immediate(true).await;

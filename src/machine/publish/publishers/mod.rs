@@ -9,7 +9,7 @@ pub(crate) mod publisher;
 use crate::machine::ids::{ChannelNumber, PromiseId};
 use crate::machine::promises::Promises;
 use crate::machine::publish::confirms::Confirms;
-use crate::machine::publish::pending::{PendingPublish, PublishKind, ToRepublish};
+use crate::machine::publish::pending::{PendingPublish, PublishKind, StoredPublishes};
 use crate::machine::publish::publishers::publisher::Publisher;
 use crate::machine::publish::sizes::Sizes;
 use crate::machine::recovery::name_hasher::NameHasher;
@@ -48,8 +48,8 @@ pub(crate) struct Publishers {
     uses: u64,
     /// The number of unconfirmed publishes, without those whose deadline has passed.
     in_flight: usize,
-    /// The size of all publishes to republish after a loss, in bytes.
-    pub(crate) republish_bytes: usize,
+    /// The size of all stored copies of publishes, in bytes.
+    pub(crate) stored_bytes: usize,
     /// The number of calls whose reply is pending.
     calls: usize,
     /// The channels that are not retiring, in the order in which their turns began.
@@ -114,7 +114,7 @@ impl Publishers {
             is_retiring: false,
             is_unstamped: false,
             calls: BTreeMap::new(),
-            to_republish: ToRepublish::default(),
+            stored: StoredPublishes::default(),
             sizes: Sizes::default(),
             kind,
             exchange: exchange.into(),
@@ -286,8 +286,7 @@ impl Publishers {
             .as_deref_mut()
     }
 
-    /// Adds a written publish under the next delivery tag, with the size of its body, and stores
-    /// `to_republish`, its copy.
+    /// Adds a written publish under the next delivery tag, with the size of its body and its copy.
     /// Returns `true` if it is the first of its channel.
     #[inline]
     pub(crate) fn add_in_flight(
@@ -295,17 +294,15 @@ impl Publishers {
         channel: ChannelNumber,
         promise: PromiseId,
         size: usize,
-        to_republish: Option<PendingPublish>,
+        stored: Option<PendingPublish>,
     ) -> bool {
         // Unreachable: the publish was written on this channel in the same call.
         let Some(publisher) = self.on(channel) else {
             return false;
         };
         let is_first = publisher.confirms.next() == 1;
-        let republish_bytes = to_republish.map_or(0, |publish| {
-            publisher
-                .to_republish
-                .add(publisher.confirms.next(), publish)
+        let stored_bytes = stored.map_or(0, |publish| {
+            publisher.stored.add(publisher.confirms.next(), publish)
         });
         let is_call = publisher.kind == PublishKind::Call;
         if is_call {
@@ -317,7 +314,7 @@ impl Publishers {
             self.unstamped.push(channel);
         }
         self.calls += usize::from(is_call);
-        self.republish_bytes += republish_bytes;
+        self.stored_bytes += stored_bytes;
         self.in_flight += 1;
         is_first
     }
@@ -326,6 +323,11 @@ impl Publishers {
     /// once for its confirm and once for its reply, because each needs memory until it arrives.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight + self.calls
+    }
+
+    /// Returns `true` if a publish with the flag `immediate` is in flight.
+    pub(crate) fn has_immediate(&self) -> bool {
+        self.all().any(|publisher| publisher.stored.has_immediate())
     }
 
     /// Returns `true` if the publishes on a channel are calls.
@@ -369,15 +371,15 @@ impl Publishers {
             return false;
         };
         let before = publisher.confirms.open();
-        // An invalid tag must not remove the messages that are stored to be republished.
+        // An invalid tag must not remove the stored copies.
         if publisher.confirms.confirm(tag, multiple, each).is_err() {
             return false;
         }
-        let forgotten = publisher.to_republish.forget(tag, multiple);
+        let forgotten = publisher.stored.forget(tag, multiple);
         let open = publisher.confirms.open();
         self.may_have_idle |= open == 0;
         self.in_flight -= before - open;
-        self.republish_bytes -= forgotten;
+        self.stored_bytes -= forgotten;
         true
     }
 
@@ -388,8 +390,8 @@ impl Publishers {
         let Some(promise) = publisher.confirms.take_returned(tag) else {
             return call;
         };
-        let forgotten = publisher.to_republish.forget(tag, false);
-        self.republish_bytes -= forgotten;
+        let forgotten = publisher.stored.forget(tag, false);
+        self.stored_bytes -= forgotten;
         Some(promise)
     }
 
@@ -399,7 +401,7 @@ impl Publishers {
         let publisher = self.take(channel)?;
         self.in_flight -= publisher.confirms.open();
         self.calls -= publisher.calls.len();
-        self.republish_bytes -= publisher.to_republish.bytes();
+        self.stored_bytes -= publisher.stored.bytes();
         Some(publisher)
     }
 
@@ -460,13 +462,13 @@ impl Publishers {
             };
             let Publisher {
                 confirms,
-                to_republish,
+                stored,
                 kind,
                 ..
             } = publisher;
             let (before, mut forgotten) = (confirms.open(), 0);
             confirms.expire(now, |tag, promise| {
-                forgotten += to_republish.forget(tag, false);
+                forgotten += stored.forget(tag, false);
                 if *kind != PublishKind::Call {
                     each(promise);
                 }
@@ -474,7 +476,7 @@ impl Publishers {
             let expired = before - confirms.open();
             self.may_have_idle |= expired > 0;
             self.in_flight -= expired;
-            self.republish_bytes -= forgotten;
+            self.stored_bytes -= forgotten;
             self.set_due(channel);
         }
     }

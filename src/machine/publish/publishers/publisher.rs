@@ -2,7 +2,7 @@
 
 use crate::machine::ids::{ChannelNumber, PromiseId};
 use crate::machine::publish::confirms::Confirms;
-use crate::machine::publish::pending::{PublishKind, ToRepublish};
+use crate::machine::publish::pending::{PublishKind, StoredPublishes};
 use crate::machine::publish::sizes::Sizes;
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -27,8 +27,8 @@ pub(crate) struct Publisher {
     pub(crate) is_first_accepted: bool,
     /// The promises of calls without a reply, by the number of the publish.
     pub(crate) calls: BTreeMap<u64, PromiseId>,
-    /// The publishes to republish after a loss, by number.
-    pub(crate) to_republish: ToRepublish,
+    /// Copies of the publishes to republish after a loss, and of those with the flag `immediate`.
+    pub(crate) stored: StoredPublishes,
     /// The sizes of large publishes.
     pub(crate) sizes: Sizes,
     pub(super) exchange: Box<[u8]>,
