@@ -126,6 +126,10 @@
 //! connection. A publish without a confirm waits until it is sent, and is lost if it has not
 //! reached the broker when the connection is lost.
 //!
+//! A broker that does not implement the flag [`immediate`](crate::BasicPublish::immediate) closes
+//! the connection over a publish with it. All those in flight then fail with
+//! [`NotImplemented`](crate::Error::NotImplemented) and are not sent again.
+//!
 //! # Deliveries
 //! Deliveries of a lost connection or a closed channel are stale: they cannot be acknowledged, and
 //! the broker delivers the messages again, to this consumer or another, marked as redelivered.

@@ -387,17 +387,28 @@ impl Error {
     /// Returns `true` if the broker reported a fault and named this method as the cause. Repeating
     /// the method would cause the same fault.
     pub(crate) fn names_method(&self, method: MethodId) -> bool {
-        self.fault()
-            .is_some_and(|fault| fault.found_by == Peer::Server && fault.method == method)
+        !self.is_over_late_method()
+            && self
+                .fault()
+                .is_some_and(|fault| fault.found_by == Peer::Server && fault.method == method)
     }
 
     /// Returns `true` if the broker reported a fault that a request has caused. Any pending request
     /// may be the cause. A connection that the broker closes for its own reasons, or because an
     /// operator wants it, has the code `CONNECTION_FORCED`.
     pub(crate) fn is_caused_by_request(&self) -> bool {
-        self.fault().is_some_and(|fault| {
-            fault.found_by == Peer::Server && fault.code != ReplyCode::CONNECTION_FORCED
-        })
+        !self.is_over_late_method()
+            && self.fault().is_some_and(|fault| {
+                fault.found_by == Peer::Server && fault.code != ReplyCode::CONNECTION_FORCED
+            })
+    }
+
+    /// Returns `true` if the broker closed the connection over a method on a channel that is not
+    /// open. The client uses open channels only, so the broker has closed the channel when the
+    /// method was on its way: LavinMQ and AMQProxy then close the connection, and RabbitMQ ignores
+    /// the method. What the broker has closed the channel over is the cause, and not the method.
+    pub(crate) fn is_over_late_method(&self) -> bool {
+        matches!(self, Self::ChannelError(fault) if fault.found_by == Peer::Server)
     }
 
     /// Returns the error of a login that could not be made.

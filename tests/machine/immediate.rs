@@ -237,6 +237,42 @@ fn immediate_that_was_queued_is_refused_later() {
 }
 
 #[test]
+fn immediate_that_was_queued_has_the_same_outcome() {
+    for republishes in [false, true] {
+        let mut peer = dialled(republishes);
+        let reason = short("low on memory");
+        peer.method(0, &connection::Blocked { reason });
+        let queued = peer.machine.publish(&immediate("", "queued")).unwrap();
+        let call = peer.machine.call(&immediate("", "call"), None).unwrap();
+        let plain = peer.machine.publish(&publish("", "plain")).unwrap();
+        peer.method(0, &connection::Unblocked {});
+        assert_eq!(published(&peer.serve()).len(), 3);
+        peer.method(0, &over_publish());
+        for promise in [queued, call] {
+            let error = peer.error(promise);
+            assert!(is_not_implemented(&error), "{error:?}");
+        }
+        if republishes {
+            assert!(peer.is_pending(plain));
+        } else {
+            assert!(is_unconfirmed(&peer.error(plain)));
+        }
+    }
+}
+
+#[test]
+fn immediate_call_is_not_republished_after_a_loss() {
+    let mut peer = dialled(true);
+    let call = peer.machine.call(&immediate("", "call"), None).unwrap();
+    peer.serve();
+    peer.machine.handle_loss(Broken::Eof);
+    assert!(matches!(peer.error(call), Error::Unconfirmed(_)));
+    reconnect(&mut peer);
+    assert!(published(&peer.serve()).is_empty());
+    expect_sent(&mut peer);
+}
+
+#[test]
 fn refused_immediate_fails_without_recovery_too() {
     let mut peer = Peer::new(Options::default());
     peer.complete_handshake_with(&lavinmq(), tune(2047, 131_072, 60));

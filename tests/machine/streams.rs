@@ -157,7 +157,7 @@ fn queue_messages_with_offset_headers_are_still_requeued() {
 }
 
 /// Loses the connection, and returns the `x-stream-offset` of the `consume` after it.
-fn offset_after_a_loss(peer: &mut Peer) -> Option<Vec<u8>> {
+pub(crate) fn offset_after_a_loss(peer: &mut Peer) -> Option<Vec<u8>> {
     peer.machine.handle_loss(Broken::Eof);
     peer.dial();
     complete_handshake(peer);

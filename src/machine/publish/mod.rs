@@ -141,7 +141,7 @@ impl Publishing {
             .publishers
             .add_in_flight(channel, promise, size, stored)
         {
-            Self::send_probe(cx, channel);
+            self.send_probe(cx, channel);
         }
     }
 

@@ -91,7 +91,17 @@ impl Publishing {
     /// Sends a redundant `confirm.select` behind a channel's first publish. Its reply shows that
     /// the broker accepted that publish, so the exchange exists and the user may publish to it. A
     /// second `confirm.select` changes nothing.
-    pub(crate) fn send_probe(cx: &mut Context, channel: ChannelNumber) {
+    ///
+    /// If the broker refuses the publish, the probe is late. So no probe is sent to a broker that
+    /// closes the connection over late methods. An error is then treated as if the broker had
+    /// accepted the first publish, because it may have.
+    pub(crate) fn send_probe(&mut self, cx: &mut Context, channel: ChannelNumber) {
+        if cx.learned.closes_over_late_methods {
+            if let Some(publisher) = self.publishers.on(channel) {
+                publisher.is_first_accepted = true;
+            }
+            return;
+        }
         cx.write(channel, &confirm::Select { nowait: false });
         cx.await_reply(channel, &confirm::Select::INFO, Awaited::Probe);
     }

@@ -62,6 +62,7 @@ impl CloseCause {
         transactions: &Transactions,
     ) -> Self {
         let repeated = cx.possible_cause.take();
+        cx.learned.closes_over_late_methods |= error.is_over_late_method();
         let Some(fault) = error.fault().filter(|_| error.is_caused_by_request()) else {
             return Self::NoRequest;
         };

@@ -263,7 +263,8 @@ impl Recovering {
         let one_at_a_time = self.quarantine.one_at_a_time;
         if let Some(step) = replay.into_close_cause(error, &cx.topology, one_at_a_time) {
             self.quarantine.add(step, error);
-        } else if error.is_caused_by_request() {
+        } else if error.is_caused_by_request() || error.is_over_late_method() {
+            // A refused step closes the channel. With no step behind it, no method is late.
             self.quarantine.one_at_a_time = true;
         }
     }

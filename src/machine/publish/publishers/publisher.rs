@@ -23,7 +23,8 @@ pub(crate) struct Publisher {
     pub(super) is_unstamped: bool,
     pub(crate) confirms: Confirms,
     /// The reply to the probe has arrived, so the broker has accepted the first publish. Until
-    /// then, an error is about the first publish, and the broker has ignored all behind it.
+    /// then, an error is about the first publish, and the broker has ignored all behind it. Without
+    /// a probe, it is `true` from the first publish on.
     pub(crate) is_first_accepted: bool,
     /// The promises of calls without a reply, by the number of the publish.
     pub(crate) calls: BTreeMap<u64, PromiseId>,
