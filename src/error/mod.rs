@@ -207,8 +207,8 @@ pub enum Error {
     /// Nothing was sent, because a broker closes the connection over a method that it does not
     /// know.
     ///
-    /// Publishes with confirms and calls need `publisher_confirms`. Bindings between exchanges need
-    /// `exchange_exchange_bindings`. A nack of several deliveries needs `basic.nack`. Without this
+    /// Publishes with confirms and calls need `publisher_confirms`, and calls need
+    /// `direct_reply_to`. Bindings between exchanges need `exchange_exchange_bindings`. A nack of several deliveries needs `basic.nack`. Without this
     /// capability, a nack of one delivery is sent as a reject.
     #[error("the broker does not have the capability {0}")]
     MissingCapability(&'static str),
@@ -396,11 +396,19 @@ impl Error {
     /// Returns `true` if the broker reported a fault that a request has caused. Any pending request
     /// may be the cause. A connection that the broker closes for its own reasons, or because an
     /// operator wants it, has the code `CONNECTION_FORCED`.
+    ///
+    /// AMQProxy begins the text with `UPSTREAM_ERROR` if it has lost or cannot reach its broker,
+    /// and closes with the code 0 when it stops.
     pub(crate) fn is_caused_by_request(&self) -> bool {
+        let is_own_reason = |fault: &Fault| {
+            matches!(fault.code.value(), 0 | 200)
+                || fault.code == ReplyCode::CONNECTION_FORCED
+                || fault.text.starts_with("UPSTREAM_ERROR")
+        };
         !self.is_over_late_method()
-            && self.fault().is_some_and(|fault| {
-                fault.found_by == Peer::Server && fault.code != ReplyCode::CONNECTION_FORCED
-            })
+            && self
+                .fault()
+                .is_some_and(|fault| fault.found_by == Peer::Server && !is_own_reason(fault))
     }
 
     /// Returns `true` if the broker closed the connection over a method on a channel that is not

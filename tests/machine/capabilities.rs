@@ -72,6 +72,17 @@ fn publish_needs_confirms_unless_it_asks_none() {
 }
 
 #[test]
+fn call_needs_direct_reply_to() {
+    let mut peer = dialled(&["publisher_confirms"]);
+    let call = peer.machine.call(&publish("", "x"), None).unwrap();
+    assert!(lacks(&mut peer, call, "direct_reply_to"));
+    assert_eq!(peer.names(), [""; 0]);
+    let mut peer = dialled(&["publisher_confirms", "direct_reply_to"]);
+    peer.machine.call(&publish("", "x"), None).unwrap();
+    assert!(peer.take().iter().any(|it| it.is(basic::Consume::ID)));
+}
+
+#[test]
 fn exchange_bind_needs_its_capability() {
     let mut peer = dialled(&["publisher_confirms"]);
     let unbind = exchange::Unbind {

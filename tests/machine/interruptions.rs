@@ -273,6 +273,8 @@ fn first_cause_ends_a_consumer() {
 fn ack_timeout_has_a_reason_of_its_own() {
     for (close, is_timeout) in [
         (ACK_TIMEOUT, true),
+        // This is LavinMQ's text.
+        ((406, "PRECONDITION_FAILED - consumer timeout"), true),
         ((406, "PRECONDITION_FAILED - unknown delivery tag 7"), false),
     ] {
         let mut world = World::with(&Consume {

@@ -129,9 +129,15 @@ fn temporarily_refused_consumer_starts_later() {
         506,
         "RESOURCE_ERROR - Stream coordinator unavailable for queue 'q' in vhost '/'",
     );
+    let lavinmq = (
+        403,
+        "ACCESS_REFUSED - Queue 'q' in vhost '/' in exclusive use",
+    );
     for (refusal, is_exclusive) in [
         (IN_USE, true),
         (IN_USE, false),
+        (lavinmq, false),
+        ((405, "RESOURCE_LOCKED - Exclusive queue"), false),
         (other, true),
         (LOCKED, false),
         (NODE_DOWN, false),
@@ -198,6 +204,7 @@ fn consumer_with_a_final_refusal_ends_at_once() {
     let permission =
         "ACCESS_REFUSED - access to queue 'q' in vhost '/' refused for user 'in exclusive use'";
     let read = "ACCESS_REFUSED - read access to queue 'q' in vhost '/' refused for user 'guest'";
+    let lavinmq = "ACCESS_REFUSED - User 'u' doesn't have permissions to queue 'q'";
     let other = (403, "ACCESS_REFUSED - Queue q is busy");
     let named = (
         404,
@@ -206,6 +213,8 @@ fn consumer_with_a_final_refusal_ends_at_once() {
     for (refusal, is_exclusive) in [
         ((403, permission), true),
         ((403, read), true),
+        ((403, lavinmq), true),
+        ((404, "NOT_FOUND - Queue 'q' not declared"), true),
         (other, false),
         (NO_QUEUE, true),
         (named, false),

@@ -291,7 +291,7 @@ fn reply(peer: &mut Peer, correlation_id: &str, tag: u64) {
 }
 
 /// Returns the correlation ids of the calls that were sent.
-fn correlation_ids(sent: &[Sent]) -> Vec<String> {
+pub(crate) fn correlation_ids(sent: &[Sent]) -> Vec<String> {
     let headers = sent.iter().filter(|sent| sent.kind == FrameKind::Header);
     let ids = headers.map(|sent| {
         ContentHeader::decode(&sent.payload)

@@ -24,8 +24,10 @@ impl Ended {
     /// Returns why a consumer ends whose channel the broker closed with this error.
     pub(crate) fn by_close(error: &Error) -> Self {
         // RabbitMQ: `delivery acknowledgement on channel 1 timed out. Timeout value used: ..`
+        // LavinMQ: `consumer timeout`
         let is_ack_timeout = |text: &str| {
             text.contains("delivery acknowledgement on channel ") && text.contains(" timed out")
+                || text == "PRECONDITION_FAILED - consumer timeout"
         };
         match error {
             Error::PreconditionFailed(fault) if is_ack_timeout(&fault.text) => {

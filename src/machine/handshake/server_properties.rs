@@ -22,6 +22,9 @@ const RABBITMQ_4_MAX_MESSAGE_SIZE: u64 = 16 << 20;
 /// The capability of publishes with confirms.
 pub(crate) const CONFIRMS: &str = "publisher_confirms";
 
+/// The capability of calls. RabbitMQ lists it since 3.6.1.
+pub(crate) const DIRECT_REPLY_TO: &str = "direct_reply_to";
+
 /// The capability of bindings between exchanges.
 pub(crate) const EXCHANGE_BINDINGS: &str = "exchange_exchange_bindings";
 

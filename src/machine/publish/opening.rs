@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::machine::channel::{Awaited, Role};
 use crate::machine::context::Context;
-use crate::machine::handshake::server_properties::CONFIRMS;
+use crate::machine::handshake::server_properties::{CONFIRMS, DIRECT_REPLY_TO};
 use crate::machine::ids::ChannelNumber;
 use crate::machine::publish::Publishing;
 use crate::machine::publish::check::REPLY_TO;
@@ -27,9 +27,14 @@ impl Publishing {
         if self.publishers.is_closing(exchange, kind) {
             return Err(NoChannel::Closing);
         }
-        if kind != PublishKind::Unconfirmed {
-            let has_confirms = cx.server.check_capability(CONFIRMS);
-            has_confirms.map_err(NoChannel::Never)?;
+        let needed: &[&str] = match kind {
+            PublishKind::Confirmed => &[CONFIRMS],
+            PublishKind::Unconfirmed => &[],
+            PublishKind::Call => &[CONFIRMS, DIRECT_REPLY_TO],
+        };
+        for name in needed {
+            let has_it = cx.server.check_capability(name);
+            has_it.map_err(NoChannel::Never)?;
         }
         if cx.channels.has_none_for_requests() {
             return Err(NoChannel::Never(Error::ChannelLimit));

@@ -27,7 +27,7 @@ use crate::machine::Ended;
 /// close.
 ///
 /// Other brokers use other texts for 403. For an exclusive consumer, any 403 is temporary unless
-/// its text is that of a missing permission.
+/// its text is that of a missing permission, which LavinMQ begins with `User 'USER' `.
 ///
 /// The text begins with the name of the code (`NOT_FOUND - `). It contains names that users choose,
 /// so only its beginning and its end are compared.
@@ -38,7 +38,7 @@ pub(crate) fn is_temporary(error: &Error, is_exclusive: bool) -> bool {
                 .text
                 .strip_prefix("ACCESS_REFUSED - ")
                 .unwrap_or(&fault.text);
-            let lacks_permission = ["access to ", "read access to "]
+            let lacks_permission = ["access to ", "read access to ", "User '"]
                 .iter()
                 .any(|it| text.starts_with(it));
             text.ends_with(" in exclusive use") || is_exclusive && !lacks_permission
