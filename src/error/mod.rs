@@ -207,9 +207,9 @@ pub enum Error {
     /// Nothing was sent, because a broker closes the connection over a method that it does not
     /// know.
     ///
-    /// Publishes with confirms and calls need `publisher_confirms`, and calls need
-    /// `direct_reply_to`. Bindings between exchanges need `exchange_exchange_bindings`. A nack of several deliveries needs `basic.nack`. Without this
-    /// capability, a nack of one delivery is sent as a reject.
+    /// Publishes with confirms need `publisher_confirms`, and calls `direct_reply_to` as well.
+    /// Bindings between exchanges need `exchange_exchange_bindings`. A nack of several deliveries
+    /// needs `basic.nack`; without it, a nack of one delivery is sent as a reject.
     #[error("the broker does not have the capability {0}")]
     MissingCapability(&'static str),
     /// The client closed the connection.
