@@ -1,12 +1,14 @@
 //! Features of RabbitMQ that came or changed between 3.10, 4.0 and 4.3. Each test runs on all of
 //! them, and states what differs.
 
+mod calls;
 mod exchanges;
+mod limits;
 mod quorum;
 mod sizes;
 mod streams;
 
-use puka::{Client, Consumer, Delivery, Options};
+use puka::{Client, Consumer, Delivery, Error, Notice, Notices, Options, Recovered, Recovery};
 use puka_test_rabbitmq::{Node, NodeError, major_and_minor, shared_node};
 use puka_test_soak::{Failure, Outcome, within};
 use std::time::Duration;
@@ -26,6 +28,12 @@ fn with_client(case: impl AsyncFnOnce(&Client) -> Outcome) -> Outcome {
 
 async fn connect(url: &str) -> Result<Client, Failure> {
     Ok(puka_smol::connect_with(Options::from_uri(url)?).await?)
+}
+
+/// Returns options to reconnect within 100 ms.
+fn hasty(url: &str) -> Result<Options, Error> {
+    let delay = Duration::from_millis(100);
+    Ok(Options::from_uri(url)?.recovery(Recovery::default().backoff(delay, delay)))
 }
 
 /// Returns the major and minor version of the broker.
@@ -52,4 +60,25 @@ async fn next(consumer: &mut Consumer) -> Result<Delivery, Failure> {
 async fn publish(client: &Client, queue: &str, body: &str) -> Outcome {
     let publish = client.basic_publish("", queue, body);
     Ok(publish.persistent(true).mandatory(true).await?)
+}
+
+/// Waits for a notice, and skips others.
+async fn told(notices: &mut Notices, is_it: impl Fn(&Notice) -> bool) -> Result<Notice, Failure> {
+    let wait = async {
+        loop {
+            let notice = notices.next().await.ok_or("the connection has ended")?;
+            if is_it(&notice) {
+                return Ok::<_, Failure>(notice);
+            }
+        }
+    };
+    within(DEADLINE, "a notice", wait).await?
+}
+
+/// Waits for a recovery. Returns its report.
+async fn recovered(notices: &mut Notices) -> Result<Recovered, Failure> {
+    match told(notices, |notice| matches!(notice, Notice::Recovered(_))).await? {
+        Notice::Recovered(report) => Ok(*report),
+        other => Err(format!("{other:?}").into()),
+    }
 }
