@@ -7,6 +7,7 @@ mod limits;
 mod quorum;
 mod sizes;
 mod streams;
+mod timeouts;
 
 use puka::{Client, Consumer, Delivery, Error, Notice, Notices, Options, Recovered, Recovery};
 use puka_test_rabbitmq::{Node, NodeError, major_and_minor, shared_node};
