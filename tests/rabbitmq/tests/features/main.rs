@@ -2,7 +2,10 @@
 //! them, and states what differs.
 
 mod calls;
+mod defaults;
+mod denied;
 mod exchanges;
+mod khepri;
 mod limits;
 mod quorum;
 mod sizes;
